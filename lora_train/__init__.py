@@ -1,0 +1,3 @@
+"""Train Tools: make a LoRA from a folder of pictures, in a Stable Diffusion WebUI or from the command line."""
+
+__version__ = "0.1.0"

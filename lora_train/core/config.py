@@ -1,0 +1,494 @@
+"""The one schema: every training setting is declared here once, with type, range, label and help.
+
+The page, the command line, the JSON files and the docs are derived from it (`setting_fields`).
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from lora_train.core.errors import ConfigError
+
+Optimizer = Literal["AdamW", "Adam", "Lion", "SGDNesterov"]
+Scheduler = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+SavePrecision = Literal["fp16", "bf16", "fp32"]
+Sampler = Literal["DDIM", "Euler", "Euler a", "DPM++ 2M"]
+Device = Literal["auto", "cpu", "cuda", "mps", "xpu"]
+
+_BASIC: dict[str, Any] = {"basic": True}
+"""Settings with a command-line flag of their own; every other one is reached by `--set key=value`."""
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything a training run can be told. Lengths are pixels, times seconds, rates per optimizer step."""
+
+    base_model: Annotated[
+        str,
+        Meta(
+            title="Train base model",
+            description="Checkpoint (.safetensors, .ckpt), diffusers folder, or 'demo'.",
+            extra=_BASIC,
+        ),
+    ] = ""
+    vae: Annotated[
+        str, Meta(title="VAE", description="A VAE file to use instead of the checkpoint's own.")
+    ] = ""
+    epochs: Annotated[
+        int,
+        Meta(
+            title="Number of epochs",
+            description="How often every picture (times its repeats) is seen.",
+            ge=1,
+            le=10_000,
+            extra=_BASIC,
+        ),
+    ] = 10
+    batch_size: Annotated[
+        int,
+        Meta(
+            title="Batch size",
+            description="Pictures per step; more needs more memory.",
+            ge=1,
+            le=256,
+            extra=_BASIC,
+        ),
+    ] = 1
+    clip_skip: Annotated[
+        int,
+        Meta(
+            title="Clip skip",
+            description="Which text-encoder layer is used, counted from the end; 2 for anime models.",
+            ge=1,
+            le=12,
+            extra=_BASIC,
+        ),
+    ] = 1
+    optimizer: Annotated[
+        Optimizer,
+        Meta(
+            title="Optimizer type",
+            description="Lion wants a third to a tenth of AdamW's learning rate.",
+            extra=_BASIC,
+        ),
+    ] = "AdamW"
+    learning_rate: Annotated[
+        float,
+        Meta(
+            title="Learning rate",
+            description="Of the UNet's LoRA; 0.0001 suits most models with AdamW.",
+            ge=0,
+            le=10,
+            extra=_BASIC,
+        ),
+    ] = 1e-4
+    text_encoder_lr: Annotated[
+        float,
+        Meta(
+            title="Text encoder learning rate",
+            description="Of the text encoder's LoRA, when it is trained.",
+            ge=0,
+            le=10,
+            extra=_BASIC,
+        ),
+    ] = 5e-5
+    train_text_encoder: Annotated[
+        bool,
+        Meta(title="Train text encoder", description="Off saves memory and time."),
+    ] = True
+    rank: Annotated[
+        int,
+        Meta(
+            title="Net dim (rank)",
+            description="Capacity of the LoRA; 16 is about 18 MB, 128 about 144 MB.",
+            ge=1,
+            le=1024,
+            extra=_BASIC,
+        ),
+    ] = 16
+    alpha: Annotated[
+        float,
+        Meta(
+            title="Alpha",
+            description="The LoRA's strength is alpha / rank; half of rank is usual.",
+            gt=0,
+            le=1024,
+            extra=_BASIC,
+        ),
+    ] = 8.0
+    conv_rank: Annotated[
+        int,
+        Meta(
+            title="Convolution rank",
+            description="Train the other convolutions too, with this rank; 0 leaves them out.",
+            ge=0,
+            le=1024,
+        ),
+    ] = 0
+    conv_alpha: Annotated[
+        float,
+        Meta(
+            title="Convolution alpha", description="Alpha of those convolutions.", gt=0, le=1024
+        ),
+    ] = 1.0
+    repeats: Annotated[
+        int,
+        Meta(
+            title="Train number of repetitions",
+            description="How often a picture counts in an epoch; -1 takes the folder's number or chooses one.",
+            ge=-1,
+            le=10_000,
+            extra=_BASIC,
+        ),
+    ] = -1
+    save_every_epochs: Annotated[
+        int,
+        Meta(
+            title="Save every n epochs",
+            description="Keep a LoRA each n epochs; 0 keeps the last one alone.",
+            ge=0,
+            le=10_000,
+            extra=_BASIC,
+        ),
+    ] = 2
+    resolution: Annotated[
+        int,
+        Meta(
+            title="Resolution",
+            description="Training size in pixels; 0 is the base model's own.",
+            ge=0,
+            le=2048,
+            extra=_BASIC,
+        ),
+    ] = 0
+    bucket_step_px: Annotated[
+        int,
+        Meta(
+            title="Bucket step",
+            description="Sides of the aspect-ratio buckets are multiples of this; 0 chooses.",
+            ge=0,
+            le=256,
+        ),
+    ] = 0
+    upscale_limit: Annotated[
+        float,
+        Meta(
+            title="Upscale limit",
+            description="How many times a small picture may be enlarged.",
+            ge=1,
+            le=16,
+        ),
+    ] = 2.0
+    precision: Annotated[
+        Precision,
+        Meta(
+            title="Mixed precision",
+            description="auto takes bf16 where the device has it, else fp16, and fp32 on a CPU.",
+            extra=_BASIC,
+        ),
+    ] = "auto"
+    seed: Annotated[
+        int,
+        Meta(
+            title="Seed",
+            description="The same seed and settings give the same LoRA.",
+            ge=0,
+            le=2**32 - 1,
+            extra=_BASIC,
+        ),
+    ] = 23
+    lr_scheduler: Annotated[
+        Scheduler,
+        Meta(title="Learning rate schedule", description="How the rate changes over the run."),
+    ] = "cosine"
+    lr_warmup_steps: Annotated[
+        int, Meta(title="Warm-up steps", description="Steps of rising rate.", ge=0, le=1_000_000)
+    ] = 0
+    lr_cycles: Annotated[
+        int,
+        Meta(title="Schedule cycles", description="For cosine_with_restarts.", ge=1, le=1000),
+    ] = 1
+    weight_decay: Annotated[
+        float,
+        Meta(title="Weight decay", description="Pulls the LoRA towards zero.", ge=0, le=10),
+    ] = 0.01
+    gradient_accumulation_steps: Annotated[
+        int,
+        Meta(
+            title="Gradient accumulation",
+            description="Batches per optimizer step.",
+            ge=1,
+            le=1024,
+        ),
+    ] = 1
+    max_grad_norm: Annotated[
+        float,
+        Meta(
+            title="Max gradient norm", description="Longer gradients are cut; 0 is off.", ge=0, le=1e6
+        ),
+    ] = 1.0
+    gradient_checkpointing: Annotated[
+        bool,
+        Meta(
+            title="Gradient checkpointing",
+            description="Much less memory for about a third more time.",
+        ),
+    ] = False
+    min_snr_gamma: Annotated[
+        float,
+        Meta(title="Min-SNR gamma", description="Balances noise levels; 0 is off.", ge=0, le=100),
+    ] = 5.0
+    noise_offset: Annotated[
+        float,
+        Meta(
+            title="Noise offset",
+            description="Lets the LoRA learn darker and brighter pictures; 0 is off.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
+    prior_loss_weight: Annotated[
+        float,
+        Meta(
+            title="Prior loss weight",
+            description="Weight of regularisation pictures in the loss.",
+            ge=0,
+            le=100,
+        ),
+    ] = 1.0
+    max_tokens: Annotated[
+        Literal[75, 150, 225],
+        Meta(title="Max tokens", description="Longer captions are cut here."),
+    ] = 150
+    trigger_word: Annotated[
+        str, Meta(title="Trigger word", description="Put first into every caption.")
+    ] = ""
+    shuffle_captions: Annotated[
+        bool, Meta(title="Shuffle tags", description="Tags change places at each view.")
+    ] = False
+    keep_tags: Annotated[
+        int,
+        Meta(title="Keep first n tags", description="These are not shuffled.", ge=0, le=100),
+    ] = 0
+    caption_dropout: Annotated[
+        float,
+        Meta(
+            title="Caption dropout",
+            description="Share of views without their caption.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
+    flip: Annotated[
+        bool, Meta(title="Flip", description="Half of the views are mirrored.")
+    ] = False
+    save_precision: Annotated[
+        SavePrecision, Meta(title="Save precision", description="Number format of the LoRA file.")
+    ] = "fp16"
+    private_metadata: Annotated[
+        bool,
+        Meta(
+            title="Private metadata",
+            description="Leave captions, tags and folder names out of the LoRA file.",
+        ),
+    ] = False
+    state_every_s: Annotated[
+        int,
+        Meta(
+            title="Save state every n seconds",
+            description="A crash loses at most this much work.",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 120
+    preview_prompts: Annotated[
+        tuple[str, ...],
+        Meta(title="Preview prompts", description="One per line; drawn at every save."),
+    ] = ()
+    preview_negative_prompt: Annotated[
+        str, Meta(title="Preview negative prompt", description="What previews should avoid.")
+    ] = ""
+    preview_weights: Annotated[
+        tuple[Annotated[float, Meta(ge=-10, le=10)], ...],
+        Meta(title="Preview LoRA weights", description="Comma list, drawn side by side.", min_length=1),
+    ] = (1.0,)
+    preview_sampler: Annotated[
+        Sampler, Meta(title="Preview sampler", description="As named in the WebUI.")
+    ] = "Euler a"
+    preview_steps: Annotated[
+        int, Meta(title="Preview sampling steps", description="More is finer.", ge=1, le=500)
+    ] = 24
+    preview_cfg_scale: Annotated[
+        float, Meta(title="Preview CFG scale", description="Obedience to the prompt.", ge=1, le=50)
+    ] = 7.0
+    preview_seed: Annotated[
+        int,
+        Meta(title="Preview seed", description="The same for every LoRA.", ge=0, le=2**32 - 1),
+    ] = 1
+    preview_size_px: Annotated[
+        int,
+        Meta(title="Preview size", description="Pixels; 0 is the training size.", ge=0, le=2048),
+    ] = 0
+    device: Annotated[
+        Device, Meta(title="Device", description="auto takes the fastest there is.")
+    ] = "auto"
+    cpu_threads: Annotated[
+        int,
+        Meta(title="CPU threads", description="0 takes one for each core.", ge=0, le=1024),
+    ] = 0
+
+
+class SettingField(msgspec.Struct, frozen=True):
+    """One setting as the page and the command line need it."""
+
+    name: str
+    label: str
+    help: str
+    kind: Literal["int", "float", "bool", "text", "choice", "texts", "floats"]
+    default: Any
+    basic: bool
+    limits: str
+    choices: tuple[Any, ...] = ()
+
+
+_META_BY_NAME: dict[str, tuple[Any, Meta]] = {}
+
+
+def _annotations() -> dict[str, tuple[Any, Meta]]:
+    """Field name -> (type with its ranges, the Meta with label and help); worked out once, it is slow."""
+    if not _META_BY_NAME:
+        for name, hint in get_type_hints(TrainSettings, include_extras=True).items():
+            base, meta = get_args(hint)[:2]
+            _META_BY_NAME[name] = (base, meta)
+    return _META_BY_NAME
+
+
+def setting_fields() -> list[SettingField]:
+    """Every setting in the order of the schema."""
+    defaults = TrainSettings()
+    fields: list[SettingField] = []
+    for name, (base, meta) in _annotations().items():
+        choices = get_args(base) if get_origin(base) is Literal else ()
+        fields.append(
+            SettingField(
+                name=name,
+                label=meta.title or name,
+                help=meta.description or "",
+                kind=_kind(base),
+                default=getattr(defaults, name),
+                basic=bool((meta.extra or {}).get("basic")),
+                limits=_limits(base, meta),
+                choices=choices,
+            )
+        )
+    return fields
+
+
+def parse_settings(values: Mapping[str, Any], base: TrainSettings | None = None) -> TrainSettings:
+    """`values` (typed, or text as typed by a person) over `base` or the defaults.
+
+    Raises ConfigError with every wrong value at once, each with its range.
+    """
+    problems: list[str] = []
+    parsed: dict[str, Any] = {}
+    known = _annotations()
+    for name, value in values.items():
+        if name not in known:
+            problems.append(f"{name}: there is no setting of this name{_closest(name, known)}")
+            continue
+        hint, meta = known[name]
+        try:
+            parsed[name] = msgspec.convert(
+                _from_text(hint, value), Annotated[hint, meta], strict=False
+            )
+        except (msgspec.ValidationError, ValueError):
+            problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}")
+    settings = msgspec.structs.replace(base or TrainSettings(), **parsed)
+    problems += _cross_checks(settings)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _cross_checks(settings: TrainSettings) -> list[str]:
+    problems: list[str] = []
+    for name, value in msgspec.structs.asdict(settings).items():
+        numbers: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            problems.append(f"{name}: {value!r} is not a finite number")
+    if settings.repeats == 0:
+        problems.append("repeats (Train number of repetitions): 0 would train nothing; use -1 or 1 and more")
+    for name in ("resolution", "preview_size_px"):
+        value = getattr(settings, name)
+        if value and (value < 32 or value % 8):
+            problems.append(f"{name}: {value} is not 0 or a multiple of 8 from 32 to 2048")
+    if settings.bucket_step_px % 8:
+        problems.append(f"bucket_step_px: {settings.bucket_step_px} is not 0 or a multiple of 8 up to 256")
+    return problems
+
+
+def _from_text(hint: Any, value: Any) -> Any:
+    """What a person typed into a list setting, as a list."""
+    if get_origin(hint) is not tuple or not isinstance(value, str):
+        return value
+    if _kind(hint) == "floats":
+        return [float(part) for part in value.split(",") if part.strip()]
+    return [line.strip() for line in value.splitlines() if line.strip()]
+
+
+def _kind(hint: Any) -> Literal["int", "float", "bool", "text", "choice", "texts", "floats"]:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "choice"
+    if origin is tuple:
+        item = get_args(hint)[0]
+        return "texts" if item is str else "floats"
+    if origin in (Union, types.UnionType):
+        raise TypeError(f"no setting may be a union: {hint}")
+    kinds: dict[Any, Literal["int", "float", "bool", "text"]] = {
+        int: "int",
+        float: "float",
+        bool: "bool",
+        str: "text",
+    }
+    return kinds[hint]
+
+
+def _limits(hint: Any, meta: Meta) -> str:
+    """The allowed values in words, e.g. "a whole number from 1 to 12"."""
+    kind = _kind(hint)
+    if kind == "choice":
+        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
+    if kind == "bool":
+        return "true or false"
+    if kind == "text":
+        return "text"
+    if kind == "texts":
+        return "a list of texts"
+    if kind == "floats":
+        item = get_args(hint)[0]
+        low, high = get_args(item)[1].ge, get_args(item)[1].le
+        return f"a comma list of numbers from {low:g} to {high:g}, at least one"
+    noun = "a whole number" if kind == "int" else "a number"
+    low = f"more than {meta.gt:g}" if meta.gt is not None else f"from {meta.ge:g}"
+    high = f"up to {meta.le:g}" if meta.gt is not None else f"to {_plain(meta.le)}"
+    return f"{noun} {low} {high}"
+
+
+def _plain(number: float | None) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
+
+
+def _closest(name: str, known: Mapping[str, Any]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

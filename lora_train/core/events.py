@@ -1,0 +1,169 @@
+"""The events a worker appends to its job's `events.jsonl`: one JSON object a line, `t` in unix seconds.
+
+Only ever added to: readers skip kinds and fields they don't know, and a half-written last line waits for the
+next read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class Started(msgspec.Struct, tag="started", tag_field="kind"):
+    """The worker runs. `step` is the step it goes on from (0 at a first start)."""
+
+    pid: int
+    total_steps: int = 0
+    epochs: int = 0
+    device: str = ""
+    step: int = 0
+    t: float = 0.0
+
+
+class Phase(msgspec.Struct, tag="phase", tag_field="kind"):
+    """What is going on now; `done` of `total` (0 = length unknown)."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+    t: float = 0.0
+
+
+class Step(msgspec.Struct, tag="step", tag_field="kind"):
+    """One optimizer step: mean loss, rate of the first parameter group, seconds it took."""
+
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+    s_per_step: float
+    t: float = 0.0
+
+
+class Saved(msgspec.Struct, tag="saved", tag_field="kind"):
+    """A LoRA file stands in the job's folder (`path` is relative to it)."""
+
+    path: str
+    step: int
+    epoch: int
+    t: float = 0.0
+
+
+class Sampled(msgspec.Struct, tag="sampled", tag_field="kind"):
+    """A preview picture or grid stands in the job's folder (`path` is relative to it)."""
+
+    path: str
+    step: int
+    prompt: str = ""
+    weight: float | None = None
+    t: float = 0.0
+
+
+class Note(msgspec.Struct, tag="note", tag_field="kind"):
+    """Something a person should know while the job goes on."""
+
+    level: Literal["info", "warning"]
+    message: str
+    t: float = 0.0
+
+
+class Finished(msgspec.Struct, tag="finished", tag_field="kind"):
+    """All is done; `result` holds what this kind of job measured or made."""
+
+    step: int = 0
+    result: dict[str, Any] = {}
+    t: float = 0.0
+
+
+class Stopped(msgspec.Struct, tag="stopped", tag_field="kind"):
+    """Ended early on request, with LoRA and state saved."""
+
+    step: int
+    t: float = 0.0
+
+
+class Paused(msgspec.Struct, tag="paused", tag_field="kind"):
+    """Ended early on request, with the state saved and the device free."""
+
+    step: int
+    t: float = 0.0
+
+
+class Failed(msgspec.Struct, tag="failed", tag_field="kind"):
+    """Ended by an error. `traceback` is for the log, never for the page."""
+
+    error: str
+    message: str
+    hint: str = ""
+    traceback: str = ""
+    t: float = 0.0
+
+
+Event = Started | Phase | Step | Saved | Sampled | Note | Finished | Stopped | Paused | Failed
+
+_DECODER = msgspec.json.Decoder(Event)
+_ENCODER = msgspec.json.Encoder()
+
+
+class EventWriter:
+    """Appends events to one file. Safe to use from several threads of the worker."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._path = path
+        self._end_half_line()
+        self._stream = path.open("ab")
+
+    def write(self, *events: Event) -> None:
+        """Append and flush. An event without a time gets the present one."""
+        now = time.time()
+        lines = bytearray()
+        for event in events:
+            event.t = event.t or now
+            lines += _ENCODER.encode(event) + b"\n"
+        with self._lock:
+            self._stream.write(lines)
+            self._stream.flush()
+
+    def beat(self) -> None:
+        """Say "still alive" by touching the file; readers look at its modification time."""
+        os.utime(self._path)
+
+    def close(self) -> None:
+        with self._lock:
+            self._stream.close()
+
+    def _end_half_line(self) -> None:
+        """A killed worker may have left half a line; without this the next event would be lost with it."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb+") as stream:
+            if stream.seek(0, os.SEEK_END) == 0:
+                return
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+
+
+def read_events(path: Path, offset_bytes: int = 0) -> tuple[list[Event], int]:
+    """Events from `offset_bytes` on, and the offset to go on from. A missing file has no events."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset_bytes)
+            content = stream.read()
+    except FileNotFoundError:
+        return [], 0
+    end = content.rfind(b"\n") + 1
+    events: list[Event] = []
+    for line in content[:end].splitlines():
+        try:
+            events.append(_DECODER.decode(line))
+        except msgspec.DecodeError:
+            continue  # a kind of a later version, or the half line of a killed worker
+    return events, offset_bytes + end

@@ -1,0 +1,409 @@
+"""Which model family a checkpoint belongs to, from the names and shapes of its tensors.
+
+The tests and their order are those by which WebUIs tell models apart, so that they and we agree on
+a file. A family is told by names and input channels, never by widths: small models have SD 1.x's
+names with other sizes. Diffusers folders are told by their configuration files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from lora_train.core.errors import ModelError
+from lora_train.core.tensorfiles import TensorInfo, read_tensor_file
+
+Family = Literal[
+    "sd1",
+    "sd2",
+    "sdxl",
+    "sd1-inpaint",
+    "sd2-inpaint",
+    "sdxl-inpaint",
+    "sdxl-refiner",
+    "ssd-1b",
+    "sd2-depth",
+    "unclip",
+    "instruct-pix2pix",
+    "altdiffusion",
+    "sd3",
+    "flux",
+    "unknown",
+]
+
+Prediction = Literal["epsilon", "v_prediction", "unknown"]
+
+FileKind = Literal["checkpoint", "lora", "vae", "embedding", "unknown"]
+
+FAMILY_NAMES: dict[Family, str] = {
+    "sd1": "a Stable Diffusion 1.x checkpoint",
+    "sd2": "a Stable Diffusion 2.x checkpoint",
+    "sdxl": "an SDXL checkpoint",
+    "sd1-inpaint": "a Stable Diffusion 1.x inpainting checkpoint",
+    "sd2-inpaint": "a Stable Diffusion 2.x inpainting checkpoint",
+    "sdxl-inpaint": "an SDXL inpainting checkpoint",
+    "sdxl-refiner": "an SDXL refiner",
+    "ssd-1b": "an SSD-1B checkpoint (a shortened SDXL)",
+    "sd2-depth": "a Stable Diffusion 2.x depth checkpoint",
+    "unclip": "a Stable unCLIP checkpoint",
+    "instruct-pix2pix": "an InstructPix2Pix checkpoint",
+    "altdiffusion": "an AltDiffusion checkpoint",
+    "sd3": "a Stable Diffusion 3 checkpoint",
+    "flux": "a Flux checkpoint",
+    "unknown": "not a checkpoint of a known kind",
+}
+
+_TRAINED = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+
+_UNET = "model.diffusion_model."
+_INPUT_CONV = _UNET + "input_blocks.0.0.weight"
+_OPEN_CLIP = "cond_stage_model.model."
+
+_LORA_PARTS = (
+    *(".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up."),
+    *("_lora.down.", "_lora.up.", ".hada_w1_a", ".lokr_w1", ".lokr_w2", ".oft_blocks", ".oft_diag"),
+    *(".lora_linear_layer.", ".dora_scale"),
+)
+
+
+class CheckpointFacts(msgspec.Struct, frozen=True):
+    """What the header of a base model tells. `reason` says why a file is "unknown".
+
+    zero_terminal_snr     the file carries the marker of zero-terminal SNR (`ztsnr`)
+    text_encoder_layout   CLIP names with `text_model.` or without it ("bare"), or OpenCLIP's
+    unet_weights          of a diffusers folder: the UNet's weights file, relative to the folder
+    """
+
+    family: Family
+    prediction: Prediction = "unknown"
+    zero_terminal_snr: bool = False
+    has_text_encoder: bool = False
+    has_vae: bool = False
+    has_ema: bool = False
+    unet_dtype: str | None = None
+    in_channels: int | None = None
+    model_channels: int | None = None
+    cross_attention_dim: int | None = None
+    text_encoder_layout: Literal["text_model", "bare", "open_clip"] | None = None
+    unet_weights: str | None = None
+    reason: str = ""
+
+
+class Guess(NamedTuple):
+    """What kind of file the tensor names show; `reason` says so of what is no checkpoint."""
+
+    kind: FileKind
+    reason: str = ""
+
+
+def guess_kind(tensors: Mapping[str, TensorInfo]) -> Guess:
+    """Tell a checkpoint from the other files that people put beside it."""
+    names = tensors.keys()
+    if _any_starts(names, "lora_unet_", "lora_te", "lycoris_") or any(
+        part in name for name in names for part in _LORA_PARTS
+    ):
+        return Guess("lora", "this is a LoRA, not a base model")
+    if _any_starts(names, _UNET) or _is_flux(names) or _is_bare_sd3(names):
+        return Guess("checkpoint")
+    if _any_starts(names, "control_model.", "controlnet_"):
+        return Guess("unknown", "this is a ControlNet, not a base model")
+    if any(name.removeprefix("first_stage_model.") == "decoder.conv_in.weight" for name in names):
+        return Guess("vae", "this is a VAE, not a base model")
+    if names & {"emb_params", "clip_l", "clip_g"} or _any_starts(names, "string_to_param."):
+        return Guess("embedding", "this is a textual inversion embedding, not a base model")
+    if "down_blocks.0.resnets.0.conv1.weight" in names:
+        where = "choose the folder that holds its model_index.json"
+        return Guess("unknown", f"this is the UNet alone of a diffusers folder: {where}")
+    if any("text_model.encoder.layers.0." in name for name in names):
+        return Guess("unknown", "this is a text encoder alone, not a base model")
+    if len(tensors) == 1 and len(next(iter(tensors.values())).shape) == 2:
+        return Guess("embedding", "this looks like a textual inversion embedding, not a base model")
+    return Guess("unknown", "its tensors have no names of Stable Diffusion")
+
+
+def detect_checkpoint(tensors: Mapping[str, TensorInfo]) -> CheckpointFacts:
+    """Tell the family of a single-file base model and what else its header says.
+
+    SD2's prediction stays "unknown": only its weights tell it. A model of another kind than a
+    checkpoint is "unknown" with its `reason`.
+    """
+    guess = guess_kind(tensors)
+    if guess.kind != "checkpoint":
+        return CheckpointFacts("unknown", reason=guess.reason)
+    family = _family(tensors)
+    conv = tensors.get(_INPUT_CONV)
+    channels, in_channels = conv.shape[:2] if conv and len(conv.shape) == 4 else (None, None)
+    reason = ""
+    if family == "unknown":
+        reason = (
+            f"its UNet takes {in_channels or 'an unknown number of'} input channels instead of 4"
+        )
+    return CheckpointFacts(
+        family,
+        prediction=_prediction(family, tensors),
+        zero_terminal_snr="ztsnr" in tensors,
+        has_text_encoder=_any_starts(tensors, "cond_stage_model.", "conditioner.embedders."),
+        has_vae=_any_starts(tensors, "first_stage_model."),
+        has_ema=_any_starts(tensors, "model_ema."),
+        unet_dtype=_commonest_dtype(tensors, _UNET),
+        in_channels=in_channels,
+        model_channels=channels,
+        cross_attention_dim=_cross_attention_dim(tensors),
+        text_encoder_layout=_text_encoder_layout(tensors),
+        reason=reason,
+    )
+
+
+def require_supported(
+    facts: CheckpointFacts, path: Path, supported: frozenset[str] = frozenset({"sd1"})
+) -> None:
+    """Raise ModelError with a sentence on what `path` is unless its family is in `supported`."""
+    if facts.family in supported:
+        return
+    if facts.family == "unknown":
+        raise ModelError(
+            f"{path} can't be trained on: {facts.reason}.", f"Choose {FAMILY_NAMES['sd1']}."
+        )
+    trained = " and ".join(_TRAINED.get(family, family) for family in sorted(supported))
+    raise ModelError(
+        f"{path} is {FAMILY_NAMES[facts.family]}; this version trains {trained} only.",
+        f"Choose a checkpoint of {trained}.",
+    )
+
+
+def _family(tensors: Mapping[str, TensorInfo]) -> Family:
+    """The WebUIs' order; each test relies on those before it."""
+    if _UNET + "x_embedder.proj.weight" in tensors or _is_bare_sd3(tensors):
+        return "sd3"
+    if _is_flux(tensors):
+        return "flux"
+    in_channels = _length(tensors, _INPUT_CONV, 1)
+    if "conditioner.embedders.1.model.ln_final.weight" in tensors:
+        return _sdxl_variant(tensors)
+    if "conditioner.embedders.0.model.ln_final.weight" in tensors:
+        # SD 2.1 Turbo came with the names of an SDXL refiner, whose encoder is 1280 wide.
+        is_sd2 = _length(tensors, "conditioner.embedders.0.model.ln_final.weight", 0) == 1024
+        return "sd2" if is_sd2 else "sdxl-refiner"
+    if "depth_model.model.pretrained.act_postprocess3.0.project.0.bias" in tensors:
+        return "sd2-depth"
+    if "embedder.model.ln_final.weight" in tensors:
+        return "unclip"
+    if _OPEN_CLIP + "transformer.resblocks.0.attn.in_proj_weight" in tensors:
+        return "sd2-inpaint" if in_channels == 9 else "sd2"
+    if "cond_stage_model.roberta.embeddings.word_embeddings.weight" in tensors:
+        return "altdiffusion"
+    return _family_of_unet(tensors, in_channels)
+
+
+def _family_of_unet(tensors: Mapping[str, TensorInfo], in_channels: int | None) -> Family:
+    """SD1, and files without a text encoder, which WebUIs would take for SD1 whatever they are."""
+    if not _any_starts(tensors, "cond_stage_model."):
+        text_dim = _cross_attention_dim(tensors)
+        if _UNET + "label_emb.0.0.weight" in tensors:
+            return "sdxl-refiner" if text_dim == 1280 else _sdxl_variant(tensors)
+        if text_dim == 1024:
+            return "sd2-inpaint" if in_channels == 9 else "sd2"
+    by_channels: dict[int | None, Family] = {4: "sd1", 8: "instruct-pix2pix", 9: "sd1-inpaint"}
+    return by_channels.get(in_channels, "unknown")
+
+
+def _sdxl_variant(tensors: Mapping[str, TensorInfo]) -> Family:
+    if _length(tensors, _INPUT_CONV, 1) == 9:
+        return "sdxl-inpaint"
+    middle = _UNET + "middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    return "sdxl" if middle in tensors else "ssd-1b"
+
+
+def _is_flux(names: Iterable[str]) -> bool:
+    return any("double_blocks.0.img_attn" in name for name in names)
+
+
+def _is_bare_sd3(names: Iterable[str]) -> bool:
+    return any(name.startswith("joint_blocks.0.x_block.attn") for name in names)
+
+
+def _prediction(family: Family, tensors: Mapping[str, TensorInfo]) -> Prediction:
+    if "v_pred" in tensors:
+        return "v_prediction"
+    is_edm = "edm_mean" in tensors or "edm_vpred.sigma_max" in tensors
+    if is_edm or family in ("sd2", "sd3", "flux", "unclip", "unknown"):
+        return "unknown"
+    return "epsilon"
+
+
+def _text_encoder_layout(
+    tensors: Mapping[str, TensorInfo],
+) -> Literal["text_model", "bare", "open_clip"] | None:
+    for prefix in ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."):
+        if _any_starts(tensors, prefix + "text_model."):
+            return "text_model"
+        if _any_starts(tensors, prefix + "encoder.", prefix + "embeddings."):
+            return "bare"
+    if _any_starts(tensors, _OPEN_CLIP, "conditioner.embedders.0.model."):
+        return "open_clip"
+    return None
+
+
+def _cross_attention_dim(tensors: Mapping[str, TensorInfo]) -> int | None:
+    for name, info in tensors.items():
+        if name.startswith(_UNET) and name.endswith(".attn2.to_k.weight") and len(info.shape) == 2:
+            return info.shape[1]
+    return None
+
+
+def _commonest_dtype(tensors: Mapping[str, TensorInfo], prefix: str) -> str | None:
+    counts = Counter(info.dtype for name, info in tensors.items() if name.startswith(prefix))
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _length(tensors: Mapping[str, TensorInfo], name: str, axis: int) -> int | None:
+    info = tensors.get(name)
+    return info.shape[axis] if info and len(info.shape) > axis else None
+
+
+def _any_starts(names: Iterable[str], *prefixes: str) -> bool:
+    return any(name.startswith(prefixes) for name in names)
+
+
+# --- diffusers folders ---
+
+
+class _Index(msgspec.Struct):
+    """model_index.json: the pipeline's class; each part is [library, class] or [null, null]."""
+
+    class_name: str = msgspec.field(name="_class_name", default="")
+
+
+class _UnetConfig(msgspec.Struct):
+    in_channels: int | None = None
+    block_out_channels: list[int] = []
+    cross_attention_dim: int | list[int] | None = None
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
+
+
+class _SchedulerConfig(msgspec.Struct):
+    prediction_type: str = "epsilon"  # what diffusers takes where a scheduler doesn't say
+    rescale_betas_zero_snr: bool = False
+
+
+class _TextConfig(msgspec.Struct):
+    hidden_act: str = "quick_gelu"
+
+
+_Config = TypeVar("_Config", bound=msgspec.Struct)
+
+_PIPELINES: dict[str, Family] = {
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "AltDiffusionPipeline": "altdiffusion",
+    "StableDiffusionDepth2ImgPipeline": "sd2-depth",
+    "StableUnCLIPPipeline": "unclip",
+    "StableUnCLIPImg2ImgPipeline": "unclip",
+    "StableDiffusionInstructPix2PixPipeline": "instruct-pix2pix",
+}
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The weights file of one part of a diffusers folder: full precision before fp16, safetensors
+    before pickles; the index file where the weights are in several pieces."""
+    for suffix in (
+        ".safetensors",
+        ".fp16.safetensors",
+        ".bin",
+        ".fp16.bin",
+        ".safetensors.index.json",
+    ):
+        for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
+            path = folder / f"{stem}{suffix}"
+            if path.is_file():
+                return path
+    return None
+
+
+def detect_folder(path: Path) -> CheckpointFacts:
+    """`detect_checkpoint` for a diffusers folder, from model_index.json and the parts' config.json.
+
+    Weights may be missing (`unet_weights` is then None). Raises ModelError for a folder without
+    these files or with damaged ones.
+    """
+    if not (path / "model_index.json").is_file():
+        raise ModelError(
+            f"{path} is not the folder of a diffusers model: it has no model_index.json.",
+            "Choose the folder that holds model_index.json, or a .safetensors file.",
+        )
+    pipeline = _read_config(path / "model_index.json", _Index).class_name
+    unet = _read_config(path / "unet" / "config.json", _UnetConfig)
+    scheduler = _read_config(path / "scheduler" / "scheduler_config.json", _SchedulerConfig)
+    family = _family_of_folder(path, pipeline, unet)
+    is_known = scheduler.prediction_type in ("epsilon", "v_prediction")
+    weights = find_weights(path / "unet")
+    return CheckpointFacts(
+        family,
+        prediction=cast("Prediction", scheduler.prediction_type if is_known else "unknown"),
+        zero_terminal_snr=scheduler.rescale_betas_zero_snr,
+        has_text_encoder=find_weights(path / "text_encoder") is not None,
+        has_vae=find_weights(path / "vae") is not None,
+        unet_dtype=_weights_dtype(weights),
+        in_channels=unet.in_channels,
+        model_channels=unet.block_out_channels[0] if unet.block_out_channels else None,
+        cross_attention_dim=_single(unet.cross_attention_dim),
+        unet_weights=weights.relative_to(path).as_posix() if weights else None,
+        reason=_folder_reason(pipeline, unet) if family == "unknown" else "",
+    )
+
+
+def _family_of_folder(path: Path, pipeline: str, unet: _UnetConfig) -> Family:
+    if pipeline in _PIPELINES:
+        return _PIPELINES[pipeline]
+    if unet.in_channels is None or not pipeline.startswith("StableDiffusion"):
+        return "unknown"
+    text_dim = _single(unet.cross_attention_dim)
+    if pipeline.startswith("StableDiffusionXL"):
+        if unet.in_channels == 9:
+            return "sdxl-inpaint"
+        if text_dim == 1280:
+            return "sdxl-refiner"
+        return "sdxl" if unet.mid_block_type else "ssd-1b"
+    is_sd2 = text_dim == 1024
+    if text_dim not in (768, 1024):
+        # Small models: SD2's encoder is an OpenCLIP one, which differs in its activation.
+        text = _read_config(path / "text_encoder" / "config.json", _TextConfig)
+        is_sd2 = text.hidden_act == "gelu"
+    by_channels: dict[int | None, Family] = {
+        4: "sd2" if is_sd2 else "sd1",
+        8: "instruct-pix2pix",
+        9: "sd2-inpaint" if is_sd2 else "sd1-inpaint",
+    }
+    return by_channels.get(unet.in_channels, "unknown")
+
+
+def _weights_dtype(weights: Path | None) -> str | None:
+    if weights is None or weights.suffix == ".json":
+        return None
+    return _commonest_dtype(read_tensor_file(weights).tensors, "")
+
+
+def _single(value: int | list[int] | None) -> int | None:
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value
+
+
+def _folder_reason(pipeline: str, unet: _UnetConfig) -> str:
+    if unet.in_channels is None:
+        return f"it holds a {pipeline or 'model'} of diffusers without a UNet (unet/config.json)"
+    return f"it holds a {pipeline or 'model'} of diffusers with {unet.in_channels} input channels"
+
+
+def _read_config(path: Path, kind: type[_Config]) -> _Config:
+    """A part's settings; all at their defaults where the part is missing. Raises ModelError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return kind()
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelError(f"{path} can't be read: {error}.") from None

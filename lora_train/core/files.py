@@ -1,0 +1,50 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+_REPLACE_ATTEMPTS = 20
+_REPLACE_PAUSE_S = 0.05
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary file beside `path`, flush it to the disk, then rename it over `path`.
+
+    Raises OSError when the disk is full or the folder can't be written; `path` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for UTF-8 text with `\\n` line ends on every platform."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def replace(source: Path, target: Path) -> None:
+    """`os.replace`, patient with Windows virus scanners and indexers that hold a file for a moment.
+
+    Raises PermissionError when the file stays locked for about a second.
+    """
+    for attempt in range(_REPLACE_ATTEMPTS):
+        try:
+            source.replace(target)
+        except PermissionError:
+            if attempt == _REPLACE_ATTEMPTS - 1:
+                raise
+            time.sleep(_REPLACE_PAUSE_S)
+        else:
+            return

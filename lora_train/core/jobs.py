@@ -1,0 +1,210 @@
+"""A job is a folder: `job.json` says what to do, `events.jsonl` what happened, `stop` and `pause` are requests."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lora_train.core import events as ev
+from lora_train.core.config import TrainSettings
+from lora_train.core.errors import JobError
+from lora_train.core.files import write_bytes
+
+Request = Literal["stop", "pause"]
+State = Literal["waiting", "running", "finished", "stopped", "paused", "failed"]
+
+
+class TrainSpec(msgspec.Struct, frozen=True, tag="train", tag_field="kind", kw_only=True):
+    """Train a LoRA. Paths are absolute except `dataset`, which is relative to the job's folder."""
+
+    name: str
+    """Stem of the LoRA files, unique over the workspace."""
+    dataset: str
+    dataset_fingerprint: str
+    trash: str
+    """Folder, relative to the job's, that takes what a resume makes obsolete."""
+    settings: TrainSettings
+    concept: str = ""
+    """What the pictures show, as typed by the person (the project's name)."""
+    publish_to: str = ""
+    created: float = 0.0
+    version: str = ""
+
+
+class PreviewSpec(msgspec.Struct, frozen=True, tag="preview", tag_field="kind", kw_only=True):
+    """Draw prompts x weights with one LoRA into a grid at `out`."""
+
+    lora: str
+    out: str
+    weights: tuple[float, ...]
+    settings: TrainSettings
+
+
+class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", kw_only=True):
+    """Measure what a LoRA changed: likeness to pictures and retention of ordinary prompts, before and after."""
+
+    lora: str
+    prompts: tuple[str, ...]
+    ordinary_prompts: tuple[str, ...]
+    pictures: str
+    """Folder with pictures of the concept."""
+    settings: TrainSettings
+
+
+class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_only=True):
+    """Time some training steps. `settings.base_model` may be "sd15": the full-size topology, random weights."""
+
+    settings: TrainSettings
+    pictures: int
+    steps: int
+
+
+JobSpec = TrainSpec | PreviewSpec | CompareSpec | BenchSpec
+
+_DECODER = msgspec.json.Decoder(JobSpec)
+
+
+class JobStatus(msgspec.Struct, kw_only=True):
+    """What a job's folder tells, for the page, the API and the command line."""
+
+    state: State = "waiting"
+    job_dir: str = ""
+    pid: int = 0
+    device: str = ""
+    phase: str = ""
+    phase_done: int = 0
+    phase_total: int = 0
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    """Smoothed (exponential mean over about 50 steps)."""
+    lr: float | None = None
+    s_per_step: float | None = None
+    eta_s: float | None = None
+    saved: list[str] = []
+    sampled: list[str] = []
+    notes: list[str] = []
+    message: str = ""
+    hint: str = ""
+    result: dict[str, object] = {}
+    last_event_t: float = 0.0
+
+
+class JobFolder:
+    """One job's folder. Knows the names of its files; holds nothing in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec_path = path / "job.json"
+        self.events_path = path / "events.jsonl"
+        self.log_path = path / "worker.log"
+        self.state_dir = path / "state"
+        self.samples_dir = path / "samples"
+
+    def create(self, spec: JobSpec) -> None:
+        """Write `job.json`. Raises JobError where there is one already."""
+        if self.spec_path.exists():
+            raise JobError(f"{self.path} already holds a job.")
+        write_bytes(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=2))
+
+    def read_spec(self) -> JobSpec:
+        """Raises JobError when the folder is not a job or `job.json` is damaged."""
+        try:
+            return _DECODER.decode(self.spec_path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise JobError(
+                f"{self.path} is not a job: it has no job.json.",
+                "Give the folder that `lora-train train` printed first.",
+            ) from None
+        except msgspec.DecodeError as error:
+            raise JobError(f"{self.spec_path} can't be read: {error}.") from None
+
+    def request(self, what: Request) -> None:
+        """Ask the worker to stop (save LoRA and state) or to pause (save the state, free the device)."""
+        self.path.joinpath(what).touch()
+
+    def requested(self) -> Request | None:
+        """The request that waits, if any; stopping wins over pausing."""
+        for what in ("stop", "pause"):
+            if self.path.joinpath(what).exists():
+                return what
+        return None
+
+    def clear_requests(self) -> None:
+        for what in ("stop", "pause"):
+            with contextlib.suppress(FileNotFoundError):
+                self.path.joinpath(what).unlink()
+
+    def events(self) -> list[ev.Event]:
+        return ev.read_events(self.events_path)[0]
+
+    def last_heartbeat_s(self) -> float:
+        """Seconds since the worker last touched its events; infinite before the first."""
+        try:
+            return time.time() - self.events_path.stat().st_mtime
+        except FileNotFoundError:
+            return float("inf")
+
+    def log_tail(self, lines: int = 20) -> str:
+        try:
+            content = self.log_path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(content.splitlines()[-lines:])
+
+
+_SMOOTHING = 0.02
+
+
+def status_from_events(events: list[ev.Event]) -> JobStatus:
+    """Fold events into a status. Whether a "running" worker is really alive is for the launcher to say."""
+    status = JobStatus()
+    for event in events:
+        update_status(status, event)
+    return status
+
+
+def update_status(status: JobStatus, event: ev.Event) -> None:
+    """Take one more event into `status`."""
+    status.last_event_t = event.t
+    match event:
+        case ev.Started():
+            status.state, status.pid, status.device = "running", event.pid, event.device
+            status.total_steps, status.epochs, status.step = event.total_steps, event.epochs, event.step
+            status.message = status.hint = ""
+            # What was saved after the state that this start goes on from is history (DESIGN: it is in the trash).
+        case ev.Phase():
+            status.phase, status.phase_done, status.phase_total = event.name, event.done, event.total
+        case ev.Step():
+            _update_step(status, event)
+        case ev.Saved():
+            status.saved = [path for path in status.saved if path != event.path] + [event.path]
+        case ev.Sampled():
+            status.sampled = [path for path in status.sampled if path != event.path] + [event.path]
+        case ev.Note():
+            status.notes.append(event.message)
+        case ev.Finished():
+            status.state, status.result, status.eta_s = "finished", event.result, 0.0
+        case ev.Stopped():
+            status.state, status.step, status.eta_s = "stopped", event.step, None
+        case ev.Paused():
+            status.state, status.step, status.eta_s = "paused", event.step, None
+        case ev.Failed():
+            status.state, status.message, status.hint = "failed", event.message, event.hint
+            status.eta_s = None
+
+
+def _update_step(status: JobStatus, event: ev.Step) -> None:
+    status.step, status.epoch, status.lr = event.step, event.epoch, event.lr
+    if event.loss == event.loss:  # a NaN is told by a note, it must not spoil the curve
+        before = event.loss if status.loss is None else status.loss
+        status.loss = before + max(_SMOOTHING, 1 / max(event.step, 1)) * (event.loss - before)
+    pace = event.s_per_step if status.s_per_step is None else status.s_per_step
+    status.s_per_step = pace + 0.1 * (event.s_per_step - pace)
+    status.eta_s = max(0, status.total_steps - event.step) * status.s_per_step

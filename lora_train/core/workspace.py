@@ -1,0 +1,232 @@
+"""The folders of a person's work: projects, their versions, the versions' trains, and the trash.
+
+    <workspace>/projects/<project>/versions/<version>/trains/<train>/      names as in `folder_name`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from lora_train.core.errors import WorkspaceError
+from lora_train.core.files import replace, write_bytes
+
+NAME_LIMIT_BYTES = 96
+"""UTF-8 bytes of a folder name: project, version, run and step together must fit into 255."""
+
+_FORBIDDEN = re.compile(r"[<>:\"/\\|?*,='`{}\[\]()\x00-\x1f\x7f]")
+"""What Windows forbids in a file name, and what ends or bends a name inside `<lora:NAME:1>` in a prompt."""
+
+_RESERVED = {"con", "prn", "aux", "nul", "none", "addams"} | {
+    f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"
+}
+"""Device names on Windows, and the two names that Automatic1111 never resolves as a LoRA."""
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+_SAVE_SUFFIX = re.compile(r"-(\d{6}|step\d{6,})$")
+
+
+class ProjectInfo(msgspec.Struct):
+    """`project.json`: the name as typed."""
+
+    name: str
+    created: float
+    type: str = ""
+
+
+class VersionInfo(msgspec.Struct):
+    """`version.json`: the name as typed, and the settings of the version's panels."""
+
+    name: str
+    created: float
+    train: dict[str, object] = {}
+
+
+def folder_name(name: str) -> str:
+    """A folder name in the person's own script: NFC, without what Windows or the prompt syntax forbids.
+
+    Raises WorkspaceError when nothing is left of it.
+    """
+    text = unicodedata.normalize("NFC", name)
+    text = "".join(" " if unicodedata.category(char) in ("Zl", "Zp", "Zs") else char for char in text)
+    text = "".join(char for char in text if unicodedata.category(char) not in ("Cs", "Cn"))
+    text = _FORBIDDEN.sub("_", text).strip().strip(".").strip()
+    if not text.strip("_"):
+        raise WorkspaceError(
+            f"{name!r} can't be a name: no letter, digit or sign that a file name may have is left of it.",
+            "Type at least one letter or digit, in any script.",
+        )
+    if text.split(".")[0].strip().lower() in _RESERVED:
+        text += "_"
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
+    """Cut at NAME_LIMIT_BYTES between characters; a hash keeps long names with equal beginnings apart."""
+    raw = text.encode("utf-8")
+    if len(raw) <= NAME_LIMIT_BYTES:
+        return text
+    mark = "~" + hashlib.blake2b(raw, digest_size=3).hexdigest()
+    head = raw[: NAME_LIMIT_BYTES - len(mark)].decode("utf-8", errors="ignore")
+    return head.rstrip(" .") + mark
+
+
+def fold(name: str) -> str:
+    """The form in which two names are the same file on some system."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class Workspace:
+    """The root of all projects. Creating the object touches nothing on the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.projects_dir = self.root / "projects"
+        self.jobs_dir = self.root / "jobs"
+        self.trash_dir = self.root / "trash"
+
+    def projects(self) -> list[Project]:
+        """Newest first."""
+        found = [Project(self, path) for path in _folders(self.projects_dir)]
+        return sorted(found, key=lambda project: project.info().created, reverse=True)
+
+    def project(self, name: str) -> Project:
+        """The project of this name as typed; made if there is none yet."""
+        for path in _folders(self.projects_dir):
+            project = Project(self, path)
+            if project.info().name == name:
+                return project
+        folder = _free_name(folder_name(name), (path.name for path in _folders(self.projects_dir)))
+        project = Project(self, self.projects_dir / folder)
+        write_json(project.path / "project.json", ProjectInfo(name=name, created=time.time()))
+        return project
+
+    def free_stem(self, wanted: str, also_taken: Iterable[str] = ()) -> str:
+        """`wanted`, or `wanted-r2`, `-r3` ...: a stem that no LoRA of the workspace, and none of `also_taken`, has.
+
+        Hosts find a LoRA by its bare file name and keep it cached by that name, so a name is used once.
+        """
+        taken = {fold(_SAVE_SUFFIX.sub("", stem)) for stem in also_taken}
+        taken |= {fold(path.name) for path in self.projects_dir.glob("*/versions/*/trains/*")}
+        taken |= {
+            fold(_SAVE_SUFFIX.sub("", path.stem))
+            for path in self.projects_dir.glob("*/versions/*/trains/*/*.safetensors")
+        }
+        number = 1
+        while True:
+            stem = wanted if number == 1 else f"{wanted}-r{number}"
+            if fold(stem) not in taken:
+                return stem
+            number += 1
+
+    def new_job_dir(self, kind: str) -> Path:
+        """A free folder under `jobs/` for a job that is no training."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        folder = _free_name(f"{stamp}-{kind}", (path.name for path in _folders(self.jobs_dir)))
+        return self.jobs_dir / folder
+
+    def trash(self, path: Path) -> Path:
+        """Move a file or folder to the trash and return where it is now."""
+        return move_to_trash(path, self.trash_dir)
+
+
+class Project:
+    """A project's folder."""
+
+    def __init__(self, workspace: Workspace, path: Path) -> None:
+        self.workspace = workspace
+        self.path = path
+
+    def info(self) -> ProjectInfo:
+        return read_json(
+            self.path / "project.json", ProjectInfo, ProjectInfo(name=self.path.name, created=0.0)
+        )
+
+    def version(self, name: str) -> Version:
+        """The version of this name as typed; made if there is none yet."""
+        versions_dir = self.path / "versions"
+        for path in _folders(versions_dir):
+            version = Version(self, path)
+            if version.info().name == name:
+                return version
+        folder = _free_name(folder_name(name), (path.name for path in _folders(versions_dir)))
+        version = Version(self, versions_dir / folder)
+        version.write_info(VersionInfo(name=name, created=time.time()))
+        return version
+
+
+class Version:
+    """A version's folder: its dataset and its trains."""
+
+    def __init__(self, project: Project, path: Path) -> None:
+        self.project = project
+        self.path = path
+        self.origin_dir = path / "dataset" / "origin"
+        self.dataset_dir = path / "dataset" / "processed"
+        self.trains_dir = path / "trains"
+
+    def info(self) -> VersionInfo:
+        return read_json(
+            self.path / "version.json", VersionInfo, VersionInfo(name=self.path.name, created=0.0)
+        )
+
+    def write_info(self, info: VersionInfo) -> None:
+        write_json(self.path / "version.json", info)
+
+    def stem(self) -> str:
+        """What this version's LoRA files are called, before `-r2` and `-000002`."""
+        return f"{self.project.path.name}-{self.path.name}"
+
+
+def move_to_trash(path: Path, trash_dir: Path) -> Path:
+    """Move a file or folder into `trash_dir` under a name that says when, and return where it is now."""
+    trash_dir.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = trash_dir / _free_name(f"{stamp} {path.name}", (item.name for item in trash_dir.iterdir()))
+    replace(path, target)
+    return target
+
+
+def write_json(path: Path, content: msgspec.Struct) -> None:
+    """Write a struct as indented JSON, atomically."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+
+
+def read_json(path: Path, kind: type[Struct], default: Struct) -> Struct:
+    """The struct in a JSON file, or `default` where there is no file.
+
+    Raises WorkspaceError naming a damaged file.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return default
+    except msgspec.DecodeError as error:
+        raise WorkspaceError(
+            f"{path} can't be read: {error}.", "Restore it from a backup, or move it away."
+        ) from None
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    if not parent.is_dir():
+        return
+    for path in sorted(parent.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            yield path
+
+
+def _free_name(wanted: str, taken: Iterable[str]) -> str:
+    folded = {fold(name) for name in taken}
+    number, name = 1, wanted
+    while fold(name) in folded:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name

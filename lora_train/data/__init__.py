@@ -1,0 +1,1 @@
+"""Pictures, captions and buckets: Pillow and numpy, no torch."""

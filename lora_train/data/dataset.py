@@ -1,0 +1,252 @@
+"""From a folder to a checked list of pictures with captions and repeats.
+
+Two layouts are read. A plain folder: pictures beside their captions. kohya's: sub-folders
+`<repeats>_<concept>`, and under `reg` regularisation pictures, directly or in `<repeats>_<class>`.
+Both may be mixed. A sub-folder without a number is a concept whose repeats are chosen here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from lora_train.core.errors import DatasetError
+from lora_train.data.captions import (
+    CAPTION_SUFFIXES,
+    caption_stem,
+    caption_text,
+    captions_by_stem,
+    read_caption_bytes,
+)
+from lora_train.data.images import PICTURE_SUFFIXES, open_picture
+
+AUTOMATIC = -1
+"""Repeats: the folder's number, or else as `auto_repeats` says."""
+
+_REGULARISATION_FOLDER = "reg"
+_NUMBERED_FOLDER = re.compile(r"([0-9]+)_(.+)", re.DOTALL)
+_PICTURES_PER_EPOCH = 160
+_MOST_AUTO_REPEATS = 16
+_PROBLEMS_IN_ERROR = 5
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """One usable picture."""
+
+    path: str
+    """Relative to the root, with forward slashes."""
+
+    folder: str
+    """The folder part of `path`; "" for the root itself."""
+
+    concept: str
+    """From the folder's name; "" for the root itself and for `reg`, where the caller names it."""
+
+    repeats: int
+    is_regularisation: bool
+    caption: str
+    """On one line, before trigger word and shuffle; "" if there is none."""
+
+    width_px: int
+    height_px: int
+    """Of the upright picture."""
+
+    digest: str
+    """BLAKE2b, 128 bits, hex, over the bytes of the picture file and then of the caption file."""
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """The usable pictures below a root, and one sentence for everything that was left out."""
+
+    root: Path
+    pictures: tuple[Picture, ...]
+    """In the order of their paths (NFC), whatever the file system's order is."""
+
+    problems: tuple[str, ...]
+
+
+class _Folder(msgspec.Struct, frozen=True):
+    path: Path
+    concept: str
+    repeats: int
+    """AUTOMATIC until all pictures are counted."""
+    is_regularisation: bool
+
+
+class _Candidate(msgspec.Struct, frozen=True):
+    """A file that is named like a picture, with its caption."""
+
+    folder: _Folder
+    path: Path
+    caption: Path | None
+
+
+def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
+    """Find and check all pictures below `root`; each is really decoded once.
+
+    `repeats` of 1 or more replaces the numbers of the training folders (not of regularisation
+    ones, which have their folder's number or 1). Files that can't be used end up in `problems`.
+
+    Raises DatasetError if the folder can't be listed or has no usable training picture.
+    """
+    problems: list[str] = []
+    candidates: list[_Candidate] = []
+    for folder in _find_folders(root, problems):
+        candidates += _find_candidates(folder, problems)
+
+    pictures: list[Picture] = []
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for result in pool.map(partial(_check, root), candidates):
+            if isinstance(result, Picture):
+                pictures.append(result)
+            else:
+                problems.append(result)
+    training_count = sum(not picture.is_regularisation for picture in pictures)
+    if training_count == 0:
+        raise _no_pictures(root, problems)
+    return Dataset(
+        root=root,
+        pictures=tuple(sorted(_with_repeats(pictures, repeats), key=_path_order)),
+        problems=tuple(problems),
+    )
+
+
+def auto_repeats(picture_count: int) -> int:
+    """Repeats for that many pictures: an epoch shows about 160, each one 1 to 16 times."""
+    return min(_MOST_AUTO_REPEATS, max(1, round(_PICTURES_PER_EPOCH / picture_count)))
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """32 hex digits over path, content, repeats and kind of all pictures; other digits mean that
+    a run can't go on with this dataset as if nothing had happened.
+    """
+    rows = [
+        [_path_order(picture)[0], picture.digest, picture.repeats, picture.is_regularisation]
+        for picture in dataset.pictures
+    ]
+    return hashlib.blake2b(msgspec.json.encode(rows), digest_size=16).hexdigest()
+
+
+def _find_folders(root: Path, problems: list[str]) -> list[_Folder]:
+    """The root and its sub-folders, with what their names say."""
+    folders = [_Folder(root, "", AUTOMATIC, is_regularisation=False)]
+    for path in _sub_folders(root):
+        if path.name.casefold() != _REGULARISATION_FOLDER:
+            folders += _named_folder(path, problems, is_regularisation=False)
+            continue
+        folders.append(_Folder(path, "", 1, is_regularisation=True))
+        for class_path in _sub_folders(path):
+            folders += _named_folder(class_path, problems, is_regularisation=True)
+    return folders
+
+
+def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -> list[_Folder]:
+    """The folder, or nothing if its name says zero repeats."""
+    problems += [
+        f"{deeper} is not searched: pictures belong directly into {path.name}."
+        for deeper in _sub_folders(path)
+    ]
+    numbered = _NUMBERED_FOLDER.fullmatch(path.name)
+    if numbered is None:
+        without_number = 1 if is_regularisation else AUTOMATIC
+        return [_Folder(path, path.name, without_number, is_regularisation)]
+    repeats = int(numbered[1])
+    if repeats == 0:
+        problems.append(f"{path} is skipped: the 0 in its name means no repeats.")
+        return []
+    return [_Folder(path, numbered[2], repeats, is_regularisation)]
+
+
+def _sub_folders(path: Path) -> list[Path]:
+    return [entry for entry in _entries(path) if entry.is_dir()]
+
+
+def _entries(path: Path) -> list[Path]:
+    """What is in a folder, in a fixed order, without hidden things and what macOS adds."""
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise DatasetError(
+            f"The folder {path} can't be read ({error.strerror}).",
+            hint="Choose a folder of pictures that exists and that you may read.",
+        ) from error
+    return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+
+
+def _find_candidates(folder: _Folder, problems: list[str]) -> list[_Candidate]:
+    files = [entry for entry in _entries(folder.path) if entry.is_file()]
+    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+    captions = captions_by_stem(files)
+    stems = {caption_stem(picture) for picture in pictures}
+    problems += [
+        f"{path} is a caption without a picture of the same name."
+        for path in files
+        if path.suffix.lower() in CAPTION_SUFFIXES and caption_stem(path) not in stems
+    ]
+    return [_Candidate(folder, path, captions.get(caption_stem(path))) for path in pictures]
+
+
+def _check(root: Path, candidate: _Candidate) -> Picture | str:
+    """The picture, or a sentence that says why it can't be used."""
+    path = candidate.path.relative_to(root).as_posix()
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        readable = path.encode("utf-8", errors="replace").decode("utf-8")
+        return f"{readable} can't be used: its name is not valid Unicode; rename it."
+    try:
+        width_px, height_px = open_picture(candidate.path).size
+        caption = b"" if candidate.caption is None else read_caption_bytes(candidate.caption)
+        digest = hashlib.blake2b(candidate.path.read_bytes() + caption, digest_size=16).hexdigest()
+    except DatasetError as error:
+        return error.message
+    except OSError as error:
+        return f"{candidate.path} can't be used: it can't be read ({error.strerror})."
+    folder = candidate.folder
+    return Picture(
+        path=path,
+        folder="" if folder.path == root else folder.path.relative_to(root).as_posix(),
+        concept=folder.concept,
+        repeats=folder.repeats,
+        is_regularisation=folder.is_regularisation,
+        caption=caption_text(caption),
+        width_px=width_px,
+        height_px=height_px,
+        digest=digest,
+    )
+
+
+def _with_repeats(pictures: list[Picture], repeats: int) -> Iterable[Picture]:
+    """Replace the numbers of all training pictures, or only those still AUTOMATIC."""
+    automatic_count = sum(picture.repeats == AUTOMATIC for picture in pictures)
+    for picture in pictures:
+        chosen = picture.repeats
+        if repeats > 0 and not picture.is_regularisation:
+            chosen = repeats
+        elif chosen == AUTOMATIC:
+            chosen = auto_repeats(automatic_count)
+        yield msgspec.structs.replace(picture, repeats=chosen)
+
+
+def _path_order(picture: Picture) -> tuple[str, str]:
+    # The path itself decides where two names differ only in their Unicode form.
+    return unicodedata.normalize("NFC", picture.path), picture.path
+
+
+def _no_pictures(root: Path, problems: list[str]) -> DatasetError:
+    suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+    shown = problems[:_PROBLEMS_IN_ERROR]
+    if len(problems) > len(shown):
+        shown.append(f"... and {len(problems) - len(shown)} more.")
+    return DatasetError(
+        "\n".join([f"There is no usable training picture in {root}.", *shown]),
+        hint=f"Accepted are {suffixes}, in the folder itself or in folders like 10_name.",
+    )

@@ -1,0 +1,232 @@
+"""Opening a picture of any usual kind as 8-bit RGB, and fitting it to a bucket.
+
+Legend: H height_px, W width_px. Sizes are (width_px, height_px) everywhere, arrays (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
+
+from lora_train.core.errors import DatasetError
+
+PICTURE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+)
+"""Lower-case; compare with `path.suffix.lower()`."""
+
+LARGEST_MEGAPIXELS = 178
+"""Just under the size at which Pillow itself refuses (2 * 89 478 485 pixels)."""
+
+# Only these decoders are tried, whatever the suffix says: a file called .png that is really
+# PostScript would otherwise be handed to Ghostscript. MPO is what many phones call .jpg.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+
+_ORIENTATION_TAG = 0x0112
+
+# EXIF 2.32, table "Orientation": the operation that makes the stored picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDES_SWAPPED = (5, 6, 7, 8)
+
+# What Pillow's decoders raise for damaged files, found by damaging files of every format.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+# `warnings.catch_warnings` changes the filters of the whole process, so one thread at a time.
+_warnings_lock = threading.Lock()
+
+
+class Fitted(msgspec.Struct, frozen=True, eq=False):
+    """A picture cut to its bucket, and what SDXL wants to know about how that was done."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3), RGB, 0-255; H and W are the bucket's."""
+
+    original_size: tuple[int, int]
+    """(width_px, height_px) of the whole upright picture, before resizing."""
+
+    crop_left_top: tuple[int, int]
+    """(left_px, top_px) of the cut, measured in the resized picture."""
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Decode the first frame as an upright 8-bit RGB picture.
+
+    EXIF orientation is applied, transparency is flattened onto white, 16-bit and float values are
+    scaled to 0-255.
+
+    Raises DatasetError, naming file and reason: missing, not a picture, damaged, cut short, or
+    more than LARGEST_MEGAPIXELS (known from the header, before anything is decoded).
+    """
+    with _opened(path) as image:
+        image.load()
+        # Pillow turns TIFF by itself while loading, and old versions leave the tag in place.
+        turned_already = isinstance(image, TiffImagePlugin.TiffImageFile)
+        operation = None if turned_already else _UPRIGHT.get(_orientation(image))
+        picture = _as_rgb(image)
+        return picture if operation is None else picture.transpose(operation)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width_px, height_px) of the upright picture, from the header alone.
+
+    Raises DatasetError as `open_picture` does, except for damage behind the header.
+    """
+    with _opened(path) as image:
+        width_px, height_px = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # New Pillow swaps `size` on opening, old Pillow while loading; the tags never change.
+            width_px, height_px = int(image.tag_v2[256]), int(image.tag_v2[257])
+        if _orientation(image) in _SIDES_SWAPPED:
+            width_px, height_px = height_px, width_px
+        return width_px, height_px
+
+
+def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:
+    """Resize (Lanczos, aspect ratio kept) until the RGB picture just covers the bucket
+    (width_px, height_px), then cut the centre out.
+    """
+    width_px, height_px = picture.size
+    bucket_width_px, bucket_height_px = bucket
+    scale = max(bucket_width_px / width_px, bucket_height_px / height_px)
+    resized_width_px = max(bucket_width_px, round(width_px * scale))
+    resized_height_px = max(bucket_height_px, round(height_px * scale))
+    left_px = (resized_width_px - bucket_width_px) // 2
+    top_px = (resized_height_px - bucket_height_px) // 2
+
+    resized = picture.resize((resized_width_px, resized_height_px), Image.Resampling.LANCZOS)
+    cut = resized.crop((left_px, top_px, left_px + bucket_width_px, top_px + bucket_height_px))
+    return Fitted(
+        pixels=np.array(cut, dtype=np.uint8),
+        original_size=(width_px, height_px),
+        crop_left_top=(left_px, top_px),
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Image.Image, None, None]:
+    """The picture with its header read; whatever goes wrong inside becomes a DatasetError."""
+    try:
+        with path.open("rb") as file:
+            image = _read_header(file)
+            _check_size(path, image.size)
+            yield image
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except MemoryError as error:
+        raise _unusable(path, "there is not enough memory to decode it; make it smaller") from error
+    except _DAMAGED as error:
+        raise _unusable(path, _why_unreadable(path, error)) from error
+
+
+def _read_header(file: BinaryIO) -> Image.Image:
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    with _warnings_lock, warnings.catch_warnings():
+        # Pillow warns from 89 megapixels on, and about decoders it lacks; we say both ourselves.
+        warnings.simplefilter("ignore")
+        return Image.open(file, formats=formats)
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    width_px, height_px = size
+    if width_px < 1 or height_px < 1:
+        raise _unusable(path, f"its size is {width_px}x{height_px}, so it has no pixels")
+    if width_px * height_px > LARGEST_MEGAPIXELS * 1_000_000:
+        raise _too_large(path, f" ({width_px}x{height_px})")
+
+
+def _too_large(path: Path, size_text: str = "") -> DatasetError:
+    reason = f"it is too large{size_text}: the limit is {LARGEST_MEGAPIXELS} megapixels"
+    return _unusable(path, f"{reason}; make it smaller")
+
+
+def _unusable(path: Path, reason: str) -> DatasetError:
+    return DatasetError(f"{path} can't be used: {reason}.")
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"the file can't be read ({error.strerror})"
+    if not isinstance(error, UnidentifiedImageError):
+        return f"it is damaged or cut short ({error})"
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    if path.suffix.lower() == ".avif" and not _reads_avif():
+        return f"Pillow {PIL.__version__} can't read AVIF (11.3 and newer can); save it as PNG"
+    return "it is not a picture of a kind that can be read, whatever its name says"
+
+
+def _reads_avif() -> bool:
+    return "avif" in features.modules and features.check_module("avif")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1-8; 1 (upright) if there is none or it can't be read."""
+    try:
+        # The PNG class's own getexif would decode all pixels to look for EXIF behind them.
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except _DAMAGED:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey_to_8_bit(image).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale the grey modes I;16, I and F to L; Pillow's own `convert` clips them at 255.
+
+    Full scale is 65535 for 16-bit pictures. 32-bit and float TIFFs don't say theirs: it is the
+    smallest usual one (1 for float only, 255, 65535, 2^32 - 1) that holds the brightest value.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0).clip(min=0)
+    # Old Pillow opens 16-bit PNG as I.
+    if image.mode.startswith("I;16") or image.format == "PNG":
+        full_scale = 65535.0
+    else:
+        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        brightest = float(values.max())
+        full_scale = next((scale for scale in usual if brightest <= scale), 2.0**32 - 1)
+    grey = np.rint(values.clip(max=full_scale) * (255.0 / full_scale))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey.astype(np.uint8))

@@ -1,0 +1,137 @@
+"""The one place that knows device names: which device, which number format, and what each can do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from lora_train.core.config import Device as DeviceName
+from lora_train.core.config import Precision
+from lora_train.core.errors import ConfigError, DeviceMemoryError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Device(NamedTuple):
+    """A torch device and what a person calls it."""
+
+    torch: torch.device
+    label: str
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.torch.type == "cpu"
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.torch.type == "cuda"
+
+
+def choose_device(wanted: DeviceName) -> Device:
+    """The wanted device, or with "auto" the fastest there is. Raises ConfigError when it is not there."""
+    available = _available()
+    if wanted == "auto":
+        return available[0]
+    for device in available:
+        if device.torch.type == wanted:
+            return device
+    names = ", ".join(device.torch.type for device in available)
+    raise ConfigError([f"device: {wanted} is not available here; torch {torch.__version__} offers {names}"])
+
+
+def _available() -> list[Device]:
+    devices: list[Device] = []
+    if torch.cuda.is_available():
+        devices.append(Device(torch.device("cuda", 0), torch.cuda.get_device_name(0)))
+    xpu = getattr(torch, "xpu", None)
+    if xpu is not None and xpu.is_available():
+        devices.append(Device(torch.device("xpu", 0), "Intel XPU"))
+    if torch.backends.mps.is_available():
+        devices.append(Device(torch.device("mps"), "Apple GPU"))
+    devices.append(Device(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads"))
+    return devices
+
+
+def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, str]:
+    """The compute dtype of the frozen weights, and the reason in words."""
+    if wanted != "auto":
+        return DTYPES[wanted], f"{wanted}: as asked for"
+    if device.is_cuda:
+        major, minor = torch.cuda.get_device_capability(device.torch)
+        if major >= 8:
+            return torch.bfloat16, f"bf16: compute capability {major}.{minor} has it"
+        return torch.float16, f"fp16 with loss scaling: compute capability {major}.{minor} has no bf16"
+    if device.torch.type == "xpu":
+        return torch.bfloat16, "bf16: Intel XPUs have it"
+    if device.is_cpu:
+        return torch.float32, "fp32: the fastest on most CPUs"
+    return torch.float32, "fp32: the safe choice on this device"
+
+
+def prepare(device: Device, cpu_threads: int) -> None:
+    """Process-wide switches: CPU threads, TF32 for fp32 products, cuDNN's kernel search."""
+    if cpu_threads:
+        torch.set_num_threads(cpu_threads)
+    if device.is_cuda:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+
+
+def prefers_channels_last(device: Device, dtype: torch.dtype) -> bool:
+    """Where `lora-train bench` shows the layout to be faster: CPU convolutions, and half precision on CUDA."""
+    return device.is_cpu or (device.is_cuda and dtype != torch.float32)
+
+
+def has_fused_optimizers(device: Device) -> bool:
+    return device.is_cuda
+
+
+def loss_scaler(device: Device, dtype: torch.dtype) -> Any:
+    """Loss scaling for fp16, a scaler that does nothing otherwise (torch.amp.GradScaler)."""
+    enabled = dtype == torch.float16
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device.torch.type, enabled=enabled, init_scale=2.0**12)
+    return torch.cuda.amp.GradScaler(enabled=enabled, init_scale=2.0**12)  # torch before 2.3
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device without waiting for it, where the device can."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def free_cached_memory(device: Device) -> None:
+    """Hand memory that torch keeps for later back to the system."""
+    if device.is_cuda:
+        torch.cuda.empty_cache()
+
+
+def synchronize(device: Device) -> None:
+    """Wait until the device has done everything (for measuring only)."""
+    if device.is_cuda:
+        torch.cuda.synchronize(device.torch)
+
+
+def peak_device_bytes(device: Device) -> int:
+    """The most memory that tensors took on the device so far; 0 where it can't be told."""
+    return torch.cuda.max_memory_allocated(device.torch) if device.is_cuda else 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch gave up for lack of memory (CUDA and other accelerators, or the CPU allocator)."""
+    kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+    if isinstance(error, (kind, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def out_of_memory(error: BaseException) -> DeviceMemoryError:
+    """The same failure in words a person can use."""
+    return DeviceMemoryError(
+        f"The device has too little memory for these settings: {str(error).splitlines()[0]}",
+        "Three settings help most, in this order: switch gradient_checkpointing on, "
+        "lower batch_size (use gradient_accumulation_steps to make up for it), lower resolution.",
+    )

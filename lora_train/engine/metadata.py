@@ -1,0 +1,170 @@
+"""The ss_* and modelspec.* metadata of a LoRA file (kohya-ss/sd-scripts' keys, ModelSpec 1.0.1).
+
+Values are texts: numbers and booleans as Python prints them, missing ones "None", structures as JSON.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from lora_train.core.config import TrainSettings
+
+_OPTIMIZER_NAMES = {
+    "AdamW": "torch.optim.adamw.AdamW",
+    "Adam": "torch.optim.adam.Adam",
+    "Lion": "lion_pytorch.lion_pytorch.Lion",
+    "SGDNesterov": "torch.optim.sgd.SGD",
+}
+_LEAKS_DATASET = {
+    "ss_tag_frequency",
+    "ss_dataset_dirs",
+    "ss_reg_dataset_dirs",
+    "modelspec.trigger_phrase",
+}
+"""Left out by the privacy switch: what tells captions, tags or folder names."""
+
+
+class RunFacts(msgspec.Struct, kw_only=True):
+    """What the metadata tells besides the settings. Counts of pictures include their repeats."""
+
+    session_id: int
+    started_at: float
+    base_model_name: str
+    base_model_legacy_hash: str = ""
+    base_model_sha256: str = ""
+    vae_name: str = ""
+    vae_sha256: str = ""
+    prediction: str
+    compute_precision: str
+    resolution_px: int
+    train_views: int
+    regularisation_views: int
+    batches_per_epoch: int
+    total_steps: int
+    dataset_dirs: dict[str, dict[str, int]]
+    regularisation_dirs: dict[str, dict[str, int]]
+    tag_frequency: dict[str, dict[str, int]]
+    bucket_info: dict[str, Any]
+    trigger_phrase: str = ""
+
+
+def build_metadata(
+    settings: TrainSettings, facts: RunFacts, *, output_name: str, step: int, epoch: int
+) -> dict[str, str]:
+    """All metadata of one saved LoRA except its hashes. `epoch` counts the finished ones."""
+    values: dict[str, Any] = {
+        **_run_values(settings, facts),
+        **_dataset_values(facts),
+        **_setting_values(settings),
+        "ss_output_name": output_name,
+        "ss_training_finished_at": time.time(),
+        "ss_epoch": epoch,
+        "ss_steps": step,
+        **_modelspec_values(settings, facts, output_name),
+    }
+    if settings.private_metadata:
+        values = {key: value for key, value in values.items() if key not in _LEAKS_DATASET}
+    return {key: _text(value) for key, value in values.items() if value != ""}
+
+
+def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
+    return {
+        "ss_session_id": facts.session_id,
+        "ss_training_started_at": facts.started_at,
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": False,
+        "ss_sd_model_name": facts.base_model_name,
+        "ss_sd_model_hash": facts.base_model_legacy_hash,
+        "ss_new_sd_model_hash": facts.base_model_sha256,
+        "ss_vae_name": facts.vae_name,
+        "ss_new_vae_hash": facts.vae_sha256,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": settings.rank,
+        "ss_network_alpha": settings.alpha,
+        "ss_network_args": _network_args(settings),
+        "ss_network_dropout": None,
+        "ss_scale_weight_norms": None,
+        "ss_mixed_precision": {"fp32": "no"}.get(facts.compute_precision, facts.compute_precision),
+        "ss_full_fp16": False,
+        "ss_fp8_base": False,
+        "ss_lowram": False,
+    }
+
+
+def _network_args(settings: TrainSettings) -> Any:
+    if not settings.conv_rank:
+        return ""
+    return {"conv_dim": str(settings.conv_rank), "conv_alpha": str(settings.conv_alpha)}
+
+
+def _dataset_values(facts: RunFacts) -> dict[str, Any]:
+    return {
+        "ss_num_train_images": facts.train_views,
+        "ss_num_reg_images": facts.regularisation_views,
+        "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_max_train_steps": facts.total_steps,
+        "ss_resolution": f"({facts.resolution_px}, {facts.resolution_px})",
+        "ss_enable_bucket": True,
+        "ss_bucket_no_upscale": False,
+        "ss_min_bucket_reso": facts.resolution_px // 2,
+        "ss_max_bucket_reso": facts.resolution_px * 2,
+        "ss_bucket_info": facts.bucket_info,
+        "ss_dataset_dirs": facts.dataset_dirs,
+        "ss_reg_dataset_dirs": facts.regularisation_dirs,
+        "ss_tag_frequency": facts.tag_frequency,
+        "ss_cache_latents": True,
+    }
+
+
+def _setting_values(settings: TrainSettings) -> dict[str, Any]:
+    return {
+        "ss_learning_rate": settings.learning_rate,
+        "ss_unet_lr": settings.learning_rate,
+        "ss_text_encoder_lr": settings.text_encoder_lr if settings.train_text_encoder else None,
+        "ss_optimizer": f"{_OPTIMIZER_NAMES[settings.optimizer]}(weight_decay={settings.weight_decay})",
+        "ss_lr_scheduler": settings.lr_scheduler,
+        "ss_lr_warmup_steps": settings.lr_warmup_steps,
+        "ss_max_grad_norm": settings.max_grad_norm,
+        "ss_num_epochs": settings.epochs,
+        "ss_batch_size_per_device": settings.batch_size,
+        "ss_total_batch_size": settings.batch_size * settings.gradient_accumulation_steps,
+        "ss_gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": settings.gradient_checkpointing,
+        "ss_clip_skip": settings.clip_skip,
+        "ss_max_token_length": settings.max_tokens,
+        "ss_seed": settings.seed,
+        "ss_noise_offset": settings.noise_offset or None,
+        "ss_min_snr_gamma": settings.min_snr_gamma or None,
+        "ss_prior_loss_weight": settings.prior_loss_weight,
+        "ss_loss_type": "l2",
+        "ss_shuffle_caption": settings.shuffle_captions,
+        "ss_keep_tokens": settings.keep_tags,
+        "ss_flip_aug": settings.flip,
+        "ss_color_aug": False,
+        "ss_random_crop": False,
+        "ss_caption_dropout_rate": settings.caption_dropout,
+        "ss_caption_tag_dropout_rate": 0.0,
+    }
+
+
+def _modelspec_values(settings: TrainSettings, facts: RunFacts, output_name: str) -> dict[str, Any]:
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": output_name,
+        "modelspec.resolution": f"{facts.resolution_px}x{facts.resolution_px}",
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.prediction_type": "epsilon" if facts.prediction == "epsilon" else "v",
+        "modelspec.encoder_layer": settings.clip_skip,
+        "modelspec.trigger_phrase": facts.trigger_phrase,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode("utf-8")
+    return str(value)

@@ -1,0 +1,181 @@
+"""The LoRA network: y = W x + b + (alpha / rank) * up(down(x)) on chosen layers of a frozen model.
+
+A network is attached to a model and detached again; detached, the model is what it was, bit for bit. The layer's
+`forward` is replaced on the instance, so names, types and state dicts of the model never change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as functional
+from torch import nn
+
+from lora_train.core.seeds import derive_seed
+
+
+class Network(Protocol):
+    """What the loop, the previews and the file format need of a network of any kind."""
+
+    multiplier: float
+
+    def attach(self) -> None: ...
+
+    def detach(self) -> None: ...
+
+    def parameters_of(self, part: str) -> list[nn.Parameter]: ...
+
+    def tensors(self) -> dict[str, torch.Tensor]: ...
+
+
+class Target(NamedTuple):
+    """A layer that gets a LoRA. `part` is "unet" or "text_encoder", `name` its dotted diffusers name."""
+
+    part: str
+    name: str
+    layer: nn.Linear | nn.Conv2d
+
+
+class LoraLayer(nn.Module):
+    """Low-rank change of one layer: Linear (.., in) -> (.., out), Conv2d (B, in, h, w) -> (B, out, h', w').
+
+    `down` is drawn from kaiming uniform (a = sqrt 5), `up` starts at zero (Hu et al. 2021), both float32.
+    """
+
+    def __init__(self, down: torch.Tensor, up: torch.Tensor, alpha: float) -> None:
+        super().__init__()
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(up)
+        self.alpha = alpha
+        self.scale = alpha / down.shape[0]
+
+    @staticmethod
+    def new(layer: nn.Linear | nn.Conv2d, *, rank: int, alpha: float, seed: int) -> LoraLayer:
+        """An untrained LoRA for `layer`, on its device."""
+        if isinstance(layer, nn.Conv2d):
+            down_shape = (rank, layer.in_channels, *layer.kernel_size)
+            up_shape = (layer.out_channels, rank, 1, 1)
+        else:
+            down_shape, up_shape = (rank, layer.in_features), (layer.out_features, rank)
+        generator = torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(math.prod(down_shape[1:]))  # kaiming uniform with a = sqrt(5)
+        down = torch.empty(down_shape).uniform_(-bound, bound, generator=generator)
+        device = layer.weight.device
+        return LoraLayer(down.to(device), torch.zeros(up_shape, device=device), alpha)
+
+    def delta(self, layer: nn.Linear | nn.Conv2d, x: torch.Tensor, multiplier: float) -> torch.Tensor:
+        """What the LoRA adds to the layer's output for the input x."""
+        down, up = self.down.to(x.dtype), self.up.to(x.dtype) * (self.scale * multiplier)
+        if isinstance(layer, nn.Conv2d):
+            inner = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+            return functional.conv2d(inner, up)
+        return functional.linear(functional.linear(x, down), up)
+
+    def delta_weight(self) -> torch.Tensor:
+        """The same change as a weight, in the shape of the layer's own, for merging."""
+        merged = self.up.flatten(1) @ self.down.flatten(1) * self.scale
+        return merged.reshape(self.up.shape[0], *self.down.shape[1:])
+
+
+class LoraNetwork(nn.Module):
+    """One LoraLayer for each target. `multiplier` is the weight a host would give: 0 is the base model."""
+
+    def __init__(self, pairs: Iterable[tuple[Target, LoraLayer]]) -> None:
+        super().__init__()
+        paired = list(pairs)
+        self.targets = [target for target, _ in paired]
+        self.layers = nn.ModuleList([lora for _, lora in paired])
+        self.multiplier = 1.0
+
+    @staticmethod
+    def new(targets: Iterable[Target], ranks: dict[str, tuple[int, float]], seed: int) -> LoraNetwork:
+        """An untrained network; `ranks` maps "linear" and "conv" (see `kind_of`) to (rank, alpha)."""
+
+        def layer(target: Target) -> LoraLayer:
+            rank, alpha = ranks[kind_of(target.layer)]
+            layer_seed = derive_seed(seed, "lora", target.part, target.name)
+            return LoraLayer.new(target.layer, rank=rank, alpha=alpha, seed=layer_seed)
+
+        return LoraNetwork((target, layer(target)) for target in targets)
+
+    def attach(self) -> None:
+        """Let every target's output include its LoRA. Raises RuntimeError when one has a LoRA already."""
+        for target, lora in self.pairs():
+            if "forward" in vars(target.layer):
+                raise RuntimeError(f"{target.name} has a LoRA attached already")
+            target.layer.forward = self._forward(target.layer, lora)
+
+    def detach(self) -> None:
+        """Give every target its own `forward` back."""
+        for target in self.targets:
+            vars(target.layer).pop("forward", None)
+
+    def pairs(self) -> Iterator[tuple[Target, LoraLayer]]:
+        for target, lora in zip(self.targets, self.layers, strict=True):
+            assert isinstance(lora, LoraLayer)
+            yield target, lora
+
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        """The parameters of "unet" or "text_encoder", in a fixed order."""
+        chosen = [lora for target, lora in self.pairs() if target.part == part]
+        return [parameter for lora in chosen for parameter in (lora.down, lora.up)]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The trained tensors by part and name: `unet.<dotted name>.down` and so on (not a file format)."""
+        found: dict[str, torch.Tensor] = {}
+        for target, lora in self.pairs():
+            found[f"{target.part}.{target.name}.down"] = lora.down
+            found[f"{target.part}.{target.name}.up"] = lora.up
+        return found
+
+    def _forward(self, layer: nn.Linear | nn.Conv2d, lora: LoraLayer) -> Any:
+        base_forward = type(layer).forward
+
+        def forward(x: torch.Tensor, *args: Any) -> torch.Tensor:
+            output = base_forward(layer, x, *args)
+            if self.multiplier == 0:
+                return output
+            return output + lora.delta(layer, x, self.multiplier)
+
+        return forward
+
+
+def kind_of(layer: nn.Linear | nn.Conv2d) -> str:
+    """ "conv" for convolutions of more than one pixel, "linear" for everything that is a matrix product."""
+    is_conv = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+    return "conv" if is_conv else "linear"
+
+
+def unet_targets(unet: nn.Module, *, with_convolutions: bool) -> list[Target]:
+    """The UNet layers that kohya's LoRA has: every Linear and 1x1 convolution of the attention blocks (192 on SD1).
+
+    With convolutions also all of the residual blocks and up/down samplers (278 on SD1).
+    """
+    targets: list[Target] = []
+    for name, layer in unet.named_modules():
+        in_attention = ".attentions." in name
+        in_others = ".resnets." in name or "samplers." in name
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and (
+            in_attention or (with_convolutions and in_others)
+        ):
+            targets.append(Target("unet", name, layer))
+    return targets
+
+
+_TEXT_LEAVES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+
+
+def text_encoder_targets(text_encoder: Any) -> list[Target]:
+    """Attention and MLP layers of the text encoder (6 a layer, 72 on SD1), named as `text_model.encoder...`.
+
+    transformers 5 dropped that prefix; WebUIs know the names with it only.
+    """
+    core = getattr(text_encoder, "text_model", text_encoder)
+    return [
+        Target("text_encoder", f"text_model.{name}", layer)
+        for name, layer in core.named_modules()
+        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in _TEXT_LEAVES and ".layers." in name
+    ]

@@ -1,0 +1,62 @@
+"""The preview job: one finished LoRA, prompts x weights, one labelled grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_train.core.jobs import PreviewSpec
+from lora_train.engine import devices
+from lora_train.engine.grids import make_grid, save_png
+from lora_train.engine.loading import BaseModel, load_base_model, resolve_base_model
+from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
+from lora_train.engine.network_file import load_network
+from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text
+from lora_train.engine.reporting import Reporter
+from lora_train.engine.sample import draw_settings
+from lora_train.engine.text import Prompts
+from lora_train.core.config import TrainSettings
+
+
+def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
+    """Draw the grid and write it to `spec.out`."""
+    settings = spec.settings
+    model, network, prompts = load_with_lora(settings, Path(spec.lora), report)
+    report.phase("drawing previews")
+    draw_with = draw_settings(settings, model.native_resolution_px)
+    rows = draw_previews(model, network, PreviewTexts(prompts, settings), settings, draw_with)
+    grid = make_grid(
+        rows,
+        row_labels=settings.preview_prompts,
+        column_labels=[f"{weight:g}" for weight in settings.preview_weights],
+        title=Path(spec.lora).stem,
+    )
+    prompt = f"<lora:{Path(spec.lora).stem}:{settings.preview_weights[-1]:g}> {settings.preview_prompts[0]}"
+    save_png(grid, Path(spec.out), parameters_text(prompt, settings, draw_with))
+    return {"grid": spec.out}
+
+
+def load_with_lora(
+    settings: TrainSettings, lora: Path, report: Reporter
+) -> tuple[BaseModel, LoraNetwork, Prompts]:
+    """The base model of `settings` with a finished LoRA attached, for drawing and measuring."""
+    device = devices.choose_device(settings.device)
+    devices.prepare(device, settings.cpu_threads)
+    dtype, _ = devices.choose_precision(settings.precision, device)
+    report.phase("loading the base model")
+    model = load_base_model(
+        resolve_base_model(settings.base_model),
+        vae_path=Path(settings.vae) if settings.vae else None,
+        device=device.torch,
+        dtype=dtype,
+    )
+    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoder)
+    network = load_network(lora, targets)
+    network.requires_grad_(False)
+    network.attach()
+    prompts = Prompts(
+        model.tokenizer,
+        model.text_encoder,
+        clip_skip=settings.clip_skip,
+        max_tokens=settings.max_tokens,
+    )
+    return model, network, prompts

@@ -1,0 +1,107 @@
+"""Preview pictures of a run at a save: prompts x weights, single pictures and a labelled grid in `samples/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from lora_train.core.config import TrainSettings
+from lora_train.engine.devices import to_device
+from lora_train.engine.grids import make_grid, save_png
+from lora_train.engine.loading import BaseModel
+from lora_train.engine.network import LoraNetwork
+from lora_train.engine.sample import DrawSettings, draw
+from lora_train.engine.text import Prompts
+
+
+class PreviewTexts:
+    """Embeddings of the preview prompts: encoded anew each time, or once ahead when the encoder is let go."""
+
+    def __init__(self, prompts: Prompts, settings: TrainSettings) -> None:
+        self._prompts = prompts
+        self._settings = settings
+        self._encoded: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def encode_ahead(self) -> None:
+        """Keep the embeddings, for when the text encoder is gone."""
+        self._encoded = self.encode()
+
+    @torch.no_grad()
+    def encode(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positive (prompts, T, D) and negative (1, T', D)."""
+        if self._encoded is not None:
+            return self._encoded
+        device = next(self._prompts.text_encoder.parameters()).device
+        positive = self._prompts.ids(self._settings.preview_prompts)
+        negative = self._prompts.ids([self._settings.preview_negative_prompt])
+        return (
+            self._prompts.encode(to_device(positive, device)),
+            self._prompts.encode(to_device(negative, device)),
+        )
+
+
+def draw_previews(
+    model: BaseModel,
+    network: LoraNetwork,
+    texts: PreviewTexts,
+    settings: TrainSettings,
+    draw_with: DrawSettings,
+) -> list[list[Image.Image]]:
+    """A row of pictures for every prompt, one for each weight; all with the same seed."""
+    columns: list[list[Image.Image]] = []
+    kept = network.multiplier
+    seeds = [settings.preview_seed] * len(settings.preview_prompts)
+    try:
+        for weight in settings.preview_weights:
+            network.multiplier = weight
+            positive, negative = texts.encode()
+            columns.append(draw(model, positive, negative, seeds, draw_with))
+    finally:
+        network.multiplier = kept
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def save_previews(
+    folder: Path,
+    stem: str,
+    rows: Sequence[Sequence[Image.Image]],
+    settings: TrainSettings,
+    draw_with: DrawSettings,
+    told: Callable[[Path, str, float | None], None],
+) -> Path:
+    """Write every picture and the grid; `told` hears of each with its prompt and weight. Returns the grid's path."""
+    for prompt_index, (prompt, row) in enumerate(zip(settings.preview_prompts, rows, strict=True)):
+        for weight, picture in zip(settings.preview_weights, row, strict=True):
+            path = folder / f"{stem}-p{prompt_index + 1}-w{weight:g}.png"
+            save_png(picture, path, parameters_text(f"<lora:{stem}:{weight:g}> {prompt}", settings, draw_with))
+            told(path, prompt, weight)
+    grid = make_grid(
+        rows,
+        row_labels=settings.preview_prompts,
+        column_labels=[f"{weight:g}" for weight in settings.preview_weights],
+        title=stem,
+    )
+    path = grid_path(folder, stem)
+    save_png(grid, path)
+    told(path, "", None)
+    return path
+
+
+def grid_path(folder: Path, stem: str) -> Path:
+    return folder / f"{stem}-grid.png"
+
+
+def parameters_text(prompt: str, settings: TrainSettings, draw_with: DrawSettings) -> str:
+    """Generation parameters in the form that WebUIs write into PNGs and read back."""
+    lines = [prompt]
+    if settings.preview_negative_prompt:
+        lines.append(f"Negative prompt: {settings.preview_negative_prompt}")
+    lines.append(
+        f"Steps: {draw_with.steps}, Sampler: {draw_with.sampler}, CFG scale: {draw_with.cfg_scale:g}, "
+        f"Seed: {settings.preview_seed}, Size: {draw_with.width_px}x{draw_with.height_px}, "
+        f"Clip skip: {settings.clip_skip}"
+    )
+    return "\n".join(lines)

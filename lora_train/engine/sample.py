@@ -1,0 +1,132 @@
+"""Preview pictures: the loaded model with a diffusers scheduler, without any pipeline class.
+
+Legend: B pictures, T text tokens, D text width; sizes in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from PIL import Image
+
+from lora_train.core.config import Sampler, TrainSettings
+from lora_train.core.seeds import derive_seed
+from lora_train.engine.loading import BaseModel
+
+_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+
+class DrawSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How pictures are drawn; the same for every LoRA that is compared."""
+
+    width_px: int
+    height_px: int
+    sampler: Sampler = "Euler a"
+    steps: int = 24
+    cfg_scale: float = 7.0
+    batch_size: int = 8
+
+
+def draw_settings(settings: TrainSettings, size_px: int) -> DrawSettings:
+    """The preview settings of a run; `size_px` where the person left the size open."""
+    side_px = settings.preview_size_px or size_px
+    return DrawSettings(
+        width_px=side_px,
+        height_px=side_px,
+        sampler=settings.preview_sampler,
+        steps=settings.preview_steps,
+        cfg_scale=settings.preview_cfg_scale,
+    )
+
+
+def make_scheduler(sampler: Sampler, prediction: str) -> Any:
+    """diffusers' scheduler for a sampler as the WebUI names it, with the WebUI's spacing of timesteps."""
+    import diffusers
+
+    shared = {**_SCHEDULE, "prediction_type": prediction}
+    if sampler == "DDIM":
+        return diffusers.DDIMScheduler(
+            **shared, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
+        )
+    kinds = {
+        "Euler": diffusers.EulerDiscreteScheduler,
+        "Euler a": diffusers.EulerAncestralDiscreteScheduler,
+        "DPM++ 2M": diffusers.DPMSolverMultistepScheduler,
+    }
+    return kinds[sampler](**shared, timestep_spacing="linspace")
+
+
+def draw(
+    model: BaseModel,
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+    seeds: Sequence[int],
+    settings: DrawSettings,
+) -> list[Image.Image]:
+    """One picture for each row of `positive` (B, T, D); `negative` (1, T', D) serves all; one seed a picture.
+
+    A picture depends on its own seed only, not on the others drawn with it.
+    """
+    pictures: list[Image.Image] = []
+    for start in range(0, len(seeds), settings.batch_size):
+        rows = slice(start, start + settings.batch_size)
+        pictures += _draw_batch(model, positive[rows], negative, seeds[rows], settings)
+    return pictures
+
+
+@torch.no_grad()
+def _draw_batch(
+    model: BaseModel,
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+    seeds: Sequence[int],
+    settings: DrawSettings,
+) -> list[Image.Image]:
+    weight = next(model.unet.parameters())
+    scheduler = make_scheduler(settings.sampler, model.prediction)
+    scheduler.set_timesteps(settings.steps)
+    text = torch.cat(_same_length(positive, negative.expand(len(seeds), -1, -1))).to(weight.dtype)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = (1, 4, settings.height_px // 8, settings.width_px // 8)
+    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+    latents = noise.to(weight.device) * scheduler.init_noise_sigma
+    extra = {} if settings.sampler in ("DDIM", "DPM++ 2M") else {"generator": generators}
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep).to(weight.dtype)
+        output = model.unet(torch.cat([scaled, scaled]), timestep.to(weight.device), text).sample.float()
+        wanted, unwanted = output.chunk(2)
+        guided = unwanted + settings.cfg_scale * (wanted - unwanted)
+        latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
+    return decode(model, latents)
+
+
+def decode(model: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
+    """Latents (B, 4, h, w) of the UNet's scale -> pictures of 8 h x 8 w pixels."""
+    vae_weight = next(model.vae.parameters())
+    with torch.no_grad():
+        pixels = model.vae.decode((latents / model.vae_scale).to(vae_weight.dtype)).sample
+    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
+    return [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).numpy())) for row in array]
+
+
+def picture_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of a row of pictures: the first is `seed` itself, so that a single one is what the WebUI draws."""
+    return [seed, *(derive_seed(seed, "picture", index) for index in range(1, count))]
+
+
+def _same_length(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad the shorter text with its own last chunk of 77 tokens until both are equally long."""
+    while first.shape[1] < second.shape[1]:
+        first = torch.cat([first, first[:, -77:]], dim=1)
+    while second.shape[1] < first.shape[1]:
+        second = torch.cat([second, second[:, -77:]], dim=1)
+    return first, second

@@ -1,0 +1,309 @@
+"""From a job's spec to everything the loop needs, on the device before it needs it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_train.core.config import TrainSettings
+from lora_train.core.errors import JobError
+from lora_train.core.events import Note
+from lora_train.core.jobs import TrainSpec
+from lora_train.core.seeds import derive_seed
+from lora_train.core.tensorfiles import file_sha256, legacy_checkpoint_hash
+from lora_train.data.buckets import bucket_info, choose_bucket, make_buckets
+from lora_train.data.captions import split_tags, tag_frequency
+from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
+from lora_train.data.epochs import Bucket, CaptionRules, EpochPlanner, Source, total_steps
+from lora_train.engine import devices
+from lora_train.engine.cache import LatentCache, build_latent_cache
+from lora_train.engine.diffusion import alphas_cumprod
+from lora_train.engine.loading import BaseModel, load_base_model, resolve_base_model
+from lora_train.engine.metadata import RunFacts
+from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
+from lora_train.engine.optimizers import make_optimizer, make_schedule
+from lora_train.engine.previews import PreviewTexts
+from lora_train.engine.reporting import Reporter
+from lora_train.engine.text import Prompts
+from lora_train.engine.texts import CachedTexts, TrainedTexts
+
+_ENCODE_PIXELS = 4 * 512 * 512
+"""Pictures go through the VAE together up to about this many pixels."""
+
+
+class Run:
+    """Everything one training run works with. Made by `prepare_run`; the loop is in `train`."""
+
+    settings: TrainSettings
+    spec: TrainSpec
+    device: devices.Device
+    dtype: torch.dtype
+    model: BaseModel
+    network: LoraNetwork
+    planner: EpochPlanner
+    latents: LatentCache
+    texts: TrainedTexts | CachedTexts
+    preview_texts: PreviewTexts | None
+    groups: dict[str, list[nn.Parameter]]
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    scaler: Any
+    alphas: torch.Tensor
+    total_steps: int
+    resolution_px: int
+    dataset_fingerprint: str
+    facts: RunFacts
+    checkpoint_hashes: CheckpointHashes
+
+
+class CheckpointHashes:
+    """The base model's hashes for the metadata, worked out by a thread while the training goes on."""
+
+    def __init__(self, checkpoint: Path, vae: Path | None) -> None:
+        self._files = [path for path in (checkpoint, vae) if path is not None and path.is_file()]
+        self._sha256: dict[Path, str] = {}
+        self._checkpoint = checkpoint
+        self._vae = vae
+        self._thread = threading.Thread(target=self._work, name="hashes", daemon=True)
+        self._thread.start()
+
+    def fill(self, facts: RunFacts) -> None:
+        """Wait for the hashes (they are long done at the first save) and put them into `facts`."""
+        self._thread.join()
+        if self._checkpoint in self._sha256:
+            facts.base_model_sha256 = self._sha256[self._checkpoint]
+            facts.base_model_legacy_hash = legacy_checkpoint_hash(self._checkpoint)
+        if self._vae in self._sha256:
+            facts.vae_sha256 = self._sha256[self._vae]
+
+    def _work(self) -> None:
+        for path in self._files:
+            self._sha256[path] = file_sha256(path)
+
+
+def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
+    """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
+    run = Run()
+    run.spec = spec
+    run.settings = settings = spec.settings
+    run.device = devices.choose_device(settings.device)
+    devices.prepare(run.device, settings.cpu_threads)
+    run.dtype, reason = devices.choose_precision(settings.precision, run.device)
+    report.events.write(Note("info", f"Precision {reason}."))
+    dataset = _scan(spec, job_dir, report)
+
+    report.phase("loading the base model")
+    checkpoint = resolve_base_model(settings.base_model)
+    vae_path = Path(settings.vae) if settings.vae else None
+    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
+    run.model = model = load_base_model(
+        checkpoint, vae_path=vae_path, device=run.device.torch, dtype=run.dtype
+    )
+    if devices.prefers_channels_last(run.device, run.dtype):
+        model.unet.to(memory_format=torch.channels_last)
+    run.resolution_px = settings.resolution or model.native_resolution_px
+
+    buckets = place_in_buckets(dataset, run.resolution_px, settings, model.bucket_step_px)
+    run.planner = make_planner(dataset, buckets, settings, spec.concept)
+    run.total_steps = total_steps(
+        run.planner, settings.epochs, settings.gradient_accumulation_steps
+    )
+    run.dataset_fingerprint = spec.dataset_fingerprint
+    run.facts = _facts(run, dataset, buckets)
+    run.latents = _encode_pictures(run, dataset, buckets, report)
+    _build_network(run)
+    _prepare_texts(run, report)
+    run.alphas = alphas_cumprod().to(run.device.torch)
+    return run
+
+
+def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
+    report.phase("reading the pictures")
+    dataset = scan_dataset(job_dir / spec.dataset, repeats=spec.settings.repeats)
+    for problem in dataset.problems:
+        report.events.write(Note("warning", problem))
+    if fingerprint(dataset) != spec.dataset_fingerprint:
+        raise JobError(
+            f"The pictures or captions in {dataset.root} are not the ones this training began with.",
+            "Put them back as they were, or start a new training with the present ones.",
+        )
+    return dataset
+
+
+def place_in_buckets(
+    dataset: Dataset, resolution_px: int, settings: TrainSettings, step_px: int
+) -> list[Bucket]:
+    """The (width, height) that each picture is trained at."""
+    step_px = settings.bucket_step_px or step_px
+    buckets = make_buckets(resolution_px, step_px, resolution_px // 2, resolution_px * 2)
+    return [
+        choose_bucket(
+            picture.width_px,
+            picture.height_px,
+            buckets,
+            step_px=step_px,
+            upscale_limit=settings.upscale_limit,
+        )
+        for picture in dataset.pictures
+    ]
+
+
+def make_planner(
+    dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str
+) -> EpochPlanner:
+    """The plan of all epochs. A picture without a caption is called by its folder's concept or the project's name."""
+    sources = [
+        Source(
+            bucket=bucket,
+            repeats=picture.repeats,
+            caption=picture.caption or picture.concept or concept,
+            is_regularisation=picture.is_regularisation,
+        )
+        for picture, bucket in zip(dataset.pictures, buckets, strict=True)
+    ]
+    rules = CaptionRules(
+        trigger_word=settings.trigger_word,
+        shuffle=settings.shuffle_captions,
+        keep_tags=settings.keep_tags,
+        dropout=settings.caption_dropout,
+    )
+    return EpochPlanner(
+        sources, batch_size=settings.batch_size, seed=settings.seed, rules=rules, flip=settings.flip
+    )
+
+
+def _encode_pictures(
+    run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter
+) -> LatentCache:
+    vae = run.model.vae
+    if run.dtype == torch.float16:
+        vae.to(torch.float16)
+    cache = build_latent_cache(
+        vae,
+        [dataset.root / picture.path for picture in dataset.pictures],
+        buckets,
+        with_flips=run.settings.flip,
+        batch_size=max(1, _ENCODE_PIXELS // run.resolution_px**2 // (2 if run.settings.flip else 1)),
+        device=run.device.torch,
+        progress=lambda done, total: report.phase("encoding the pictures", done, total),
+        warn=lambda message: report.events.write(Note("warning", message)),
+    )
+    if run.settings.preview_prompts:
+        vae.to(torch.float32)
+    else:
+        run.model.vae = None
+        devices.free_cached_memory(run.device)
+    return cache
+
+
+def _build_network(run: Run) -> None:
+    settings, model = run.settings, run.model
+    targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
+    if settings.train_text_encoder:
+        targets += text_encoder_targets(model.text_encoder)
+    ranks = {
+        "linear": (settings.rank, settings.alpha),
+        "conv": (settings.conv_rank, settings.conv_alpha),
+    }
+    run.network = LoraNetwork.new(targets, ranks, settings.seed)
+    run.network.attach()
+    parts = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
+    run.groups = {part: run.network.parameters_of(part) for part in parts}
+    run.optimizer = make_optimizer(
+        settings, run.groups, fused=devices.has_fused_optimizers(run.device)
+    )
+    run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
+    run.scaler = devices.loss_scaler(run.device, run.dtype)
+    if settings.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        model.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in it
+
+
+def _prepare_texts(run: Run, report: Reporter) -> None:
+    settings, model = run.settings, run.model
+    prompts = Prompts(
+        model.tokenizer,
+        model.text_encoder,
+        clip_skip=settings.clip_skip,
+        max_tokens=settings.max_tokens,
+    )
+    run.preview_texts = PreviewTexts(prompts, settings) if settings.preview_prompts else None
+    if settings.train_text_encoder:
+        run.texts = TrainedTexts(prompts, run.device.torch)
+    else:
+        run.texts = CachedTexts(prompts)
+        run.texts.prepare(run.planner.batches(0))
+        if _captions_never_change(run):
+            if run.preview_texts is not None:
+                run.preview_texts.encode_ahead()
+            run.texts.let_go()
+            model.text_encoder = None
+            devices.free_cached_memory(run.device)
+    prompts.ids([source.caption for source in run.planner.sources])
+    for caption, cut in prompts.cut_captions.items():
+        message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
+        report.events.write(Note("warning", message))
+
+
+def _captions_never_change(run: Run) -> bool:
+    """Whether every epoch has the same captions, so that encoding them once is enough."""
+    settings = run.settings
+    if settings.shuffle_captions or settings.caption_dropout:
+        return False
+    first = set(run.planner.shown(0))
+    return all(set(run.planner.shown(epoch)) == first for epoch in range(1, settings.epochs))
+
+
+def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
+    training = [picture for picture in dataset.pictures if not picture.is_regularisation]
+    regular = [picture for picture in dataset.pictures if picture.is_regularisation]
+    placed = [
+        ((picture.width_px, picture.height_px), bucket, picture.repeats)
+        for picture, bucket in zip(dataset.pictures, buckets, strict=True)
+    ]
+    frequencies = {
+        folder: tag_frequency(picture.caption for picture in training if picture.folder == folder)
+        for folder in {picture.folder for picture in training}
+    }
+    settings = run.settings
+    return RunFacts(
+        session_id=derive_seed(settings.seed, run.spec.name, int(run.spec.created)) % 2**32,
+        started_at=time.time(),
+        base_model_name=resolve_base_model(settings.base_model).name,
+        vae_name=Path(settings.vae).name if settings.vae else "",
+        prediction=run.model.prediction,
+        compute_precision={torch.float32: "fp32", torch.bfloat16: "bf16"}.get(run.dtype, "fp16"),
+        resolution_px=run.resolution_px,
+        train_views=sum(picture.repeats for picture in training),
+        regularisation_views=sum(picture.repeats for picture in regular),
+        batches_per_epoch=run.planner.batch_count(0),
+        total_steps=run.total_steps,
+        dataset_dirs=_dirs(training),
+        regularisation_dirs=_dirs(regular),
+        tag_frequency=frequencies,
+        bucket_info=dict(bucket_info(placed)),
+        trigger_phrase=settings.trigger_word or _common_tag([p.caption for p in training]),
+    )
+
+
+def _dirs(pictures: Sequence[Any]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for picture in pictures:
+        entry = found.setdefault(
+            picture.folder, {"n_repeats": picture.repeats, "img_count": 0}
+        )
+        entry["img_count"] += 1
+    return found
+
+
+def _common_tag(captions: Sequence[str]) -> str:
+    """The first tag that every caption has: what calls the LoRA up when no trigger word was set."""
+    tags = [split_tags(caption) for caption in captions]
+    return next((tag for tag in tags[0] if all(tag in own for own in tags)), "") if tags else ""
+

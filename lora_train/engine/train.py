@@ -1,0 +1,349 @@
+"""The training of a LoRA: epochs, steps, saves, and the way back when something goes wrong.
+
+Legend: B batch, T text tokens, D text width; latents (B, 4, h, w).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lora_train.core.errors import JobError, TrainToolsError
+from lora_train.core.events import Note, Phase, Sampled, Saved, Started
+from lora_train.core.jobs import JobFolder, Request, TrainSpec
+from lora_train.core.seeds import derive_seed
+from lora_train.core.workspace import move_to_trash
+from lora_train.data.epochs import Batch
+from lora_train.engine import devices, diffusion
+from lora_train.engine.devices import to_device
+from lora_train.engine.metadata import build_metadata
+from lora_train.engine.network_file import file_tensors, save_lora
+from lora_train.engine.optimizers import halve_rates
+from lora_train.engine.previews import draw_previews, grid_path, save_previews
+from lora_train.engine.reporting import Reporter, RequestedEnd
+from lora_train.engine.sample import draw_settings
+from lora_train.engine.setup import Run, prepare_run
+from lora_train.engine.state import (
+    Clock,
+    LoadedState,
+    StateFacts,
+    flatten_optimizer,
+    forget_states_after,
+    group_values,
+    load_state,
+    restore_optimizer,
+    save_state,
+)
+
+_MOST_ROLL_BACKS = 2
+
+Ending = Literal["finished", "stopped", "paused"]
+_ENDINGS: dict[Request, Ending] = {"stop": "stopped", "pause": "paused"}
+
+
+def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, int]:
+    """Run or go on with a training job. Returns how it ended and after how many steps.
+
+    Raises TrainToolsError of the kind that fits what is wrong; the job's folder is then left resumable.
+    """
+    try:
+        run = prepare_run(spec, job.path, report)
+    except RequestedEnd as end:
+        state = load_state(job.state_dir)
+        return _ENDINGS[end.request], state.facts.clock.step if state else 0
+    training = Training(run, job, report)
+    training.start_or_go_on()
+    ending = training.loop()
+    return ending, training.clock.step
+
+
+class Training:
+    """A run in progress: the loop, and what happens between its steps."""
+
+    def __init__(self, run: Run, job: JobFolder, report: Reporter) -> None:
+        self.run = run
+        self.job = job
+        self.report = report
+        self.clock = Clock()
+        self.halvings = 0
+        self.state_at = time.monotonic()
+
+    def loop(self) -> Ending:
+        """Epoch by epoch until the last one, a request, or a failure."""
+        run, clock, settings = self.run, self.clock, self.run.settings
+        while True:
+            self.save_if_due()
+            if clock.epoch == settings.epochs:
+                return "finished"
+            batches = run.planner.batches(clock.epoch)
+            run.texts.prepare(batches)
+            groups = _groups_of(batches, settings.gradient_accumulation_steps)
+            self.report.restart_clock()
+            rolled_back = False
+            while clock.step_in_epoch < len(groups):
+                lr = run.optimizer.param_groups[0]["lr"]
+                loss = train_step(run, groups[clock.step_in_epoch])
+                clock.step += 1
+                clock.step_in_epoch += 1
+                self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
+
+                if self.report.bad_step is not None:
+                    self.roll_back()
+                    rolled_back = True
+                    break
+                if self.report.request is not None:
+                    return self.end_on_request(self.report.request)
+                if time.monotonic() - self.state_at >= settings.state_every_s > 0:
+                    self.save_state()
+            if rolled_back or not self.is_healthy():
+                continue
+            clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
+
+    def start_or_go_on(self) -> None:
+        """Take up the newest whole state, or write the first one, so that there is always a way back."""
+        state = load_state(self.job.state_dir)
+        if state is not None:
+            self.go_back_to(state)
+        self.tell_started()
+        if state is None:
+            self.save_state()
+        self.report.events.write(Phase(name="training"))
+
+    def tell_started(self) -> None:
+        self.report.events.write(
+            Started(
+                pid=os.getpid(),
+                total_steps=self.run.total_steps,
+                epochs=self.run.settings.epochs,
+                device=self.run.device.label,
+                step=self.clock.step,
+            )
+        )
+
+    def end_on_request(self, request: Request) -> Ending:
+        """`stop` leaves a LoRA and the state, `pause` the state alone."""
+        if self.is_healthy():
+            self.save_state()
+        if request == "stop":
+            self.save_lora(f"{self.run.spec.name}-step{self.clock.step:06d}")
+        return _ENDINGS[request]
+
+    # --- saving ---
+
+    def save_if_due(self) -> None:
+        """At the end of every n-th epoch and of the last one: state, LoRA, previews; each unless it is there."""
+        clock, settings = self.clock, self.run.settings
+        is_last = clock.epoch == settings.epochs
+        every = settings.save_every_epochs
+        at_epoch_end = clock.step_in_epoch == 0 and clock.epoch > 0
+        if not at_epoch_end or not (is_last or (every and clock.epoch % every == 0)):
+            return
+        stem = self.run.spec.name + ("" if is_last else f"-{clock.epoch:06d}")
+        self.save_state()
+        self.save_lora(stem)
+        if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
+            self.draw_previews(stem)
+
+    def save_state(self) -> None:
+        """Write where the run is. Call only when it is healthy."""
+        run = self.run
+        tensors, scalars = flatten_optimizer(run.optimizer)
+        facts = StateFacts(
+            clock=self.clock,
+            dataset_fingerprint=run.dataset_fingerprint,
+            halvings=self.halvings,
+            session_id=run.facts.session_id,
+            started_at=run.facts.started_at,
+            optimizer_groups=group_values(run.optimizer),
+            optimizer_scalars=scalars,
+            schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": run.schedule.base_lrs},
+            scaler=run.scaler.state_dict(),
+        )
+        named = {f"lora.{name}": tensor for name, tensor in run.network.tensors().items()}
+        named |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
+        save_state(self.job.state_dir, facts, named)
+        self.state_at = time.monotonic()
+
+    def save_lora(self, stem: str) -> None:
+        run, path = self.run, self.job.path / f"{stem}.safetensors"
+        if path.exists():
+            return
+        run.checkpoint_hashes.fill(run.facts)
+        metadata = build_metadata(
+            run.settings,
+            run.facts,
+            output_name=stem,
+            step=self.clock.step,
+            epoch=self.clock.epoch,
+        )
+        tensors = file_tensors(run.network, devices.DTYPES[run.settings.save_precision])
+        save_lora(path, tensors, metadata)
+        self.report.events.write(Saved(path=path.name, step=self.clock.step, epoch=self.clock.epoch))
+
+    def draw_previews(self, stem: str) -> None:
+        run = self.run
+        assert run.preview_texts is not None
+        self.report.events.write(Phase(name="drawing previews"))
+        draw_with = draw_settings(run.settings, run.resolution_px)
+        rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with)
+
+        def told(path: Path, prompt: str, weight: float | None) -> None:
+            place = path.relative_to(self.job.path).as_posix()
+            self.report.events.write(
+                Sampled(path=place, step=self.clock.step, prompt=prompt, weight=weight)
+            )
+
+        save_previews(self.job.samples_dir, stem, rows, run.settings, draw_with, told)
+        devices.free_cached_memory(run.device)
+
+    # --- the way back ---
+
+    def is_healthy(self) -> bool:
+        """Whether all losses and weights are finite; if not, the run is taken back to its last state."""
+        self.report.flush()
+        weights = torch.cat([weight.detach().flatten() for weight in self.run.network.parameters()])
+        if self.report.bad_step is None and bool(torch.isfinite(weights).all()):
+            return True
+        self.roll_back()
+        return False
+
+    def roll_back(self) -> None:
+        """Back to the last good state with half the learning rate. Raises JobError the third time."""
+        self.report.flush()
+        at = self.report.bad_step or self.clock.step
+        if self.halvings >= _MOST_ROLL_BACKS:
+            raise JobError(
+                f"The loss became NaN or infinite at step {at}, for the third time.",
+                "Lower the learning rate to a tenth, or use bf16 or fp32; look for broken pictures. "
+                "The LoRAs saved before are good.",
+            )
+        state = load_state(self.job.state_dir)
+        if state is None:
+            raise TrainToolsError(f"The loss became NaN or infinite at step {at}, before any state.")
+        halvings = self.halvings + 1
+        self.go_back_to(state)
+        while self.halvings < halvings:
+            halve_rates(self.run.optimizer, self.run.schedule)
+            self.halvings += 1
+        self.report.forget_bad_step()
+        message = (
+            f"The loss became NaN or infinite at step {at}: back to step {self.clock.step} "
+            f"with half the learning rate ({self.halvings} of {_MOST_ROLL_BACKS} times)."
+        )
+        self.report.events.write(Note("warning", message))
+        self.tell_started()
+        self.save_state()
+
+    def go_back_to(self, state: LoadedState) -> None:
+        """Load a state into the run; what was saved after it goes to the trash."""
+        run, facts = self.run, state.facts
+        if facts.dataset_fingerprint != run.dataset_fingerprint:
+            raise JobError(f"{state.path} belongs to a training with other pictures.")
+        own = run.network.tensors()
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state.tensors[f"lora.{name}"])
+        prefix = "optimizer."
+        saved = {n[len(prefix) :]: t for n, t in state.tensors.items() if n.startswith(prefix)}
+        restore_optimizer(run.optimizer, facts.optimizer_groups, saved, facts.optimizer_scalars)
+        run.schedule.last_epoch = facts.schedule["last_epoch"]
+        run.schedule.base_lrs = list(facts.schedule["base_lrs"])
+        if run.scaler.is_enabled():
+            run.scaler.load_state_dict(facts.scaler)
+        run.facts.session_id, run.facts.started_at = facts.session_id, facts.started_at
+        run.optimizer.zero_grad(set_to_none=True)
+        clock = facts.clock
+        self.clock.step, self.clock.epoch = clock.step, clock.epoch
+        self.clock.step_in_epoch = clock.step_in_epoch
+        self.halvings = facts.halvings
+        forget_states_after(self.job.state_dir, clock.step)
+        self._trash_what_came_after(clock.step)
+
+    def _trash_what_came_after(self, step: int) -> None:
+        trash = (self.job.path / self.run.spec.trash).resolve()
+        for event in self.job.events():
+            if isinstance(event, (Saved, Sampled)) and event.step > step:
+                path = self.job.path / event.path
+                if path.exists():
+                    move_to_trash(path, trash)
+
+
+def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
+    """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
+    views = sum(len(batch.views) for batch in group)
+    total = torch.zeros((), device=run.device.torch)
+    for batch in group:
+        loss = batch_losses(run, batch).sum() / views
+        run.scaler.scale(loss).backward()
+        total += loss.detach()
+    if run.settings.max_grad_norm:
+        run.scaler.unscale_(run.optimizer)
+        for_all = [parameter for parameters in run.groups.values() for parameter in parameters]
+        torch.nn.utils.clip_grad_norm_(for_all, run.settings.max_grad_norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.schedule.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
+    """(B,) weighted loss of every view, with all randomness drawn for (seed, epoch, position, purpose)."""
+    settings, device = run.settings, run.device.torch
+    shape = run.latents.latent_shape(batch.bucket)
+    latents = run.latents.latents(batch, to_device(draw_normal(run, batch, "latent", shape), device))
+    noise = to_device(draw_normal(run, batch, "noise", shape), device)
+    if settings.noise_offset:
+        offset = to_device(draw_normal(run, batch, "noise offset", (shape[0], 1, 1)), device)
+        noise = diffusion.offset_noise(noise, offset, settings.noise_offset)
+    timesteps = to_device(draw_timesteps(run, batch), device)
+    alpha_bar = run.alphas[timesteps]
+
+    noisy = diffusion.add_noise(latents, noise, alpha_bar).to(run.dtype)
+    if devices.prefers_channels_last(run.device, run.dtype):
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+    text = run.texts.embeddings(batch).to(run.dtype)
+    prediction = run.model.unet(noisy, timesteps, text, return_dict=False)[0]
+
+    target = diffusion.target(latents, noise, alpha_bar, run.model.prediction)
+    weights = diffusion.min_snr_weight(alpha_bar, settings.min_snr_gamma, run.model.prediction)
+    prior = [
+        settings.prior_loss_weight if run.planner.sources[view.source].is_regularisation else 1.0
+        for view in batch.views
+    ]
+    weights = weights * to_device(torch.tensor(prior), device)
+    return diffusion.weighted_mse(prediction, target, weights)
+
+
+def draw_normal(run: Run, batch: Batch, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """(B, *shape) standard normal numbers on the CPU, each view's from its own seed."""
+    return torch.stack(
+        [torch.randn(shape, generator=_generator(run, view.epoch, view.position, purpose)) for view in batch.views]
+    )
+
+
+def draw_timesteps(run: Run, batch: Batch) -> torch.Tensor:
+    """(B,) timesteps from 0 to 999 on the CPU, each view's from its own seed."""
+    draws = [
+        torch.randint(
+            diffusion.TIMESTEPS, (), generator=_generator(run, view.epoch, view.position, "timestep")
+        )
+        for view in batch.views
+    ]
+    return torch.stack(draws)
+
+
+def _generator(run: Run, epoch: int, position: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(run.settings.seed, epoch, position, purpose))
+
+
+def _groups_of(batches: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
+    """Batches that share an optimizer step. The epoch's last group may be smaller."""
+    count = math.ceil(len(batches) / size)
+    return [batches[index * size : (index + 1) * size] for index in range(count)]

@@ -1,0 +1,112 @@
+"""The worker process: `python -m lora_train.worker JOB_DIR` does one job and writes what happens into its folder.
+
+Exit codes: 0 finished, stopped or paused; 1 failed (the last event says why); 2 not a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from lora_train.core import events as ev
+from lora_train.core.errors import TrainToolsError
+from lora_train.core.jobs import (
+    BenchSpec,
+    CompareSpec,
+    JobFolder,
+    JobSpec,
+    PreviewSpec,
+    TrainSpec,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job in the folder that is the only argument."""
+    job = JobFolder(Path(arguments[0]))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        spec = job.read_spec()
+    except TrainToolsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    _isolate()
+    events = ev.EventWriter(job.events_path)
+    events.write(ev.Started(pid=os.getpid()))
+    try:
+        events.write(_do(spec, job, events))
+    except Exception as error:  # the border of the process: nothing may end without a last event
+        events.write(_failure(error))
+        traceback.print_exc()
+        return 1
+    finally:
+        events.close()
+    return 0
+
+
+def _isolate() -> None:
+    """No network, and none of the packages that are known to break others here.
+
+    A peft that is too new for the host's diffusers makes even `import UNet2DConditionModel` fail; we don't use it.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ["DIFFUSERS_VERBOSITY"] = "error"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    sys.modules["peft"] = None  # type: ignore[assignment]
+
+
+def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
+    """Run the job of this kind and return its last event."""
+    from lora_train.engine.reporting import Reporter
+
+    with Reporter(job, events) as report:
+        match spec:
+            case TrainSpec():
+                from lora_train.engine.train import train
+
+                ending, step = train(spec, job, report)
+                if ending == "stopped":
+                    return ev.Stopped(step=step)
+                return ev.Paused(step=step) if ending == "paused" else ev.Finished(step=step)
+            case PreviewSpec():
+                from lora_train.engine.preview_job import preview
+
+                return ev.Finished(result=preview(spec, report))
+            case CompareSpec():
+                from lora_train.engine.compare import compare
+
+                return ev.Finished(result=compare(spec, job, report))
+            case BenchSpec():
+                from lora_train.engine.bench import bench
+
+                return ev.Finished(result=bench(spec, job, report))
+
+
+def _failure(error: Exception) -> ev.Failed:
+    """The last event of a job that failed, in the words of the person who reads it."""
+    trace = traceback.format_exc()
+    if not isinstance(error, TrainToolsError):
+        from lora_train.engine.devices import is_out_of_memory, out_of_memory
+
+        if is_out_of_memory(error):
+            error = out_of_memory(error)
+    if isinstance(error, TrainToolsError):
+        kind = type(error).__name__
+        return ev.Failed(error=kind, message=error.message, hint=error.hint, traceback=trace)
+    if isinstance(error, OSError):
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        hint = "Check that the folder can be written and that the disk has room."
+        return ev.Failed(error="OSError", message=message, hint=hint, traceback=trace)
+    return ev.Failed(
+        error=type(error).__name__,
+        message=f"Unexpected: {error}",
+        hint="This is a fault of ours; worker.log in the job's folder has the details.",
+        traceback=trace,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
