@@ -40,7 +40,7 @@ class LoraFacts(msgspec.Struct, frozen=True):
     network_types   of lora, dora, loha, lokr, oft, glora, full, norm, ia3: those whose parts occur
     family_from     what told the family: "shapes", "names", "metadata" or "" for nothing
     ranks, alphas   the different values, in rising order
-    convolution_modules   those with a kernel larger than 1×1
+    convolution_modules   those with a kernel larger than 1x1
     incomplete      one text per module that lacks a part, and which
     model_hash      `sshs_model_hash` of the metadata
     hash_is_right   whether the tensors still have that hash; None when it was not computed
@@ -113,7 +113,7 @@ _NEEDED = {
 _RANK_PARTS = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 """Their first dimension is the rank; the second the module's inputs (not for LoKr)."""
 
-_SCALAR_FORMATS = {"F16": "<e", "F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i"}
+_NUMBERS = {"F16": "<e", "BF16": "<f", "F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i"}
 
 
 def inspect_file(path: Path, *, verify_hash: bool = False) -> Inspection:
@@ -186,18 +186,20 @@ def _modules(tensors: dict[str, TensorInfo]) -> _Modules:
     modules: _Modules = {}
     for name, info in tensors.items():
         match = _PART.fullmatch(name)
-        # Unknown parts are split off at the first dot, as WebUIs do.
-        module, part = match.group("module", "part") if match else (name.split(".", 1) + [""])[:2]
-        modules.setdefault(module, {})[_common_name(part)] = info
+        if match:
+            modules.setdefault(match["module"], {})[_common_name(match["part"])] = info
+        else:  # WebUIs split at the first dot
+            module, _, part = name.partition(".")
+            modules.setdefault(module, {})[part] = info
     return modules
 
 
 def _common_name(part: str) -> str:
     if part.startswith("lora_magnitude_vector"):
         return "dora_scale"
-    if part.startswith("lora_A.") or ("lora" in part and ".down." in f".{part.replace('_', '.')}"):
+    if part.startswith("lora_A.") or part.endswith("down.weight"):
         return "down"
-    if part.startswith("lora_B.") or ("lora" in part and ".up." in f".{part.replace('_', '.')}"):
+    if part.startswith("lora_B.") or part.endswith("up.weight"):
         return "up"
     return "mid" if part == "lora_mid.weight" else part
 
@@ -256,7 +258,7 @@ def _alphas(path: Path, modules: _Modules) -> list[float]:
         with path.open("rb") as stream:
             for parts in modules.values():
                 info = parts.get("alpha")
-                if info is not None and info.shape in ((), (1,)):
+                if info is not None and info.shape in ((), (1,)) and info.dtype in _NUMBERS:
                     values.add(_number(bytes(read_span(stream, path, info)), info.dtype))
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror or error}.") from error
@@ -265,9 +267,8 @@ def _alphas(path: Path, modules: _Modules) -> list[float]:
 
 def _number(raw: bytes, dtype: str) -> float:
     if dtype == "BF16":  # the upper half of a 32-bit float
-        raw, dtype = b"\x00\x00" + raw, "F32"
-    number_format = _SCALAR_FORMATS.get(dtype)
-    return float("nan") if number_format is None else float(struct.unpack(number_format, raw)[0])
+        raw = b"\x00\x00" + raw
+    return float(struct.unpack(_NUMBERS[dtype], raw)[0])
 
 
 _DIMENSIONS: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}

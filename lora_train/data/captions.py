@@ -151,14 +151,15 @@ def _trigger_and_rest(caption: str, trigger_word: str) -> tuple[str, str]:
 
 
 def _utf_16_without_mark(raw: bytes) -> str | None:
-    """The byte order, if so many of the characters have a NUL half that it can't be chance.
+    """The byte order, if at least one character in sixteen has a NUL half.
 
-    ASCII characters (commas and blanks at least) have one in UTF-16; no other encoding has any.
+    In UTF-16 all ASCII characters have one, so blanks and commas are enough to tell; in the other
+    encodings a NUL is an accident.
     """
     if len(raw) % 2 or not raw:
         return None
     high_nul, low_nul = raw[0::2].count(0), raw[1::2].count(0)
-    if max(high_nul, low_nul) * 4 < len(raw) // 2:
+    if max(high_nul, low_nul) * 16 < len(raw) // 2:
         return None
     return "utf-16-be" if high_nul > low_nul else "utf-16-le"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from lora_train.engine.loading import ASSETS
+from lora_train.core.assets import ASSETS
 
 _FONT_PX = 16
 _GAP_PX = 8

@@ -7,7 +7,6 @@ is memory-mapped (mapped pages would count as used memory), and no network is ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ import msgspec
 import torch
 from torch import nn
 
+from lora_train.core import presets
+from lora_train.core.assets import ASSETS
 from lora_train.core.errors import ModelError
-from lora_train.core.families import detect_checkpoint, detect_folder, require_supported
+from lora_train.core.families import (
+    detect_checkpoint,
+    detect_folder,
+    find_weights,
+    require_supported,
+)
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file, tensor_bytes
 from lora_train.engine import ldm_names
 from lora_train.engine.topology import Hints, read_hints, text_config, unet_config, vae_config
-
-ASSETS = Path(str(resources.files("lora_train") / "assets"))
-DEMO_MODEL = ASSETS / "demo" / "tiny_sd.safetensors"
-
-SMALLEST_FULL_CHANNELS = 128
-"""Models with fewer UNet channels are small ones for demos and tests, of 64 px instead of 512."""
 
 _DTYPES = {
     "F64": torch.float64,
@@ -62,23 +62,12 @@ class BaseModel:
         self.prediction = prediction
         self.family = "sd1"
         self.vae_scale = float(vae.config.scaling_factor)
-        self.is_small = unet.config.block_out_channels[0] < SMALLEST_FULL_CHANNELS
+        channels = unet.config.block_out_channels[0]
+        self.native_resolution_px = presets.native_resolution_px(channels)
+        self.bucket_step_px = presets.bucket_step_px(channels)
         for part in (unet, vae, text_encoder):
             part.requires_grad_(False)
             part.eval()
-
-    @property
-    def native_resolution_px(self) -> int:
-        return 64 if self.is_small else 512
-
-    @property
-    def bucket_step_px(self) -> int:
-        return 8 if self.is_small else 64
-
-
-def resolve_base_model(name: str) -> Path:
-    """The path behind a base-model setting; "demo" is the small model that ships with us."""
-    return DEMO_MODEL if name == "demo" else Path(name)
 
 
 def load_base_model(
@@ -131,7 +120,9 @@ def load_tokenizer(folder: Path | None = None) -> Any:
 
     if folder is None or not (folder / "vocab.json").is_file():
         folder = ASSETS / "clip_vocabulary"
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77
+    )
 
 
 def _unet_from_file(
@@ -245,13 +236,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> TensorFile:
-    """The weights file of one part of a diffusers folder; full precision first, then the fp16 variant."""
-    for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
-        for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"):
-            path = folder / f"{stem}{suffix}"
-            if path.is_file():
-                return read_tensor_file(path)
-    raise ModelError(f"{folder} has no weights file (.safetensors or .bin).")
+    path = find_weights(folder)
+    if path is None or path.suffix == ".json":
+        raise ModelError(f"{folder} has no weights in a single file (.safetensors or .bin).")
+    return read_tensor_file(path)
 
 
 def _fill(

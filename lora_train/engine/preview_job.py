@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lora_train.core.assets import resolve_base_model
 from lora_train.core.jobs import PreviewSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
-from lora_train.engine.loading import BaseModel, load_base_model, resolve_base_model
+from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 from lora_train.engine.network_file import load_network
 from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text

@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError
 from lora_train.core.events import Note
 from lora_train.core.jobs import TrainSpec
 from lora_train.core.seeds import derive_seed
 from lora_train.core.tensorfiles import file_sha256, legacy_checkpoint_hash
-from lora_train.data.buckets import bucket_info, choose_bucket, make_buckets
+from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import split_tags, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
-from lora_train.data.epochs import Bucket, CaptionRules, EpochPlanner, Source, total_steps
+from lora_train.data.epochs import Bucket, EpochPlanner, total_steps
+from lora_train.data.plan import make_planner, place_in_buckets
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.diffusion import alphas_cumprod
-from lora_train.engine.loading import BaseModel, load_base_model, resolve_base_model
+from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 from lora_train.engine.optimizers import make_optimizer, make_schedule
@@ -109,7 +111,9 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
         model.unet.to(memory_format=torch.channels_last)
     run.resolution_px = settings.resolution or model.native_resolution_px
 
-    buckets = place_in_buckets(dataset, run.resolution_px, settings, model.bucket_step_px)
+    buckets = place_in_buckets(
+        dataset, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px
+    )
     run.planner = make_planner(dataset, buckets, settings, spec.concept)
     run.total_steps = total_steps(
         run.planner, settings.epochs, settings.gradient_accumulation_steps
@@ -134,48 +138,6 @@ def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
             "Put them back as they were, or start a new training with the present ones.",
         )
     return dataset
-
-
-def place_in_buckets(
-    dataset: Dataset, resolution_px: int, settings: TrainSettings, step_px: int
-) -> list[Bucket]:
-    """The (width, height) that each picture is trained at."""
-    step_px = settings.bucket_step_px or step_px
-    buckets = make_buckets(resolution_px, step_px, resolution_px // 2, resolution_px * 2)
-    return [
-        choose_bucket(
-            picture.width_px,
-            picture.height_px,
-            buckets,
-            step_px=step_px,
-            upscale_limit=settings.upscale_limit,
-        )
-        for picture in dataset.pictures
-    ]
-
-
-def make_planner(
-    dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str
-) -> EpochPlanner:
-    """The plan of all epochs. A picture without a caption is called by its folder's concept or the project's name."""
-    sources = [
-        Source(
-            bucket=bucket,
-            repeats=picture.repeats,
-            caption=picture.caption or picture.concept or concept,
-            is_regularisation=picture.is_regularisation,
-        )
-        for picture, bucket in zip(dataset.pictures, buckets, strict=True)
-    ]
-    rules = CaptionRules(
-        trigger_word=settings.trigger_word,
-        shuffle=settings.shuffle_captions,
-        keep_tags=settings.keep_tags,
-        dropout=settings.caption_dropout,
-    )
-    return EpochPlanner(
-        sources, batch_size=settings.batch_size, seed=settings.seed, rules=rules, flip=settings.flip
-    )
 
 
 def _encode_pictures(

@@ -94,13 +94,12 @@ def kill_worker(job: JobFolder) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with our package found, UTF-8 everywhere, and idle OpenMP threads that sleep instead of spinning."""
+    """Ours, with our package found and UTF-8 everywhere."""
     environment = dict(os.environ)
     paths = [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
 
 

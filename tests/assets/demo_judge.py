@@ -64,10 +64,8 @@ def train_judge(*, pictures: int, epochs: int, seed: int) -> Judge:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * batches)
     progress = Progress("judge", epochs * batches)
-    for step in range(epochs * batches):
-        if step % batches == 0:
-            order = torch.randperm(training)
-        chosen = order[step % batches * BATCH :][:BATCH]
+    epoch_orders = [torch.randperm(training)[: batches * BATCH] for _ in range(epochs)]
+    for step, chosen in enumerate(torch.cat(epoch_orders).split(BATCH)):
         scores = judge(_roughen(data[chosen], rng))
         loss = sum(F.cross_entropy(score, labels[chosen, i]) for i, score in enumerate(scores))
         assert isinstance(loss, torch.Tensor)

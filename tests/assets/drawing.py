@@ -38,7 +38,7 @@ BACKGROUNDS: dict[str, Colour] = {
     "black": (18, 18, 18),
     "gray": (128, 128, 128),
 }
-SHAPES = ("circle", "square", "triangle", "ring", "cross", "heart")
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "ring", "cross", "heart")
 # Radius as a share of the picture's edge, from and to. The empty word: the size nobody mentions.
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0.19, 0.23),

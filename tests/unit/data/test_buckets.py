@@ -69,7 +69,7 @@ class TestMakeBuckets:
         assert make_buckets(500, 64, 640, 640) == ((448, 448),)
 
     def test_resolution_below_one_step(self) -> None:
-        with pytest.raises(DatasetError, match="resolution 48 .* step of 64"):
+        with pytest.raises(DatasetError, match=r"resolution 48 .* step of 64"):
             make_buckets(48, 64, 64, 128)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (full-width punctuation is what these tests are about)
 from __future__ import annotations
 
 import random
@@ -64,7 +65,7 @@ class TestDecodeText:
             TRADITIONAL,
             "一只猫坐在窗台上，阳光照进来。",
             "高质量，杰作，白色背景",
-            "猫",
+            "狗",
             "鑫, 淼",
             "囧rz, 㐂, 女孩",
         ],

@@ -123,9 +123,7 @@ ORIENTATIONS = {
         ("lzw.tif", {"compression": "tiff_lzw"}),
     ],
 )
-def test_orientation(
-    tmp_path: Path, name: str, options: dict[str, Any], orientation: int
-) -> None:
+def test_orientation(tmp_path: Path, name: str, options: dict[str, Any], orientation: int) -> None:
     path = tmp_path / name
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -251,9 +249,7 @@ def test_one_bit_and_palette(tmp_path: Path) -> None:
     assert pixels(open_picture(tmp_path / "bits.png"))[0, :, 0].tolist() == [0, 255]
 
     corner_picture().quantize(2).save(tmp_path / "palette.png")
-    assert np.array_equal(
-        pixels(open_picture(tmp_path / "palette.png")), pixels(corner_picture())
-    )
+    assert np.array_equal(pixels(open_picture(tmp_path / "palette.png")), pixels(corner_picture()))
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
@@ -393,4 +389,4 @@ class TestFitToBucket:
             fitted = fit_to_bucket(Image.new("RGB", size, RED), bucket)
             assert fitted.pixels.shape == (bucket[1], bucket[0], 3)
             # Black would be the empty border of a cut that leaves the picture.
-            assert fitted.pixels.reshape(-1, 3).min(axis=0).tolist() == list(RED)
+            assert fitted.pixels.min(axis=(0, 1)).tolist() == list(RED)

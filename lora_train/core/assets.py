@@ -1,0 +1,15 @@
+"""Where the files that ship with the package are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+DEMO_MODEL = ASSETS / "demo" / "tiny_sd.safetensors"
+DEMO_PICTURES = ASSETS / "demo" / "pictures"
+DEMO_HELD_OUT = ASSETS / "demo" / "heldout"
+
+
+def resolve_base_model(name: str) -> Path:
+    """The path behind a base-model setting; "demo" is the small model that ships with us."""
+    return DEMO_MODEL if name == "demo" else Path(name)

@@ -1,0 +1,59 @@
+"""What a run starts from before a person changes anything: sizes by model, and the demo's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALLEST_FULL_CHANNELS = 128
+"""A UNet with fewer channels is a small model for demos and tests, made for 64 px and not for 512."""
+
+
+def is_small_model(model_channels: int | None) -> bool:
+    """Whether a UNet of so many channels (None: unknown) is a small one."""
+    return model_channels is not None and model_channels < SMALLEST_FULL_CHANNELS
+
+
+def native_resolution_px(model_channels: int | None) -> int:
+    """The size that a Stable Diffusion 1.x model was made for."""
+    return 64 if is_small_model(model_channels) else 512
+
+
+def bucket_step_px(model_channels: int | None) -> int:
+    """Sides of aspect-ratio buckets are multiples of this."""
+    return 8 if is_small_model(model_channels) else 64
+
+
+def cpu_threads(model_channels: int | None, cores: int) -> int:
+    """Threads for a run on the CPU. A small model's products are too short to be shared out."""
+    return 1 if is_small_model(model_channels) else cores
+
+
+DEMO_CONCEPT = "sks"
+
+DEMO_SETTINGS: dict[str, Any] = {
+    "base_model": "demo",
+    "epochs": 50,
+    "batch_size": 4,
+    "rank": 8,
+    "alpha": 8,
+    # The small demo model wants this much; 0.0001 is right for real ones.
+    "learning_rate": 4e-3,
+    "text_encoder_lr": 4e-3,
+    "lr_warmup_steps": 20,
+    "save_every_epochs": 0,
+    "preview_prompts": ("sks, white background",),
+    "preview_sampler": "DDIM",
+    "preview_cfg_scale": 3.0,
+}
+"""The demo's training: 16 pictures of the concept and 16 ordinary ones, 8 steps an epoch."""
+
+DEMO_PROMPTS = ("sks, white background", "sks, black background", "sks, gray background")
+
+DEMO_ORDINARY_PROMPTS = (
+    "a red circle on a white background",
+    "blue, square, black background",
+    "a green triangle on a gray background",
+    "yellow, heart, black background",
+    "a purple ring on a white background",
+    "orange, cross, gray background",
+)

@@ -1,0 +1,62 @@
+"""From a dataset and the settings to buckets, the plan of all epochs, and the number of steps.
+
+The page's sum and the loop use the same functions, so what is promised is what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_train.core.config import TrainSettings
+from lora_train.data.buckets import choose_bucket, make_buckets
+from lora_train.data.dataset import Dataset
+from lora_train.data.epochs import Bucket, CaptionRules, EpochPlanner, Source
+
+
+def place_in_buckets(
+    dataset: Dataset, settings: TrainSettings, *, resolution_px: int, step_px: int
+) -> list[Bucket]:
+    """The (width, height) that each picture is trained at, in the dataset's order.
+
+    `resolution_px` and `step_px` are the base model's own, where the settings leave them open (0).
+    """
+    resolution_px = settings.resolution or resolution_px
+    step_px = settings.bucket_step_px or step_px
+    buckets = make_buckets(resolution_px, step_px, resolution_px // 2, resolution_px * 2)
+    return [
+        choose_bucket(
+            picture.width_px,
+            picture.height_px,
+            buckets,
+            step_px=step_px,
+            upscale_limit=settings.upscale_limit,
+        )
+        for picture in dataset.pictures
+    ]
+
+
+def make_planner(
+    dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str
+) -> EpochPlanner:
+    """The plan of all epochs.
+
+    A picture without a caption is called by its folder's concept, or else by `concept`, the project's name.
+    """
+    sources = [
+        Source(
+            bucket=bucket,
+            repeats=picture.repeats,
+            caption=picture.caption or picture.concept or concept,
+            is_regularisation=picture.is_regularisation,
+        )
+        for picture, bucket in zip(dataset.pictures, buckets, strict=True)
+    ]
+    rules = CaptionRules(
+        trigger_word=settings.trigger_word,
+        shuffle=settings.shuffle_captions,
+        keep_tags=settings.keep_tags,
+        dropout=settings.caption_dropout,
+    )
+    return EpochPlanner(
+        sources, batch_size=settings.batch_size, seed=settings.seed, rules=rules, flip=settings.flip
+    )

@@ -1,0 +1,114 @@
+"""How alike pictures are, measured with the base model itself: nothing has to be downloaded.
+
+A picture's features are the activations of the UNet's last up block for its slightly noised latents and an empty
+prompt, averaged over the picture (mean and standard deviation of every channel). Such activations carry meaning
+(Tang et al. 2023, "Emergent Correspondence from Image Diffusion"), and they know any subject the model can draw.
+
+Legend: N pictures, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from lora_train.engine import diffusion
+from lora_train.engine.loading import BaseModel
+from lora_train.engine.text import Prompts
+
+_TIMESTEP = 50
+_AT_ONCE = 8
+
+
+class FeatureReader:
+    """Features of pictures from a base model. No LoRA may be in force (multiplier 0) while it reads."""
+
+    def __init__(self, model: BaseModel, prompts: Prompts) -> None:
+        self._model = model
+        self._device = next(model.unet.parameters()).device
+        self._alpha_bar = diffusion.alphas_cumprod()[_TIMESTEP].to(self._device)
+        with torch.no_grad():
+            self._empty = prompts.encode(prompts.ids([""]).to(self._device))
+
+    @torch.no_grad()
+    def read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """(N, F) float32 on the CPU; all pictures of one size."""
+        rows = [
+            self._read(pictures[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE)
+        ]
+        return torch.cat(rows)
+
+    def _read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        pixels = torch.stack([_pixels(picture) for picture in pictures]).to(self._device)
+        model = self._model
+        latents = model.vae.encode(pixels).latent_dist.mean.float() * model.vae_scale
+        noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(0))
+        noise = noise.to(self._device).expand_as(latents)
+        noisy = diffusion.add_noise(latents, noise, self._alpha_bar.expand(len(pictures)))
+        timesteps = torch.full((len(pictures),), _TIMESTEP, device=self._device)
+        text = self._empty.expand(len(pictures), -1, -1)
+        found: list[torch.Tensor] = []
+
+        def keep(_: Any, __: Any, output: torch.Tensor) -> None:
+            found.append(output.float())
+
+        handle = model.unet.up_blocks[-1].register_forward_hook(keep)
+        try:
+            model.unet(noisy.to(self._empty.dtype), timesteps, text)
+        finally:
+            handle.remove()
+        activations = found[0].flatten(2)
+        return torch.cat([activations.mean(2), activations.std(2)], dim=1).cpu()
+
+
+class Likeness:
+    """Likeness to the pictures of a concept, from -1 to 1: the mean cosine between features.
+
+    Features are counted from the middle, and in units of the spread, of what the base model draws of ordinary
+    things, so 0 is "like any ordinary picture".
+    """
+
+    def __init__(self, concept: torch.Tensor, ordinary: torch.Tensor) -> None:
+        """Features (N, F) of the concept's pictures and of ordinary ones."""
+        self._middle = ordinary.mean(0)
+        self._spread = ordinary.std(0) + 1e-4
+        self._concept = self._directions(concept)
+
+    def of(self, features: torch.Tensor) -> float:
+        """Mean likeness of these pictures (N, F) to the concept's."""
+        return (self._directions(features) @ self._concept.T).mean().item()
+
+    def among_themselves(self) -> float:
+        """Mean likeness of the concept's pictures to one another: as much as can be had."""
+        count = len(self._concept)
+        if count < 2:
+            return 1.0
+        cosines = self._concept @ self._concept.T
+        return ((cosines.sum() - cosines.trace()) / (count * (count - 1))).item()
+
+    def _directions(self, features: torch.Tensor) -> torch.Tensor:
+        return normalize((features - self._middle) / self._spread, dim=1)
+
+
+def retention(features: torch.Tensor, base_features: torch.Tensor, prompt_of: Sequence[int]) -> float:
+    """Share of ordinary pictures that are still what their prompt says.
+
+    Row i of both (N, F) was drawn from prompt number `prompt_of[i]`. A picture is right when, of all that the base
+    model draws, what is most alike was drawn from the same prompt.
+    """
+    middle, spread = base_features.mean(0), base_features.std(0) + 1e-4
+    own = normalize((features - middle) / spread, dim=1)
+    base = normalize((base_features - middle) / spread, dim=1)
+    nearest = (own @ base.T).argmax(1).tolist()
+    right = sum(prompt_of[found] == prompt for found, prompt in zip(nearest, prompt_of, strict=True))
+    return right / len(prompt_of)
+
+
+def _pixels(picture: Image.Image) -> torch.Tensor:
+    """(3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1.0
