@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")  # names in any script, also on Windows
     try:
         options = _parser().parse_args(arguments)
@@ -216,7 +217,7 @@ def _run(app: App, job: JobFolder) -> Result:
     if status.state == "failed":
         _tell(f"Failed: {status.message}\n{status.hint}".rstrip())
     elif status.state in ("stopped", "paused"):
-        _tell(f"Go on with: lora-train resume \"{job.path}\"")
+        _tell(f'Go on with: lora-train resume "{job.path}"')
     return _result(job, status)
 
 
@@ -268,7 +269,11 @@ def _line(status: JobStatus) -> str:
     ]
     if status.loss is not None and status.s_per_step is not None and status.eta_s is not None:
         minutes, seconds = divmod(round(status.eta_s), 60)
-        parts += [f"loss {status.loss:.4f}", f"{status.s_per_step:.2f} s/step", f"{minutes}:{seconds:02} left"]
+        parts += [
+            f"loss {status.loss:.4f}",
+            f"{status.s_per_step:.2f} s/step",
+            f"{minutes}:{seconds:02} left",
+        ]
     return "  ".join(parts)
 
 
@@ -354,9 +359,7 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], Result], 
     )
     command.set_defaults(run=run)
     command.add_argument("--json", action="store_true", help="a JSON object as the last line of output")
-    command.add_argument(
-        "--workspace", metavar="DIR", default=str(_DEFAULT_WORKSPACE), help="where projects are kept"
-    )
+    command.add_argument("--workspace", metavar="DIR", default=str(_DEFAULT_WORKSPACE), help="where projects are kept")
     return command
 
 

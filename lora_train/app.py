@@ -189,9 +189,7 @@ class App:
 
     def plan_demo(self) -> PlannedTrain:
         """The demo's training: the model and pictures that ship with the package."""
-        return self.plan_train(
-            name="demo", images=DEMO_PICTURES, values=presets.DEMO_SETTINGS
-        )
+        return self.plan_train(name="demo", images=DEMO_PICTURES, values=presets.DEMO_SETTINGS)
 
     def plan_demo_comparison(self, train: JobFolder) -> JobFolder:
         """A job that measures what the demo's LoRA changed."""
@@ -243,9 +241,7 @@ class App:
         version.write_info(info)
 
 
-def _parse_all(
-    name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None
-) -> TrainSettings:
+def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None) -> TrainSettings:
     """The settings. Raises ConfigError with everything that is wrong with what the person gave, at once."""
     problems: list[str] = []
     try:

@@ -16,9 +16,7 @@ from msgspec import Meta
 from lora_train.core.errors import ConfigError
 
 Optimizer = Literal["AdamW", "Adam", "Lion", "SGDNesterov"]
-Scheduler = Literal[
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
-]
+Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SavePrecision = Literal["fp16", "bf16", "fp32"]
 Sampler = Literal["DDIM", "Euler", "Euler a", "DPM++ 2M"]
@@ -39,9 +37,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             extra=_BASIC,
         ),
     ] = ""
-    vae: Annotated[
-        str, Meta(title="VAE", description="A VAE file to use instead of the checkpoint's own.")
-    ] = ""
+    vae: Annotated[str, Meta(title="VAE", description="A VAE file to use instead of the checkpoint's own.")] = ""
     epochs: Annotated[
         int,
         Meta(
@@ -135,9 +131,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = 0
     conv_alpha: Annotated[
         float,
-        Meta(
-            title="Convolution alpha", description="Alpha of those convolutions.", gt=0, le=1024
-        ),
+        Meta(title="Convolution alpha", description="Alpha of those convolutions.", gt=0, le=1024),
     ] = 1.0
     repeats: Annotated[
         int,
@@ -231,9 +225,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = 1
     max_grad_norm: Annotated[
         float,
-        Meta(
-            title="Max gradient norm", description="Longer gradients are cut; 0 is off.", ge=0, le=1e6
-        ),
+        Meta(title="Max gradient norm", description="Longer gradients are cut; 0 is off.", ge=0, le=1e6),
     ] = 1.0
     gradient_checkpointing: Annotated[
         bool,
@@ -268,12 +260,10 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Literal[75, 150, 225],
         Meta(title="Max tokens", description="Longer captions are cut here."),
     ] = 150
-    trigger_word: Annotated[
-        str, Meta(title="Trigger word", description="Put first into every caption.")
-    ] = ""
-    shuffle_captions: Annotated[
-        bool, Meta(title="Shuffle tags", description="Tags change places at each view.")
-    ] = False
+    trigger_word: Annotated[str, Meta(title="Trigger word", description="Put first into every caption.")] = ""
+    shuffle_captions: Annotated[bool, Meta(title="Shuffle tags", description="Tags change places at each view.")] = (
+        False
+    )
     keep_tags: Annotated[
         int,
         Meta(title="Keep first n tags", description="These are not shuffled.", ge=0, le=100),
@@ -287,9 +277,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=1,
         ),
     ] = 0.0
-    flip: Annotated[
-        bool, Meta(title="Flip", description="Half of the views are mirrored.")
-    ] = False
+    flip: Annotated[bool, Meta(title="Flip", description="Half of the views are mirrored.")] = False
     save_precision: Annotated[
         SavePrecision, Meta(title="Save precision", description="Number format of the LoRA file.")
     ] = "fp16"
@@ -320,12 +308,8 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         tuple[Annotated[float, Meta(ge=-10, le=10)], ...],
         Meta(title="Preview LoRA weights", description="Comma list, drawn side by side.", min_length=1),
     ] = (1.0,)
-    preview_sampler: Annotated[
-        Sampler, Meta(title="Preview sampler", description="As named in the WebUI.")
-    ] = "Euler a"
-    preview_steps: Annotated[
-        int, Meta(title="Preview sampling steps", description="More is finer.", ge=1, le=500)
-    ] = 24
+    preview_sampler: Annotated[Sampler, Meta(title="Preview sampler", description="As named in the WebUI.")] = "Euler a"
+    preview_steps: Annotated[int, Meta(title="Preview sampling steps", description="More is finer.", ge=1, le=500)] = 24
     preview_cfg_scale: Annotated[
         float, Meta(title="Preview CFG scale", description="Obedience to the prompt.", ge=1, le=50)
     ] = 7.0
@@ -337,9 +321,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         int,
         Meta(title="Preview size", description="Pixels; 0 is the training size.", ge=0, le=2048),
     ] = 0
-    device: Annotated[
-        Device, Meta(title="Device", description="auto takes the fastest there is.")
-    ] = "auto"
+    device: Annotated[Device, Meta(title="Device", description="auto takes the fastest there is.")] = "auto"
     cpu_threads: Annotated[
         int,
         Meta(title="CPU threads", description="0 takes one for each core.", ge=0, le=1024),
@@ -406,9 +388,7 @@ def parse_settings(values: Mapping[str, Any], base: TrainSettings | None = None)
             continue
         hint, meta = known[name]
         try:
-            parsed[name] = msgspec.convert(
-                _from_text(hint, value), Annotated[hint, meta], strict=False
-            )
+            parsed[name] = msgspec.convert(_from_text(hint, value), Annotated[hint, meta], strict=False)
         except (msgspec.ValidationError, ValueError):
             problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}")
     settings = msgspec.structs.replace(base or TrainSettings(), **parsed)
@@ -421,7 +401,7 @@ def parse_settings(values: Mapping[str, Any], base: TrainSettings | None = None)
 def _cross_checks(settings: TrainSettings) -> list[str]:
     problems: list[str] = []
     for name, value in msgspec.structs.asdict(settings).items():
-        numbers: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+        numbers: list[Any] = [*value] if isinstance(value, tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             problems.append(f"{name}: {value!r} is not a finite number")
     if settings.repeats == 0:

@@ -139,9 +139,7 @@ def detect_checkpoint(tensors: Mapping[str, TensorInfo]) -> CheckpointFacts:
     channels, in_channels = conv.shape[:2] if conv and len(conv.shape) == 4 else (None, None)
     reason = ""
     if family == "unknown":
-        reason = (
-            f"its UNet takes {in_channels or 'an unknown number of'} input channels instead of 4"
-        )
+        reason = f"its UNet takes {in_channels or 'an unknown number of'} input channels instead of 4"
     return CheckpointFacts(
         family,
         prediction=_prediction(family, tensors),
@@ -158,16 +156,12 @@ def detect_checkpoint(tensors: Mapping[str, TensorInfo]) -> CheckpointFacts:
     )
 
 
-def require_supported(
-    facts: CheckpointFacts, path: Path, supported: frozenset[str] = frozenset({"sd1"})
-) -> None:
+def require_supported(facts: CheckpointFacts, path: Path, supported: frozenset[str] = frozenset({"sd1"})) -> None:
     """Raise ModelError with a sentence on what `path` is unless its family is in `supported`."""
     if facts.family in supported:
         return
     if facts.family == "unknown":
-        raise ModelError(
-            f"{path} can't be trained on: {facts.reason}.", f"Choose {FAMILY_NAMES['sd1']}."
-        )
+        raise ModelError(f"{path} can't be trained on: {facts.reason}.", f"Choose {FAMILY_NAMES['sd1']}.")
     trained = " and ".join(_TRAINED.get(family, family) for family in sorted(supported))
     raise ModelError(
         f"{path} is {FAMILY_NAMES[facts.family]}; this version trains {trained} only.",
@@ -339,7 +333,11 @@ def detect_folder(path: Path) -> CheckpointFacts:
     unet = _read_config(path / "unet" / "config.json", _UnetConfig)
     scheduler = _read_config(path / "scheduler" / "scheduler_config.json", _SchedulerConfig)
     family = _family_of_folder(path, pipeline, unet)
-    is_known = scheduler.prediction_type in ("epsilon", "v_prediction")
+    is_known = scheduler.prediction_type in ("epsilon", "v_prediction") and family not in (
+        "sd3",
+        "flux",
+        "unknown",
+    )
     weights = find_weights(path / "unet")
     return CheckpointFacts(
         family,

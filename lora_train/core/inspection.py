@@ -290,9 +290,7 @@ _VERSIONS: dict[str, Family] = {
 """Beginnings of `ss_base_model_version` and `modelspec.architecture`."""
 
 
-def _family(
-    modules: _Modules, metadata: dict[str, str]
-) -> tuple[Family, Literal["shapes", "names", "metadata", ""]]:
+def _family(modules: _Modules, metadata: dict[str, str]) -> tuple[Family, Literal["shapes", "names", "metadata", ""]]:
     by_shape = _family_by_shape(modules, r".*attn2[._](?:processor[._])?to_k", _DIMENSIONS)
     if by_shape:
         return by_shape, "shapes"

@@ -204,9 +204,7 @@ def _damaged(path: Path, what: str) -> ModelError:
 def _read_safetensors(path: Path, stream: IO[bytes], size: int) -> TensorFile:
     (header_bytes,) = struct.unpack("<Q", stream.read(8))
     if header_bytes > MAX_HEADER_BYTES:
-        raise _damaged(
-            path, f"a header of {header_bytes:,} bytes (the limit is {MAX_HEADER_BYTES:,})"
-        )
+        raise _damaged(path, f"a header of {header_bytes:,} bytes (the limit is {MAX_HEADER_BYTES:,})")
     if 8 + header_bytes > size:
         raise _cut_short(path, size, 8 + header_bytes)
     header = _parse_header(path, stream.read(header_bytes))
@@ -278,9 +276,7 @@ def _check_spans(path: Path, tensors: dict[str, TensorInfo], size: int) -> None:
 
 
 def _cut_short(path: Path, size: int, expected: int) -> ModelError:
-    return ModelError(
-        f"{path} is cut short: it has {size:,} bytes and should have {expected:,}.", _DOWNLOAD_AGAIN
-    )
+    return ModelError(f"{path} is cut short: it has {size:,} bytes and should have {expected:,}.", _DOWNLOAD_AGAIN)
 
 
 # --- torch.save since 1.6: a zip of <root>/data.pkl and <root>/data/<key>, not compressed ---
@@ -302,9 +298,7 @@ def _read_zip(path: Path, stream: IO[bytes], size: int) -> TensorFile:
     _check_byte_order(path, stream, size, members.get(f"{root}byteorder"))
     place = _member(path, stream, size, members[pickles[0]])
     if place.nbytes > MAX_PICKLE_BYTES:
-        raise ModelError(
-            f"{path}: its list of tensors has {place.nbytes:,} bytes: it is no checkpoint."
-        )
+        raise ModelError(f"{path}: its list of tensors has {place.nbytes:,} bytes: it is no checkpoint.")
     stream.seek(place.offset)
     top, _ = read_pickle(io.BytesIO(stream.read(place.nbytes)), str(path))
     places: dict[str, _Storage] = {}
@@ -342,9 +336,7 @@ def _member(path: Path, stream: IO[bytes], size: int, member: zipfile.ZipInfo) -
     return _Storage(offset, member.file_size)
 
 
-def _check_byte_order(
-    path: Path, stream: IO[bytes], size: int, member: zipfile.ZipInfo | None
-) -> None:
+def _check_byte_order(path: Path, stream: IO[bytes], size: int, member: zipfile.ZipInfo | None) -> None:
     if member is None:  # older versions of torch don't say
         return
     place = _member(path, stream, size, member)

@@ -1,6 +1,6 @@
 """The folders of a person's work: projects, their versions, the versions' trains, and the trash.
 
-    <workspace>/projects/<project>/versions/<version>/trains/<train>/      names as in `folder_name`
+<workspace>/projects/<project>/versions/<version>/trains/<train>/      names as in `folder_name`
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ class Project:
         self.path = path
 
     def info(self) -> ProjectInfo:
-        return read_json(
-            self.path / "project.json", ProjectInfo, ProjectInfo(name=self.path.name, created=0.0)
-        )
+        return read_json(self.path / "project.json", ProjectInfo, ProjectInfo(name=self.path.name, created=0.0))
 
     def version(self, name: str) -> Version:
         """The version of this name as typed; made if there is none yet."""
@@ -174,9 +172,7 @@ class Version:
         self.trains_dir = path / "trains"
 
     def info(self) -> VersionInfo:
-        return read_json(
-            self.path / "version.json", VersionInfo, VersionInfo(name=self.path.name, created=0.0)
-        )
+        return read_json(self.path / "version.json", VersionInfo, VersionInfo(name=self.path.name, created=0.0))
 
     def write_info(self, info: VersionInfo) -> None:
         write_json(self.path / "version.json", info)
@@ -210,9 +206,7 @@ def read_json(path: Path, kind: type[Struct], default: Struct) -> Struct:
     except FileNotFoundError:
         return default
     except msgspec.DecodeError as error:
-        raise WorkspaceError(
-            f"{path} can't be read: {error}.", "Restore it from a backup, or move it away."
-        ) from None
+        raise WorkspaceError(f"{path} can't be read: {error}.", "Restore it from a backup, or move it away.") from None
 
 
 def _folders(parent: Path) -> Iterator[Path]:

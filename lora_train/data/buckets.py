@@ -42,8 +42,7 @@ def make_buckets(base_px: int, step_px: int, min_px: int, max_px: int) -> tuple[
     square_px = base_px // step_px * step_px
     if square_px == 0:
         raise DatasetError(
-            f"The resolution {base_px} is smaller than one bucket step of {step_px} pixels; "
-            f"choose at least {step_px}."
+            f"The resolution {base_px} is smaller than one bucket step of {step_px} pixels; choose at least {step_px}."
         )
     sizes = {(square_px, square_px)}
     smallest_px = -(-min_px // step_px) * step_px

@@ -151,8 +151,7 @@ def _find_folders(root: Path, problems: list[str]) -> list[_Folder]:
 def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -> list[_Folder]:
     """The folder, or nothing if its name says zero repeats."""
     problems += [
-        f"{deeper} is not searched: pictures belong directly into {path.name}."
-        for deeper in _sub_folders(path)
+        f"{deeper} is not searched: pictures belong directly into {path.name}." for deeper in _sub_folders(path)
     ]
     numbered = _NUMBERED_FOLDER.fullmatch(path.name)
     if numbered is None:

@@ -144,9 +144,7 @@ class EpochPlanner:
 
 def total_steps(planner: EpochPlanner, epochs: int, gradient_accumulation_steps: int) -> int:
     """Optimizer steps of a whole run. An epoch's last step may have fewer batches than the others."""
-    return sum(
-        math.ceil(planner.batch_count(epoch) / gradient_accumulation_steps) for epoch in range(epochs)
-    )
+    return sum(math.ceil(planner.batch_count(epoch) / gradient_accumulation_steps) for epoch in range(epochs))
 
 
 def _repeated(sources: Sequence[Source], *, is_regularisation: bool) -> list[int]:

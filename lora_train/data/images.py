@@ -22,9 +22,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from lora_train.core.errors import DatasetError
 
-PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-)
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 """Lower-case; compare with `path.suffix.lower()`."""
 
 LARGEST_MEGAPIXELS = 178
@@ -48,7 +46,7 @@ _UPRIGHT = {
 }
 _SIDES_SWAPPED = (5, 6, 7, 8)
 
-# What Pillow's decoders raise for damaged files, found by damaging files of every format.
+# Pillow has no error of its own for damaged files; its decoders let all of these through.
 _DAMAGED = (
     OSError,
     SyntaxError,

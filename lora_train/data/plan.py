@@ -13,9 +13,7 @@ from lora_train.data.dataset import Dataset
 from lora_train.data.epochs import Bucket, CaptionRules, EpochPlanner, Source
 
 
-def place_in_buckets(
-    dataset: Dataset, settings: TrainSettings, *, resolution_px: int, step_px: int
-) -> list[Bucket]:
+def place_in_buckets(dataset: Dataset, settings: TrainSettings, *, resolution_px: int, step_px: int) -> list[Bucket]:
     """The (width, height) that each picture is trained at, in the dataset's order.
 
     `resolution_px` and `step_px` are the base model's own, where the settings leave them open (0).
@@ -35,9 +33,7 @@ def place_in_buckets(
     ]
 
 
-def make_planner(
-    dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str
-) -> EpochPlanner:
+def make_planner(dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str) -> EpochPlanner:
     """The plan of all epochs.
 
     A picture without a caption is called by its folder's concept, or else by `concept`, the project's name.
@@ -57,6 +53,4 @@ def make_planner(
         keep_tags=settings.keep_tags,
         dropout=settings.caption_dropout,
     )
-    return EpochPlanner(
-        sources, batch_size=settings.batch_size, seed=settings.seed, rules=rules, flip=settings.flip
-    )
+    return EpochPlanner(sources, batch_size=settings.batch_size, seed=settings.seed, rules=rules, flip=settings.flip)

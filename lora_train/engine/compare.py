@@ -24,15 +24,17 @@ _GRID_COLUMNS = 6
 
 
 def compare(spec: CompareSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
-    """Likeness to the concept and retention of ordinary prompts, with the LoRA at weight 0 and at 1."""
+    """Likeness to the concept and retention of ordinary prompts, with the LoRA at weight 0 and at 1.
+
+    Likeness here is what the concept's prompts have more of it than ordinary prompts, drawn with the same LoRA: one
+    that merely colours everything, or that learned from wrong captions, gains nothing by it.
+    """
     settings = spec.settings
     model, network, prompts = load_with_lora(settings, Path(spec.lora), report)
     size_px = settings.resolution or model.native_resolution_px
     draw_with = draw_settings(settings, size_px)
     concept = [spec.prompts[index % len(spec.prompts)] for index in range(_PICTURES_PER_KIND)]
-    ordinary = [
-        spec.ordinary_prompts[index % len(spec.ordinary_prompts)] for index in range(_PICTURES_PER_KIND)
-    ]
+    ordinary = [spec.ordinary_prompts[index % len(spec.ordinary_prompts)] for index in range(_PICTURES_PER_KIND)]
     drawer = _Drawer(model, network, prompts, draw_with, settings.preview_seed)
     report.phase("drawing before and after", 0, 4)
     before = drawer.draw(concept, weight=0)
@@ -48,6 +50,7 @@ def compare(spec: CompareSpec, job: JobFolder, report: Reporter) -> dict[str, ob
     reader = FeatureReader(model, prompts)
     pictures = _concept_pictures(Path(spec.pictures), size_px)
     ordinary_features = reader.read(ordinary_before)
+    ordinary_after_features = reader.read(ordinary_after)
     likeness = Likeness(reader.read(pictures), ordinary_features)
     prompt_of = [spec.ordinary_prompts.index(prompt) for prompt in ordinary]
     grid = make_grid(
@@ -66,10 +69,10 @@ def compare(spec: CompareSpec, job: JobFolder, report: Reporter) -> dict[str, ob
     save_png(grid, path)
     return {
         "grid": str(path),
-        "likeness_before": likeness.of(reader.read(before)),
-        "likeness_after": likeness.of(reader.read(after)),
-        "likeness_of_pictures": likeness.among_themselves(),
-        "retention": retention(reader.read(ordinary_after), ordinary_features, prompt_of),
+        "likeness_before": likeness.of(reader.read(before)) - likeness.of(ordinary_features),
+        "likeness_after": likeness.of(reader.read(after)) - likeness.of(ordinary_after_features),
+        "likeness_of_pictures": likeness.among_themselves() - likeness.of(ordinary_features),
+        "retention": retention(ordinary_after_features, ordinary_features, prompt_of),
     }
 
 

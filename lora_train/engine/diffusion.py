@@ -18,17 +18,13 @@ def alphas_cumprod() -> torch.Tensor:
     return torch.cumprod(1.0 - betas, dim=0)
 
 
-def add_noise(
-    latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor
-) -> torch.Tensor:
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
     """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (Ho et al. 2020, eq. 4); alpha_bar (B,)."""
     share = alpha_bar.reshape(-1, 1, 1, 1)
     return share.sqrt() * latents + (1 - share).sqrt() * noise
 
 
-def target(
-    latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction: str
-) -> torch.Tensor:
+def target(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction: str) -> torch.Tensor:
     """What the model should predict: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0.
 
     v is from Salimans & Ho 2022, appendix D.
@@ -56,9 +52,7 @@ def offset_noise(noise: torch.Tensor, offset: torch.Tensor, strength: float) -> 
     return noise + strength * offset
 
 
-def weighted_mse(
-    prediction: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+def weighted_mse(prediction: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """(B,) squared error of each sample, averaged over its elements in float32, times its weight."""
     error = (prediction.float() - wanted.float()).square().mean(dim=(1, 2, 3))
     return error * weights

@@ -38,9 +38,7 @@ class FeatureReader:
     @torch.no_grad()
     def read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """(N, F) float32 on the CPU; all pictures of one size."""
-        rows = [
-            self._read(pictures[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE)
-        ]
+        rows = [self._read(pictures[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE)]
         return torch.cat(rows)
 
     def _read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:

@@ -44,63 +44,140 @@ _DTYPES = {
 
 
 class BaseModel:
-    """A loaded base model. All parts are frozen and in evaluation mode.
+    """A base model whose parts are loaded when they are wanted, each frozen and in evaluation mode.
 
     unet          diffusers UNet2DConditionModel: (B, 4, h, w), (B,), (B, T, D) -> (B, 4, h, w)
     vae           diffusers AutoencoderKL; `vae_scale` turns its latents into the UNet's
     text_encoder  transformers CLIPTextModel
+
+    A part that has done its work is let go (`drop_vae`, `drop_text_encoder`), so never more is in memory than needed.
     """
+
+    family = "sd1"
 
     def __init__(
-        self, *, path: Path, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, prediction: str
+        self, source: _File | _Folder, *, vae_path: Path | None, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.path = path
-        self.unet = unet
-        self.vae = vae
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.prediction = prediction
-        self.family = "sd1"
-        self.vae_scale = float(vae.config.scaling_factor)
-        channels = unet.config.block_out_channels[0]
+        self.path = source.path
+        self.prediction = source.prediction
+        self.tokenizer = load_tokenizer(source.tokenizer_folder)
+        self.vae_scale = source.vae_scale
+        channels = source.model_channels
         self.native_resolution_px = presets.native_resolution_px(channels)
         self.bucket_step_px = presets.bucket_step_px(channels)
-        for part in (unet, vae, text_encoder):
-            part.requires_grad_(False)
-            part.eval()
+        self.device = device
+        self.dtype = dtype
+        self._source = source
+        self._vae_path = vae_path
+        self._unet: Any = None
+        self._vae: Any = None
+        self._text_encoder: Any = None
+
+    @property
+    def unet(self) -> Any:
+        if self._unet is None:
+            self._unet = _frozen(self._source.load_unet(self.device, self.dtype))
+        return self._unet
+
+    @property
+    def vae(self) -> Any:
+        """In float32, whatever the compute dtype is: in half precision some pictures overflow it."""
+        if self._vae is None:
+            own = load_vae(self._vae_path, self.device) if self._vae_path else None
+            self._vae = _frozen(own if own is not None else self._source.load_vae(self.device))
+        return self._vae
+
+    @property
+    def text_encoder(self) -> Any:
+        if self._text_encoder is None:
+            self._text_encoder = _frozen(self._source.load_text_encoder(self.device, self.dtype))
+        return self._text_encoder
+
+    def drop_vae(self) -> None:
+        self._vae = None
+
+    def drop_text_encoder(self) -> None:
+        self._text_encoder = None
 
 
-def load_base_model(
-    path: Path, *, vae_path: Path | None, device: torch.device, dtype: torch.dtype
-) -> BaseModel:
-    """Load a base model with its UNet and text encoder in `dtype`, its VAE in float32, on `device`.
+def load_base_model(path: Path, *, vae_path: Path | None, device: torch.device, dtype: torch.dtype) -> BaseModel:
+    """Open a base model: its UNet and text encoder will be in `dtype`, its VAE in float32, on `device`.
 
-    Raises ModelError for a file that can't be read, is of another family, or lacks tensors.
+    Raises ModelError for a file that can't be read or is of another family; the parts, when they are loaded, for
+    missing tensors.
     """
-    if path.is_dir():
-        return _load_folder(path, vae_path, device, dtype)
-    file = read_tensor_file(path)
-    facts = detect_checkpoint(file.tensors)
-    require_supported(facts, path)
-    hints = read_hints(path)
-    shapes = {name: info.shape for name, info in file.tensors.items()}
-    unet = _unet_from_file(file, unet_config(shapes, hints), device, dtype)
-    text_prefix = _text_prefix(file)
-    text_encoder = _build_text_encoder(text_config(shapes, text_prefix, hints))
-    _fill(_text_core(text_encoder), file, lambda name: [text_prefix + name], device, dtype)
-    vae = (
-        load_vae(vae_path, device)
-        if vae_path
-        else _vae_from_file(file, ldm_names.VAE_PREFIX, hints, device)
-    )
-    return BaseModel(
-        path=path,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=load_tokenizer(hints.text_folder),
-        prediction=hints.prediction,
-    )
+    source = _Folder(path) if path.is_dir() else _File(path)
+    return BaseModel(source, vae_path=vae_path, device=device, dtype=dtype)
+
+
+def _frozen(part: Any) -> Any:
+    part.requires_grad_(False)
+    return part.eval()
+
+
+class _File:
+    """A checkpoint in a single file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = read_tensor_file(path)
+        facts = detect_checkpoint(self._file.tensors)
+        require_supported(facts, path)
+        self._shapes = {name: info.shape for name, info in self._file.tensors.items()}
+        self._hints = read_hints(path)
+        self.model_channels = facts.model_channels
+        self.vae_scale = self._hints.vae_scale
+        self.tokenizer_folder = self._hints.text_folder
+        is_v = "v_prediction" in (self._hints.prediction, facts.prediction)
+        self.prediction = "v_prediction" if is_v else "epsilon"
+
+    def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
+        return _unet_from_file(self._file, unet_config(self._shapes, self._hints), device, dtype)
+
+    def load_vae(self, device: torch.device) -> Any:
+        return _vae_from_file(self._file, ldm_names.VAE_PREFIX, self._hints, device)
+
+    def load_text_encoder(self, device: torch.device, dtype: torch.dtype) -> Any:
+        prefix = _text_prefix(self._file)
+        text_encoder = _build_text_encoder(text_config(self._shapes, prefix, self._hints))
+        _fill(_text_core(text_encoder), self._file, lambda name: [prefix + name], device, dtype)
+        return text_encoder
+
+
+class _Folder:
+    """A diffusers folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        facts = detect_folder(path)
+        require_supported(facts, path)
+        self.model_channels = facts.model_channels
+        self.prediction = "v_prediction" if facts.prediction == "v_prediction" else "epsilon"
+        self.vae_scale = float(_config(path / "vae").get("scaling_factor", Hints().vae_scale))
+        self.tokenizer_folder = path / "tokenizer"
+
+    def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
+        from diffusers import UNet2DConditionModel
+
+        with torch.device("meta"):
+            unet: Any = UNet2DConditionModel.from_config(_config(self.path / "unet"))
+        _fill(unet, _weights(self.path / "unet"), lambda name: [name], device, dtype)
+        return unet
+
+    def load_vae(self, device: torch.device) -> Any:
+        from diffusers import AutoencoderKL
+
+        with torch.device("meta"):
+            vae: Any = AutoencoderKL.from_config(_config(self.path / "vae"))
+        _fill(vae, _weights(self.path / "vae"), _new_and_old_vae_names, device, torch.float32)
+        return vae
+
+    def load_text_encoder(self, device: torch.device, dtype: torch.dtype) -> Any:
+        folder = self.path / "text_encoder"
+        text_encoder = _build_text_encoder(_config(folder))
+        names = lambda name: ["text_model." + name, name]  # noqa: E731
+        _fill(_text_core(text_encoder), _weights(folder), names, device, dtype)
+        return text_encoder
 
 
 def load_vae(path: Path, device: torch.device) -> Any:
@@ -120,14 +197,10 @@ def load_tokenizer(folder: Path | None = None) -> Any:
 
     if folder is None or not (folder / "vocab.json").is_file():
         folder = ASSETS / "clip_vocabulary"
-    return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77
-    )
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
 
 
-def _unet_from_file(
-    file: TensorFile, config: dict[str, Any], device: torch.device, dtype: torch.dtype
-) -> Any:
+def _unet_from_file(file: TensorFile, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
@@ -158,8 +231,12 @@ def _vae_from_diffusers_file(file: TensorFile, config: dict[str, Any], device: t
 
     with torch.device("meta"):
         vae = AutoencoderKL(**config)
-    _fill(vae, file, lambda name: [name, ldm_names.old_vae_name(name)], device, torch.float32)
+    _fill(vae, file, _new_and_old_vae_names, device, torch.float32)
     return vae
+
+
+def _new_and_old_vae_names(name: str) -> list[str]:
+    return [name, ldm_names.old_vae_name(name)]
 
 
 def _diffusers_vae_config(file: TensorFile) -> dict[str, Any]:
@@ -177,9 +254,7 @@ def _text_prefix(file: TensorFile) -> str:
     for prefix in (ldm_names.TEXT_PREFIX + "text_model.", ldm_names.TEXT_PREFIX):
         if f"{prefix}embeddings.token_embedding.weight" in file.tensors:
             return prefix
-    raise ModelError(
-        f"{file.path} has no text encoder.", "Choose a full checkpoint, as it is offered for WebUIs."
-    )
+    raise ModelError(f"{file.path} has no text encoder.", "Choose a full checkpoint, as it is offered for WebUIs.")
 
 
 def _build_text_encoder(config: dict[str, Any]) -> Any:
@@ -192,40 +267,6 @@ def _build_text_encoder(config: dict[str, Any]) -> Any:
 def _text_core(text_encoder: Any) -> nn.Module:
     """The transformer itself: transformers 4 wraps it in `text_model`, transformers 5 does not."""
     return getattr(text_encoder, "text_model", text_encoder)
-
-
-def _load_folder(
-    path: Path, vae_path: Path | None, device: torch.device, dtype: torch.dtype
-) -> BaseModel:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    facts = detect_folder(path)
-    require_supported(facts, path)
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(_config(path / "unet"))
-        vae: Any = AutoencoderKL.from_config(_config(path / "vae"))
-    text_encoder = _build_text_encoder(_config(path / "text_encoder"))
-    _fill(unet, _weights(path / "unet"), lambda name: [name], device, dtype)
-    _fill(
-        _text_core(text_encoder),
-        _weights(path / "text_encoder"),
-        lambda name: ["text_model." + name, name],
-        device,
-        dtype,
-    )
-    if vae_path:
-        vae = load_vae(vae_path, device)
-    else:
-        names = lambda name: [name, ldm_names.old_vae_name(name)]  # noqa: E731
-        _fill(vae, _weights(path / "vae"), names, device, torch.float32)
-    return BaseModel(
-        path=path,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=load_tokenizer(path / "tokenizer"),
-        prediction=facts.prediction,
-    )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -103,9 +103,10 @@ class LoraNetwork(nn.Module):
 
     def attach(self) -> None:
         """Let every target's output include its LoRA. Raises RuntimeError when one has a LoRA already."""
-        for target, lora in self.pairs():
+        for target in self.targets:
             if "forward" in vars(target.layer):
                 raise RuntimeError(f"{target.name} has a LoRA attached already")
+        for target, lora in self.pairs():
             target.layer.forward = self._forward(target.layer, lora)
 
     def detach(self) -> None:
@@ -132,7 +133,7 @@ class LoraNetwork(nn.Module):
         return found
 
     def _forward(self, layer: nn.Linear | nn.Conv2d, lora: LoraLayer) -> Any:
-        base_forward = type(layer).forward
+        base_forward: Any = type(layer).forward
 
         def forward(x: torch.Tensor, *args: Any) -> torch.Tensor:
             output = base_forward(layer, x, *args)
@@ -158,9 +159,7 @@ def unet_targets(unet: nn.Module, *, with_convolutions: bool) -> list[Target]:
     for name, layer in unet.named_modules():
         in_attention = ".attentions." in name
         in_others = ".resnets." in name or "samplers." in name
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and (
-            in_attention or (with_convolutions and in_others)
-        ):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and (in_attention or (with_convolutions and in_others)):
             targets.append(Target("unet", name, layer))
     return targets
 

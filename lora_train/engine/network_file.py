@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import nn
 
 from lora_train.core.errors import ModelError, TrainToolsError
 from lora_train.core.files import replace
-from lora_train.core.tensorfiles import read_tensor_file
+from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine.loading import read_tensor
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target
 
+_DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 _PREFIX = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 _LARGEST_WEIGHT = 6e4
 """Hosts cast to fp16, whose largest number is 65504."""
@@ -42,9 +44,9 @@ def file_tensors(network: LoraNetwork, dtype: torch.dtype) -> dict[str, torch.Te
     tensors: dict[str, torch.Tensor] = {}
     for target, lora in network.pairs():
         name = module_name(target)
-        tensors[f"{name}.lora_down.weight"] = _checked(name, lora.down).to(dtype)
-        tensors[f"{name}.lora_up.weight"] = _checked(name, lora.up).to(dtype)
-        tensors[f"{name}.alpha"] = torch.tensor(float(lora.alpha)).to(dtype)
+        tensors[f"{name}.{_DOWN}"] = _checked(name, lora.down).to(dtype)
+        tensors[f"{name}.{_UP}"] = _checked(name, lora.up).to(dtype)
+        tensors[f"{name}.{_ALPHA}"] = torch.tensor(float(lora.alpha)).to(dtype)
     return tensors
 
 
@@ -103,30 +105,16 @@ def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 def load_network(path: Path, targets: Sequence[Target]) -> LoraNetwork:
     """The network in a LoRA file, for the layers among `targets` that it names.
 
-    Raises ModelError when the file has LoRAs for layers that the model lacks, or of other shapes.
+    Raises ModelError when the file is no plain LoRA, or has one for layers that the model lacks or of other shapes.
     """
     file = read_tensor_file(path)
-    wanted = {name.rpartition(".lora_down.weight")[0] for name in file.tensors if "lora_down" in name}
-    if not wanted:
-        raise ModelError(f"{path} is not a LoRA in kohya's layout.")
+    wanted = _lora_names(file)
     pairs: list[tuple[Target, LoraLayer]] = []
     for target in targets:
         name = module_name(target)
-        if name not in wanted:
-            continue
-        wanted.remove(name)
-        down = read_tensor(file, f"{name}.lora_down.weight").float()
-        up = read_tensor(file, f"{name}.lora_up.weight").float()
-        has_alpha = f"{name}.alpha" in file.tensors
-        alpha = read_tensor(file, f"{name}.alpha").item() if has_alpha else float(down.shape[0])
-        lora = LoraLayer(down, up, alpha).to(target.layer.weight.device)
-        if lora.delta_weight().shape != target.layer.weight.shape:
-            raise ModelError(
-                f"{path} does not fit this base model: {name} changes a weight of the shape "
-                f"{tuple(lora.delta_weight().shape)}, the model's is {tuple(target.layer.weight.shape)}.",
-                "Choose a base model of the LoRA's family.",
-            )
-        pairs.append((target, lora))
+        if name in wanted:
+            wanted.remove(name)
+            pairs.append((target, _read_layer(file, name, target.layer)))
     if wanted:
         raise ModelError(
             f"{path} does not fit this base model: {len(wanted)} of its layers are not there, "
@@ -134,3 +122,38 @@ def load_network(path: Path, targets: Sequence[Target]) -> LoraNetwork:
             "Choose a base model of the LoRA's family.",
         )
     return LoraNetwork(pairs)
+
+
+def _lora_names(file: TensorFile) -> set[str]:
+    """kohya's names of the layers in a file; like the hosts we split at the first dot, and alpha may be missing."""
+    found: dict[str, set[str]] = {}
+    for tensor in file.tensors:
+        name, _, part = tensor.partition(".")
+        found.setdefault(name, set()).add(part)
+    if not any(_DOWN in parts for parts in found.values()):
+        raise ModelError(f"{file.path} is not a LoRA in kohya's layout.")
+    for name, parts in sorted(found.items()):
+        if strange := parts - {_DOWN, _UP, _ALPHA}:
+            raise ModelError(
+                f"{file.path} has the tensor {name}.{min(strange)}, which no plain LoRA has.",
+                "LoHa, LoKr, DoRA and other kinds can't be read here.",
+            )
+        if missing := {_DOWN, _UP} - parts:
+            raise ModelError(f"{file.path} is incomplete: {name} lacks {min(missing)}.", "Download it again.")
+    return set(found)
+
+
+def _read_layer(file: TensorFile, name: str, layer: nn.Linear | nn.Conv2d) -> LoraLayer:
+    weight = layer.weight
+    down = read_tensor(file, f"{name}.{_DOWN}").float()
+    up = read_tensor(file, f"{name}.{_UP}").float()
+    fits = down.shape[1:] == weight.shape[1:]
+    if not fits or up.shape != (weight.shape[0], down.shape[0], *[1] * (weight.ndim - 2)):
+        raise ModelError(
+            f"{file.path} does not fit this base model: {name} has the shapes {tuple(down.shape)} and "
+            f"{tuple(up.shape)}, but is for a weight of the shape {tuple(weight.shape)}.",
+            "Choose a base model of the LoRA's family.",
+        )
+    has_alpha = f"{name}.{_ALPHA}" in file.tensors
+    alpha = read_tensor(file, f"{name}.{_ALPHA}").item() if has_alpha else float(down.shape[0])
+    return LoraLayer(down, up, alpha).to(weight.device)

@@ -18,21 +18,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of `settings`; `groups` has the parameters of "unet" and, when trained, "text_encoder"."""
     rates = {"unet": settings.learning_rate, "text_encoder": settings.text_encoder_lr}
-    named: list[dict[str, Any]] = [
-        {"params": parameters, "lr": rates[part]} for part, parameters in groups.items()
-    ]
+    named: list[dict[str, Any]] = [{"params": parameters, "lr": rates[part]} for part, parameters in groups.items()]
     return _make(settings.optimizer, named, settings.weight_decay, fused=fused)
 
 
-def _make(
-    name: Optimizer, groups: list[dict[str, Any]], weight_decay: float, *, fused: bool
-) -> torch.optim.Optimizer:
+def _make(name: Optimizer, groups: list[dict[str, Any]], weight_decay: float, *, fused: bool) -> torch.optim.Optimizer:
     if name == "Lion":
         return _make_lion(groups, weight_decay)
     if name == "SGDNesterov":
-        return torch.optim.SGD(
-            groups, lr=0.0, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=weight_decay
-        )
+        return torch.optim.SGD(groups, lr=0.0, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=weight_decay)
     kind = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}[name]
     extra = {"fused": True} if fused else {}
     return kind(groups, lr=0.0, betas=_BETAS[name], weight_decay=weight_decay, **extra)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_train.core.assets import resolve_base_model
+from lora_train.core.config import TrainSettings
 from lora_train.core.jobs import PreviewSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
@@ -15,7 +16,6 @@ from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_t
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
 from lora_train.engine.text import Prompts
-from lora_train.core.config import TrainSettings
 
 
 def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
@@ -36,9 +36,7 @@ def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
     return {"grid": spec.out}
 
 
-def load_with_lora(
-    settings: TrainSettings, lora: Path, report: Reporter
-) -> tuple[BaseModel, LoraNetwork, Prompts]:
+def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tuple[BaseModel, LoraNetwork, Prompts]:
     """The base model of `settings` with a finished LoRA attached, for drawing and measuring."""
     device = devices.choose_device(settings.device)
     devices.prepare(device, settings.cpu_threads)

@@ -21,19 +21,21 @@ class PreviewTexts:
     """Embeddings of the preview prompts: encoded anew each time, or once ahead when the encoder is let go."""
 
     def __init__(self, prompts: Prompts, settings: TrainSettings) -> None:
-        self._prompts = prompts
+        self._prompts: Prompts | None = prompts
         self._settings = settings
         self._encoded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def encode_ahead(self) -> None:
-        """Keep the embeddings, for when the text encoder is gone."""
+        """Keep the embeddings and let the text encoder go."""
         self._encoded = self.encode()
+        self._prompts = None
 
     @torch.no_grad()
     def encode(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Positive (prompts, T, D) and negative (1, T', D)."""
         if self._encoded is not None:
             return self._encoded
+        assert self._prompts is not None, "neither the embeddings nor the text encoder were kept"
         device = next(self._prompts.text_encoder.parameters()).device
         positive = self._prompts.ids(self._settings.preview_prompts)
         negative = self._prompts.ids([self._settings.preview_negative_prompt])

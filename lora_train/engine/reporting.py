@@ -138,7 +138,5 @@ class Reporter:
             if loss != loss or loss in (float("inf"), float("-inf")):
                 self.bad_step = self.bad_step or told.step
                 continue  # JSON has no NaN; the roll-back tells of it in a note
-            steps.append(
-                Step(step=told.step, epoch=told.epoch, loss=loss, lr=told.lr, s_per_step=parcel.s_per_step)
-            )
+            steps.append(Step(step=told.step, epoch=told.epoch, loss=loss, lr=told.lr, s_per_step=parcel.s_per_step))
         self.events.write(*steps)

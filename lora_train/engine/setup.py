@@ -35,8 +35,9 @@ from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 
-_ENCODE_PIXELS = 4 * 512 * 512
-"""Pictures go through the VAE together up to about this many pixels."""
+_ENCODE_TOGETHER_PX = 4 * 512 * 512
+_ENCODE_TOGETHER_CPU_PX = 256 * 256
+"""Pictures go through the VAE together up to about this many pixels: in its widest layers each takes 2 kB."""
 
 
 class Run:
@@ -104,25 +105,17 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
     run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
-    run.model = model = load_base_model(
-        checkpoint, vae_path=vae_path, device=run.device.torch, dtype=run.dtype
-    )
-    if devices.prefers_channels_last(run.device, run.dtype):
-        model.unet.to(memory_format=torch.channels_last)
+    run.model = model = load_base_model(checkpoint, vae_path=vae_path, device=run.device.torch, dtype=run.dtype)
     run.resolution_px = settings.resolution or model.native_resolution_px
-
-    buckets = place_in_buckets(
-        dataset, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px
-    )
+    buckets = place_in_buckets(dataset, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px)
     run.planner = make_planner(dataset, buckets, settings, spec.concept)
-    run.total_steps = total_steps(
-        run.planner, settings.epochs, settings.gradient_accumulation_steps
-    )
+    run.total_steps = total_steps(run.planner, settings.epochs, settings.gradient_accumulation_steps)
     run.dataset_fingerprint = spec.dataset_fingerprint
     run.facts = _facts(run, dataset, buckets)
+    # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
     run.latents = _encode_pictures(run, dataset, buckets, report)
-    _build_network(run)
     _prepare_texts(run, report)
+    _build_network(run)
     run.alphas = alphas_cumprod().to(run.device.torch)
     return run
 
@@ -140,32 +133,31 @@ def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
     return dataset
 
 
-def _encode_pictures(
-    run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter
-) -> LatentCache:
-    vae = run.model.vae
+def _encode_pictures(run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter) -> LatentCache:
+    settings, vae = run.settings, run.model.vae
     if run.dtype == torch.float16:
         vae.to(torch.float16)
+    together_px = _ENCODE_TOGETHER_CPU_PX if run.device.is_cpu else _ENCODE_TOGETHER_PX
     cache = build_latent_cache(
         vae,
         [dataset.root / picture.path for picture in dataset.pictures],
         buckets,
-        with_flips=run.settings.flip,
-        batch_size=max(1, _ENCODE_PIXELS // run.resolution_px**2 // (2 if run.settings.flip else 1)),
+        with_flips=settings.flip,
+        batch_size=max(1, together_px // run.resolution_px**2 // (2 if settings.flip else 1)),
         device=run.device.torch,
         progress=lambda done, total: report.phase("encoding the pictures", done, total),
         warn=lambda message: report.events.write(Note("warning", message)),
     )
-    if run.settings.preview_prompts:
-        vae.to(torch.float32)
-    else:
-        run.model.vae = None
-        devices.free_cached_memory(run.device)
+    del vae
+    run.model.drop_vae()  # previews load it anew
+    devices.free_cached_memory(run.device)
     return cache
 
 
 def _build_network(run: Run) -> None:
     settings, model = run.settings, run.model
+    if devices.prefers_channels_last(run.device, run.dtype):
+        model.unet.to(memory_format=torch.channels_last)
     targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
     if settings.train_text_encoder:
         targets += text_encoder_targets(model.text_encoder)
@@ -177,9 +169,7 @@ def _build_network(run: Run) -> None:
     run.network.attach()
     parts = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
     run.groups = {part: run.network.parameters_of(part) for part in parts}
-    run.optimizer = make_optimizer(
-        settings, run.groups, fused=devices.has_fused_optimizers(run.device)
-    )
+    run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
     if settings.gradient_checkpointing:
@@ -195,6 +185,10 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         clip_skip=settings.clip_skip,
         max_tokens=settings.max_tokens,
     )
+    prompts.ids([source.caption for source in run.planner.sources])
+    for caption, cut in prompts.cut_captions.items():
+        message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
+        report.events.write(Note("warning", message))
     run.preview_texts = PreviewTexts(prompts, settings) if settings.preview_prompts else None
     if settings.train_text_encoder:
         run.texts = TrainedTexts(prompts, run.device.torch)
@@ -205,12 +199,9 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()
             run.texts.let_go()
-            model.text_encoder = None
+            del prompts
+            model.drop_text_encoder()
             devices.free_cached_memory(run.device)
-    prompts.ids([source.caption for source in run.planner.sources])
-    for caption, cut in prompts.cut_captions.items():
-        message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
-        report.events.write(Note("warning", message))
 
 
 def _captions_never_change(run: Run) -> bool:
@@ -257,9 +248,7 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
 def _dirs(pictures: Sequence[Any]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for picture in pictures:
-        entry = found.setdefault(
-            picture.folder, {"n_repeats": picture.repeats, "img_count": 0}
-        )
+        entry = found.setdefault(picture.folder, {"n_repeats": picture.repeats, "img_count": 0})
         entry["img_count"] += 1
     return found
 
@@ -268,4 +257,3 @@ def _common_tag(captions: Sequence[str]) -> str:
     """The first tag that every caption has: what calls the LoRA up when no trigger word was set."""
     tags = [split_tags(caption) for caption in captions]
     return next((tag for tag in tags[0] if all(tag in own for own in tags)), "") if tags else ""
-

@@ -154,5 +154,6 @@ def _hash(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode("utf-8"))
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        content: Any = tensors[name].reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
     return digest.hexdigest()

@@ -63,9 +63,7 @@ def check_clip_skip(text_encoder: Any, clip_skip: int) -> None:
     """Raises ConfigError when the encoder has fewer layers than `clip_skip` asks for."""
     layers = text_encoder.config.num_hidden_layers
     if clip_skip > layers:
-        raise ConfigError(
-            [f"clip_skip (Clip skip): {clip_skip} is more than the {layers} layers of this text encoder"]
-        )
+        raise ConfigError([f"clip_skip (Clip skip): {clip_skip} is more than the {layers} layers of this text encoder"])
 
 
 def encode(text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:

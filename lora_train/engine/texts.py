@@ -67,9 +67,7 @@ class CachedTexts:
         rows = [self._rows[view.caption] for view in batch.views]
         length = max(row.shape[0] for row in rows)
         filled = [
-            torch.cat([row, self._empty.repeat((length - row.shape[0]) // 77, 1)])
-            if row.shape[0] < length
-            else row
+            torch.cat([row, self._empty.repeat((length - row.shape[0]) // 77, 1)]) if row.shape[0] < length else row
             for row in rows
         ]
         return torch.stack(filled)

@@ -195,11 +195,10 @@ class Training:
 
         def told(path: Path, prompt: str, weight: float | None) -> None:
             place = path.relative_to(self.job.path).as_posix()
-            self.report.events.write(
-                Sampled(path=place, step=self.clock.step, prompt=prompt, weight=weight)
-            )
+            self.report.events.write(Sampled(path=place, step=self.clock.step, prompt=prompt, weight=weight))
 
         save_previews(self.job.samples_dir, stem, rows, run.settings, draw_with, told)
+        run.model.drop_vae()
         devices.free_cached_memory(run.device)
 
     # --- the way back ---
@@ -331,9 +330,7 @@ def draw_normal(run: Run, batch: Batch, purpose: str, shape: tuple[int, ...]) ->
 def draw_timesteps(run: Run, batch: Batch) -> torch.Tensor:
     """(B,) timesteps from 0 to 999 on the CPU, each view's from its own seed."""
     draws = [
-        torch.randint(
-            diffusion.TIMESTEPS, (), generator=_generator(run, view.epoch, view.position, "timestep")
-        )
+        torch.randint(diffusion.TIMESTEPS, (), generator=_generator(run, view.epoch, view.position, "timestep"))
         for view in batch.views
     ]
     return torch.stack(draws)

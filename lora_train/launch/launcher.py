@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from lora_train.core.errors import JobError
 from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
+
+_WINDOWS_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+"""Keeps the console's Ctrl+C from the worker, as a session of its own does elsewhere."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +36,8 @@ def start_worker(job: JobFolder) -> subprocess.Popen[bytes]:
             stderr=log,
             env=_environment(),
             cwd=job.path,
-            **_own_session(),
+            creationflags=_WINDOWS_GROUP,
+            start_new_session=True,
         )
 
 
@@ -101,9 +104,3 @@ def _environment() -> dict[str, str]:
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
-
-
-def _own_session() -> dict[str, Any]:
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

@@ -65,10 +65,7 @@ def train_jointly(
     for step in range(steps):
         set_learning_rate(optimizer, warm_cosine(step, steps, warm_up=100, hold=0.3, floor=0.02))
         chosen = [rng.randrange(pictures) for _ in range(BATCH)]
-        captions = [
-            "" if rng.random() < EMPTY_CAPTION_SHARE else random_caption(descriptions[i], rng)
-            for i in chosen
-        ]
+        captions = ["" if rng.random() < EMPTY_CAPTION_SHARE else random_caption(descriptions[i], rng) for i in chosen]
         hidden = text_encoder(token_ids(tokenizer, captions)).last_hidden_state
         timesteps = draw_timesteps(BATCH)
         clean = latents[chosen].contiguous(memory_format=torch.channels_last)

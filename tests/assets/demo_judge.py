@@ -105,9 +105,7 @@ def evaluation_descriptions(count: int) -> list[Description]:
 
 
 @torch.no_grad()
-def generate(
-    parts: dict[str, Any], descriptions: Sequence[Description], *, seed: int
-) -> list[Image.Image]:
+def generate(parts: dict[str, Any], descriptions: Sequence[Description], *, seed: int) -> list[Image.Image]:
     """One 64 x 64 picture for each plain caption: DDIM, 25 steps, guidance 3.
 
     `parts` are unet, vae, text_encoder and tokenizer.
@@ -165,10 +163,7 @@ def _labels(descriptions: Sequence[Description]) -> torch.Tensor:
     """(N, 3) class numbers of colour, shape and background."""
     colours, shapes, backgrounds = list(COLOURS), list(SHAPES), list(BACKGROUNDS)
     return torch.tensor(
-        [
-            (colours.index(d.colour), shapes.index(d.shape), backgrounds.index(d.background))
-            for d in descriptions
-        ]
+        [(colours.index(d.colour), shapes.index(d.shape), backgrounds.index(d.background)) for d in descriptions]
     )
 
 

@@ -77,9 +77,7 @@ def warm_up(text_encoder: Any, tokenizer: Any, *, steps: int, seed: int) -> None
         descriptions = [random_description(rng) for _ in range(BATCH)]
         captions = [random_caption(description, rng) for description in descriptions]
         pairs = zip(descriptions, captions, strict=True)
-        labels = torch.tensor(
-            [said_classes(description, caption) for description, caption in pairs]
-        )
+        labels = torch.tensor([said_classes(description, caption) for description, caption in pairs])
         ids = token_ids(tokenizer, captions)
         hidden = text_encoder(ids).last_hidden_state
         ends = (ids == END_TOKEN).int().argmax(1).tolist()
@@ -107,9 +105,7 @@ def said_classes(description: Description, caption: str) -> tuple[int, int, int,
     return (
         _number(list(COLOURS), description.colour, without_background),
         _number(list(SHAPES), description.shape, caption),
-        list(BACKGROUNDS).index(description.background)
-        if background in caption
-        else len(BACKGROUNDS),
+        list(BACKGROUNDS).index(description.background) if background in caption else len(BACKGROUNDS),
         SIZE_WORDS.index(description.size) if description.size in caption else 0,
     )
 

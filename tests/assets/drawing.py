@@ -255,8 +255,7 @@ def _draw_any_object(canvas: ImageDraw.ImageDraw, rng: random.Random, canvas_px:
         stamp.draw(canvas, rng.choice(SHAPES))
     elif kind < 0.6:
         corners = [
-            (x + rng.uniform(-radius, radius), y + rng.uniform(-radius, radius))
-            for _ in range(rng.randint(3, 8))
+            (x + rng.uniform(-radius, radius), y + rng.uniform(-radius, radius)) for _ in range(rng.randint(3, 8))
         ]
         canvas.polygon(corners, fill=colour)
     elif kind < 0.8:

@@ -99,9 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make a demo model from nothing.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model's files")
     parser.add_argument("--smoke", action="store_true", help="a handful of steps of every stage")
-    parser.add_argument(
-        "--evaluate", action="store_true", help="judge the model's pictures as well"
-    )
+    parser.add_argument("--evaluate", action="store_true", help="judge the model's pictures as well")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -40,9 +40,7 @@ def write_model(folder: Path, *, unet: Any, vae: Any, text_encoder: Any) -> Path
     shutil.copyfile(CONFIG_FILE, folder / "tiny_clip" / CONFIG_FILE.name)
     differing = differing_tensors(path, unet=unet, vae=vae, text_encoder=text_encoder)
     if differing:
-        raise RuntimeError(
-            f"{path}: {len(differing)} tensors differ when read, first {differing[0]}"
-        )
+        raise RuntimeError(f"{path}: {len(differing)} tensors differ when read, first {differing[0]}")
     return path
 
 
@@ -85,9 +83,7 @@ def _original_tensors(unet: Any, vae: Any, text_encoder: Any) -> dict[str, torch
     for name, weight in vae.state_dict().items():
         # The original's attention in the VAE is made of 1 x 1 convolutions.
         is_linear = ".attentions." in name and weight.ndim == 2
-        tensors[VAE_PREFIX + vae_name(name, levels)] = (
-            weight[:, :, None, None] if is_linear else weight
-        )
+        tensors[VAE_PREFIX + vae_name(name, levels)] = weight[:, :, None, None] if is_linear else weight
     for name, weight in _text_state(text_encoder).items():
         tensors[TEXT_PREFIX + name] = weight
     half = {name: weight.detach().half().contiguous() for name, weight in tensors.items()}

@@ -95,8 +95,7 @@ def without_middle(shapes: Shapes) -> Shapes:
         (REFINER | REFINER_TEXT, "sdxl-refiner"),
         (REFINER, "sdxl-refiner"),
         (
-            unet(768)
-            | {"cond_stage_model.roberta.embeddings.word_embeddings.weight": (250002, 1024)},
+            unet(768) | {"cond_stage_model.roberta.embeddings.word_embeddings.weight": (250002, 1024)},
             "altdiffusion",
         ),
         ({UNET + "x_embedder.proj.weight": (1536, 16, 2, 2)}, "sd3"),
@@ -219,8 +218,7 @@ def test_unsupported_families_are_named(family: Any) -> None:
     with pytest.raises(ModelError) as error:
         require_supported(CheckpointFacts(family), Path("some.safetensors"))
     assert error.value.message == (
-        f"some.safetensors is {FAMILY_NAMES[family]};"
-        " this version trains Stable Diffusion 1.x only."
+        f"some.safetensors is {FAMILY_NAMES[family]}; this version trains Stable Diffusion 1.x only."
     )
 
 
@@ -238,9 +236,7 @@ def test_the_demo_model() -> None:
 # --- diffusers folders ---
 
 
-def folder(
-    path: Path, pipeline: str, unet: dict[str, Any] | None = None, **configs: dict[str, Any]
-) -> Path:
+def folder(path: Path, pipeline: str, unet: dict[str, Any] | None = None, **configs: dict[str, Any]) -> Path:
     """A diffusers folder without weights; `configs` by part, e.g. `scheduler={...}`."""
     files = {"model_index.json": {"_class_name": pipeline, "unet": ["diffusers", "X"]}}
     if unet is not None:

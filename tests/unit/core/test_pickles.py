@@ -1,4 +1,4 @@
-"""Pickles are read and never run. Hostile ones come from Python's pickler or are written by opcode."""
+"""Pickles are read and never run. Hostile ones are written by Python's pickler and by hand."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def test_plain_values_come_back(protocol: int) -> None:
 
 
 def test_what_is_not_needed_becomes_opaque() -> None:
-    value = described(
-        pickle.dumps({"set": {1, 2}, "frozen": frozenset({1}), "complex": 1j}, 2)
-    ).value
+    value = described(pickle.dumps({"set": {1, 2}, "frozen": frozenset({1}), "complex": 1j}, 2)).value
     assert isinstance(value, dict)
     assert [type(item) for item in value.values()] == [Opaque] * 3
 
@@ -93,9 +91,7 @@ def test_builtins_that_run_code_are_refused(function: Any, protocol: int, tmp_pa
 def test_the_same_pickle_would_have_run(tmp_path: Path) -> None:
     """The proof file of the tests here is a working one."""
     proof = tmp_path / "ran"
-    pickle.loads(
-        pickle.dumps(Calls(exec, program(proof)))
-    )  # our own pickle: that it runs is the point
+    pickle.loads(pickle.dumps(Calls(exec, program(proof))))  # our own pickle: that it runs is the point
     assert proof.exists()
 
 
@@ -109,16 +105,8 @@ def hostile_opcodes(proof: Path) -> dict[str, bytes]:
         "obj": b"\x80\x02(" + evil + source + b"o.",
         "newobj": b"\x80\x02" + evil + source + b"\x85\x81.",
         "newobj_ex": b"\x80\x04" + evil + source + b"\x85}\x92.",
-        "stack_global": b"\x80\x04"
-        + text("builtins")
-        + text("exec")
-        + b"\x93"
-        + source
-        + b"\x85R.",
-        "dotted": b"\x80\x04"
-        + text("collections")
-        + text("OrderedDict.__init__.__globals__")
-        + b"\x93.",
+        "stack_global": b"\x80\x04" + text("builtins") + text("exec") + b"\x93" + source + b"\x85R.",
+        "dotted": b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.",
         "framework_function": b"\x80\x02cpytorch_lightning.utilities\nrank_zero_only\n.",
         "framework_dotted": b"\x80\x04" + text("lightning") + text("Os.system") + b"\x93.",
         "torch_hub": b"\x80\x02ctorch.hub\nload\n" + source + b"\x85R.",
@@ -167,9 +155,7 @@ def test_state_for_a_stand_in_changes_nothing() -> None:
 def test_settings_of_training_frameworks_are_swallowed() -> None:
     """As in Stable Diffusion 1.4's checkpoint: a dict of callbacks whose keys are classes."""
     callback = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
-    scalar = (
-        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00f8K\x00K\x01\x87RU\x08"
-    )
+    scalar = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00f8K\x00K\x01\x87RU\x08"
     scalar += struct.pack("<d", 1.5) + b"\x86R"
     content = (
         b"\x80\x02}("
@@ -187,9 +173,7 @@ def test_settings_of_training_frameworks_are_swallowed() -> None:
 
 
 STORAGE = b"(" + text("storage") + b"ctorch\nHalfStorage\n" + text("0") + text("cpu") + b"K\x0ctQ"
-TENSOR = (
-    b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x02K\x02K\x03\x86K\x03K\x01\x86\x89NtR"
-)
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x02K\x02K\x03\x86K\x03K\x01\x86\x89NtR"
 
 
 def test_a_tensor_is_described() -> None:

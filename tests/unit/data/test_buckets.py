@@ -50,9 +50,7 @@ class TestMakeBuckets:
         ("base_px", "step_px", "min_px", "max_px"),
         [(512, 64, 256, 1024), (768, 64, 320, 960), (1024, 64, 512, 2048), (600, 64, 250, 1000)],
     )
-    def test_what_every_bucket_keeps_to(
-        self, base_px: int, step_px: int, min_px: int, max_px: int
-    ) -> None:
+    def test_what_every_bucket_keeps_to(self, base_px: int, step_px: int, min_px: int, max_px: int) -> None:
         buckets = make_buckets(base_px, step_px, min_px, max_px)
         assert len(set(buckets)) == len(buckets)
         assert any(width == height for width, height in buckets)
@@ -73,12 +71,8 @@ class TestMakeBuckets:
             make_buckets(48, 64, 64, 128)
 
 
-def choose(
-    width_px: int, height_px: int, *, upscale_limit: float = 2.0, step_px: int = 64
-) -> tuple[int, int]:
-    return choose_bucket(
-        width_px, height_px, BUCKETS_512, step_px=step_px, upscale_limit=upscale_limit
-    )
+def choose(width_px: int, height_px: int, *, upscale_limit: float = 2.0, step_px: int = 64) -> tuple[int, int]:
+    return choose_bucket(width_px, height_px, BUCKETS_512, step_px=step_px, upscale_limit=upscale_limit)
 
 
 class TestChooseBucket:

@@ -191,9 +191,7 @@ class TestComposeCaption:
 
     def test_trigger_word_does_not_count_as_a_kept_tag(self) -> None:
         for seed in range(20):
-            tags = compose(
-                "a, b, sks, c, d, e", seed, shuffle=True, keep_tags=1, trigger_word="sks"
-            ).split(", ")
+            tags = compose("a, b, sks, c, d, e", seed, shuffle=True, keep_tags=1, trigger_word="sks").split(", ")
             assert tags[:2] == ["sks", "a"]
             assert sorted(tags[2:]) == ["b", "c", "d", "e"]
 
@@ -208,10 +206,7 @@ class TestComposeCaption:
     def test_dropout_rate(self) -> None:
         draw = random.Random(3)
         dropped = sum(
-            compose_caption(
-                "a", trigger_word="", shuffle=False, keep_tags=0, dropout=0.3, random=draw
-            )
-            == ""
+            compose_caption("a", trigger_word="", shuffle=False, keep_tags=0, dropout=0.3, random=draw) == ""
             for _ in range(10_000)
         )
         # 3000 expected, standard deviation sqrt(10000 * 0.3 * 0.7) = 46; five of them allowed.
@@ -224,17 +219,13 @@ class TestComposeCaption:
         tags = ["b", "c", "d", "e"]
         expected.shuffle(tags)
         draw = random.Random(5)
-        result = compose_caption(
-            "a, b, c, d, e", trigger_word="", shuffle=True, keep_tags=1, dropout=0.0, random=draw
-        )
+        result = compose_caption("a, b, c, d, e", trigger_word="", shuffle=True, keep_tags=1, dropout=0.0, random=draw)
         assert result == ", ".join(["a", *tags])
         assert draw.getstate() == expected.getstate()
 
         for dropout in (0.0, 1.0):
             once = random.Random(5)
-            compose_caption(
-                "a, b", trigger_word="x", shuffle=False, keep_tags=0, dropout=dropout, random=once
-            )
+            compose_caption("a, b", trigger_word="x", shuffle=False, keep_tags=0, dropout=dropout, random=once)
             one_draw = random.Random(5)
             one_draw.random()
             assert once.getstate() == one_draw.getstate()

@@ -89,9 +89,7 @@ class TestKohyaLayout:
         put(tmp_path / "reg" / "dogs" / "s.png")
         put(tmp_path / "reg" / "t.png")
         found = by_path(scan_dataset(tmp_path))
-        assert {
-            path: (p.folder, p.concept, p.repeats, p.is_regularisation) for path, p in found.items()
-        } == {
+        assert {path: (p.folder, p.concept, p.repeats, p.is_regularisation) for path, p in found.items()} == {
             "10_my cat/a.png": ("10_my cat", "my cat", 10, False),
             "3_自作/b.png": ("3_自作", "自作", 3, False),
             "reg/2_cat/r.png": ("reg/2_cat", "cat", 2, True),

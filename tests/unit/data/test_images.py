@@ -41,9 +41,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
-def png_bytes(
-    width_px: int, height_px: int, *, depth: int, colour: int, rows: bytes, extra: bytes = b""
-) -> bytes:
+def png_bytes(width_px: int, height_px: int, *, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
     """A PNG written by hand (PNG specification, section 11.2); `rows` has the filter bytes."""
     header = struct.pack(">IIBBBBB", width_px, height_px, depth, colour, 0, 0, 0)
     return (
@@ -299,9 +297,7 @@ def test_other_files_are_named_with_the_reason(tmp_path: Path) -> None:
     # Beyond Pillow's own refusal; just above our limit, where Pillow only warns.
     [(60_000, 60_000), (17_800, 10_001)],
 )
-def test_decompression_bomb_is_refused_from_its_header(
-    tmp_path: Path, width_px: int, height_px: int
-) -> None:
+def test_decompression_bomb_is_refused_from_its_header(tmp_path: Path, width_px: int, height_px: int) -> None:
     path = tmp_path / "bomb.png"
     # No pixels follow: decoding would fail with another reason.
     path.write_bytes(png_bytes(width_px, height_px, depth=8, colour=2, rows=b""))

@@ -1,0 +1,146 @@
+"""The bench job: what a training step costs here, measured through the same code that trains."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lora_train.core.jobs import BenchSpec, JobFolder, TrainSpec
+from lora_train.data.dataset import fingerprint, scan_dataset
+from lora_train.data.epochs import Batch
+from lora_train.engine import devices
+from lora_train.engine.reporting import Reporter
+from lora_train.engine.setup import Run, prepare_run
+from lora_train.engine.train import train_step
+
+_FULL_SIZE_PX = 512
+
+
+def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
+    """Time `spec.steps` steps after the first, then count the operations of one more.
+
+    s_to_first_step and its CPU seconds count from the start of the process: imports, loading, encoding, one step.
+    """
+    made_at = time.monotonic()
+    settings, checkpoint = spec.settings, job.path / "sd15.safetensors"
+    is_random = settings.base_model == "sd15"
+    if is_random:
+        report.phase("making a full-size model with random weights")
+        _make_full_size_model(checkpoint)
+        settings = msgspec.structs.replace(settings, base_model=str(checkpoint))
+    size_px = settings.resolution or (_FULL_SIZE_PX if is_random else 64)
+    _make_pictures(job.path / "dataset", spec.pictures, size_px)
+    making_s = time.monotonic() - made_at
+    try:
+        return _measure(spec, settings, job, report, making_s)
+    finally:
+        checkpoint.unlink(missing_ok=True)
+
+
+def _measure(spec: BenchSpec, settings: Any, job: JobFolder, report: Reporter, making_s: float) -> dict[str, object]:
+    dataset = scan_dataset(job.path / "dataset")
+    train = TrainSpec(
+        name="bench",
+        dataset="dataset",
+        dataset_fingerprint=fingerprint(dataset),
+        trash="trash",
+        settings=msgspec.structs.replace(settings, epochs=spec.steps + 2, repeats=-1),
+        concept="bench",
+    )
+    run = prepare_run(train, job.path, report)
+    batches = [batch for epoch in range(spec.steps + 2) for batch in run.planner.batches(epoch)]
+    run.texts.prepare(batches)
+    report.phase("timing steps", 0, spec.steps)
+    _timed_step(run, batches[0])
+    to_first_step_s = time.time() - psutil.Process().create_time() - making_s
+    to_first_step_cpu_s = time.process_time()
+    wall_s: list[float] = []
+    cpu_s: list[float] = []
+    for index in range(1, spec.steps + 1):
+        wall, cpu = _timed_step(run, batches[index % len(batches)])
+        wall_s.append(wall)
+        cpu_s.append(cpu)
+        report.phase("timing steps", index, spec.steps)
+    with _OperationCounter() as counter:
+        train_step(run, [batches[0]])
+    return {
+        "device": run.device.label,
+        "precision": run.facts.compute_precision,
+        "base_model": spec.settings.base_model,
+        "resolution_px": run.resolution_px,
+        "batch_size": settings.batch_size,
+        "rank": settings.rank,
+        "s_per_step": statistics.median(wall_s),
+        "cpu_s_per_step": statistics.median(cpu_s),
+        "s_to_first_step": to_first_step_s,
+        "cpu_s_to_first_step": to_first_step_cpu_s,
+        "peak_rss_gb": _peak_rss_bytes() / 1e9,
+        "peak_vram_gb": devices.peak_device_bytes(run.device) / 1e9,
+        "aten_ops_per_step": counter.count,
+        "steps": spec.steps,
+        "torch": str(torch.__version__),
+    }
+
+
+def _timed_step(run: Run, batch: Batch) -> tuple[float, float]:
+    """Wall and CPU seconds of one step."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    train_step(run, [batch])
+    devices.synchronize(run.device)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Counts leaf ATen operations, except those that only look at memory in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aliases = [returned.alias_info for returned in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        self.count += not is_view
+        return func(*args, **(kwargs or {}))
+
+
+def _make_full_size_model(path: Path) -> None:
+    """In a process of its own, so that its memory does not count as the training's."""
+    code = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from lora_train.engine.random_model import Sizes, write_random_checkpoint\n"
+        "write_random_checkpoint(Path(sys.argv[1]), Sizes(), dtype=torch.float16, seed=0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=dict(os.environ))
+
+
+def _make_pictures(folder: Path, count: int, size_px: int) -> None:
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for index in range(count):
+        coarse = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((size_px, size_px), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{index:03}.png")
+        (folder / f"{index:03}.txt").write_text(f"picture {index}, noise", encoding="utf-8")
+
+
+def _peak_rss_bytes() -> int:
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,80 @@
+"""What many tests share: small base models and LoRAs that change something.
+
+torch is imported inside the fixtures, so that the tests of `core` and `data` run where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Products of the small models are too short to be shared out; this is read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1.x in the original layout with few channels and random weights, float32."""
+    import torch
+
+    from lora_train.engine.random_model import SMALL, write_random_checkpoint
+
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    write_random_checkpoint(path, SMALL, dtype=torch.float32, seed=7)
+    return path
+
+
+@pytest.fixture
+def load_small(small_checkpoint: Path) -> Callable[[], Any]:
+    """Loads a fresh copy of the small model at every call."""
+    return lambda: _load(small_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def small_model(small_checkpoint: Path) -> Any:
+    """The small model, for tests that leave it as it is."""
+    return _load(small_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Any:
+    """The trained small model that ships with the package, for tests that leave it as it is."""
+    from lora_train.core.assets import DEMO_MODEL
+
+    return _load(DEMO_MODEL)
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    from lora_train.engine.loading import load_base_model
+
+    return load_base_model(path, vae_path=None, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture
+def make_lora() -> Callable[..., Any]:
+    """Makes a LoRA, not attached, for a loaded model; its `up` weights are random, as after a training."""
+    import torch
+
+    from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
+
+    def make(
+        model: Any, *, convolutions: bool = False, rank: int = 4, alpha: float = 3.0, up: float = 0.1
+    ) -> LoraNetwork:
+        targets = unet_targets(model.unet, with_convolutions=convolutions)
+        targets += text_encoder_targets(model.text_encoder)
+        network = LoraNetwork.new(targets, {"linear": (rank, alpha), "conv": (2, 1.0)}, seed=3)
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for _, lora in network.pairs():
+                lora.up.normal_(std=up, generator=generator)
+        network.requires_grad_(False)
+        return network
+
+    return make
