@@ -69,7 +69,8 @@ def save_state(folder: Path, facts: StateFacts, tensors: Mapping[str, torch.Tens
         replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in _states(folder)[:-_GENERATIONS]:
+    half_written = folder.glob("*.tmp")  # by a worker that died
+    for old in (*_states(folder)[:-_GENERATIONS], *half_written):
         old.unlink()
 
 

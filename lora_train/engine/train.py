@@ -172,7 +172,9 @@ class Training:
 
     def save_lora(self, stem: str) -> None:
         run, path = self.run, self.job.path / f"{stem}.safetensors"
-        if path.exists():
+        saved = Saved(path=path.name, step=self.clock.step, epoch=self.clock.epoch)
+        if path.exists():  # told again: a worker may have died between writing the file and telling of it
+            self.report.events.write(saved)
             return
         run.checkpoint_hashes.fill(run.facts)
         metadata = build_metadata(
@@ -184,7 +186,7 @@ class Training:
         )
         tensors = file_tensors(run.network, devices.DTYPES[run.settings.save_precision])
         save_lora(path, tensors, metadata)
-        self.report.events.write(Saved(path=path.name, step=self.clock.step, epoch=self.clock.epoch))
+        self.report.events.write(saved)
 
     def draw_previews(self, stem: str) -> None:
         run = self.run

@@ -65,16 +65,14 @@ def read_status(job: JobFolder, process: subprocess.Popen[bytes] | None = None) 
 
     `process` is the worker when it is our own child, and saves asking the system.
     """
-    status = status_from_events(job.events())
-    status.job_dir = str(job.path)
+    status = _told_status(job)
     running = status.state == "running" or (status.state == "waiting" and process is not None)
     if not running:
         return status
     alive = process.poll() is None if process is not None else is_alive(job)
     if alive:
         return status
-    status = status_from_events(job.events())  # the last event may have come in between
-    status.job_dir = str(job.path)
+    status = _told_status(job)  # the last event may have come in between
     if status.state in ("running", "waiting"):
         status.state = "failed"
         status.message = "The worker process ended without a word (killed, or out of memory)."
@@ -82,6 +80,15 @@ def read_status(job: JobFolder, process: subprocess.Popen[bytes] | None = None) 
         tail = job.log_tail(5)
         status.message += f" The end of its log: {tail}" if tail else ""
         status.eta_s = None
+    return status
+
+
+def _told_status(job: JobFolder) -> JobStatus:
+    """What the events tell, without the files that a resume has moved to the trash since."""
+    status = status_from_events(job.events())
+    status.job_dir = str(job.path)
+    status.saved = [path for path in status.saved if (job.path / path).exists()]
+    status.sampled = [path for path in status.sampled if (job.path / path).exists()]
     return status
 
 

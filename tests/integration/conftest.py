@@ -65,8 +65,11 @@ class Studio:
             (path / f"{seed}-{index}.txt").write_text(caption, encoding="utf-8")
         return path
 
-    def plan(self, images: Path, *, name: str = "person", **settings: Any) -> JobFolder:
-        return self.app.plan_train(name=name, images=images, values={**QUICK, **settings}).job
+    def plan(
+        self, images: Path, *, name: str = "person", publish_to: Path | None = None, **settings: Any
+    ) -> JobFolder:
+        values = {**QUICK, **settings}
+        return self.app.plan_train(name=name, images=images, values=values, publish_to=publish_to).job
 
     def start(self, job: JobFolder) -> subprocess.Popen[bytes]:
         process = self.app.start(job)
@@ -83,8 +86,15 @@ class Studio:
 
     def cli(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run one `lora-train` command to its end."""
+        return self._run_to_the_end(command_line(*arguments))
+
+    def python(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run a few lines of Python in a process of their own."""
+        return self._run_to_the_end([sys.executable, "-c", code, *map(str, arguments)])
+
+    def _run_to_the_end(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command_line(*arguments),
+            command,
             cwd=self.root,
             env=environment(),
             stdin=subprocess.DEVNULL,
