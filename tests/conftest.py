@@ -78,3 +78,25 @@ def make_lora() -> Callable[..., Any]:
         return network
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_pipeline() -> Callable[..., Any]:
+    """diffusers' own pipeline around the parts of a loaded model, to compare with."""
+
+    def make(model: Any, scheduler: Any = None) -> Any:
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        model.unet.register_to_config(sample_size=64)  # the pipeline of diffusers 0.31 asks for a number
+        return StableDiffusionPipeline(
+            vae=model.vae,
+            text_encoder=model.text_encoder,
+            tokenizer=model.tokenizer,
+            unet=model.unet,
+            scheduler=scheduler or DDIMScheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    return make

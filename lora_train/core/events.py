@@ -16,13 +16,13 @@ import msgspec
 
 
 class Started(msgspec.Struct, tag="started", tag_field="kind"):
-    """The worker runs. `step` is the step it goes on from (0 at a first start)."""
+    """The worker runs. `step` is the step it goes on from, None as long as it doesn't know."""
 
     pid: int
     total_steps: int = 0
     epochs: int = 0
     device: str = ""
-    step: int = 0
+    step: int | None = None
     t: float = 0.0
 
 

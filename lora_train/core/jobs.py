@@ -89,6 +89,8 @@ class JobStatus(msgspec.Struct, kw_only=True):
     eta_s: float | None = None
     saved: list[str] = []
     sampled: list[str] = []
+    step_of_file: dict[str, int] = {}
+    """The step after which each of the files in `saved` and `sampled` was made."""
     notes: list[str] = []
     message: str = ""
     hint: str = ""
@@ -175,18 +177,21 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
     status.last_event_t = event.t
     match event:
         case ev.Started():
-            status.state, status.pid, status.device = "running", event.pid, event.device
-            status.total_steps, status.epochs, status.step = event.total_steps, event.epochs, event.step
-            status.message = status.hint = ""
-            # What was saved after the state that this start goes on from is history (DESIGN: it is in the trash).
+            status.state, status.pid, status.message, status.hint = "running", event.pid, "", ""
+            if event.step is not None:
+                status.total_steps, status.epochs = event.total_steps, event.epochs
+                status.step, status.device = event.step, event.device
+                _forget_files_after(status, event.step)
         case ev.Phase():
             status.phase, status.phase_done, status.phase_total = event.name, event.done, event.total
         case ev.Step():
             _update_step(status, event)
         case ev.Saved():
             status.saved = [path for path in status.saved if path != event.path] + [event.path]
+            status.step_of_file[event.path] = event.step
         case ev.Sampled():
             status.sampled = [path for path in status.sampled if path != event.path] + [event.path]
+            status.step_of_file[event.path] = event.step
         case ev.Note():
             status.notes.append(event.message)
         case ev.Finished():
@@ -198,6 +203,13 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
         case ev.Failed():
             status.state, status.message, status.hint = "failed", event.message, event.hint
             status.eta_s = None
+
+
+def _forget_files_after(status: JobStatus, step: int) -> None:
+    """A start from an earlier state sends what was made after it to the trash."""
+    later = {path for path, made_at in status.step_of_file.items() if made_at > step}
+    status.saved = [path for path in status.saved if path not in later]
+    status.sampled = [path for path in status.sampled if path not in later]
 
 
 def _update_step(status: JobStatus, event: ev.Step) -> None:

@@ -6,7 +6,8 @@ is memory-mapped (mapped pages would count as used memory), and no network is ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,18 @@ class _File:
         self.prediction = "v_prediction" if is_v else "epsilon"
 
     def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
-        return _unet_from_file(self._file, unet_config(self._shapes, self._hints), device, dtype)
+        with _naming(self.path):
+            config = unet_config(self._shapes, self._hints)
+        return _unet_from_file(self._file, config, device, dtype)
 
     def load_vae(self, device: torch.device) -> Any:
         return _vae_from_file(self._file, ldm_names.VAE_PREFIX, self._hints, device)
 
     def load_text_encoder(self, device: torch.device, dtype: torch.dtype) -> Any:
         prefix = _text_prefix(self._file)
-        text_encoder = _build_text_encoder(text_config(self._shapes, prefix, self._hints))
+        with _naming(self.path):
+            config = text_config(self._shapes, prefix, self._hints)
+        text_encoder = _build_text_encoder(config)
         _fill(_text_core(text_encoder), self._file, lambda name: [prefix + name], device, dtype)
         return text_encoder
 
@@ -218,7 +223,8 @@ def _unet_from_file(file: TensorFile, config: dict[str, Any], device: torch.devi
 def _vae_from_file(file: TensorFile, prefix: str, hints: Hints, device: torch.device) -> Any:
     from diffusers import AutoencoderKL
 
-    config = vae_config({name: info.shape for name, info in file.tensors.items()}, prefix, hints)
+    with _naming(file.path):
+        config = vae_config({name: info.shape for name, info in file.tensors.items()}, prefix, hints)
     with torch.device("meta"):
         vae = AutoencoderKL(**config)
     levels = len(config["block_out_channels"])
@@ -246,7 +252,17 @@ def _diffusers_vae_config(file: TensorFile) -> dict[str, Any]:
     while f"decoder.up_blocks.{levels}.resnets.0.conv1.weight" in tensors:
         levels += 1
     shapes = {ldm_names.vae_name(name, levels): info.shape for name, info in tensors.items()}
-    return vae_config(shapes, "", Hints())
+    with _naming(file.path):
+        return vae_config(shapes, "", Hints())
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None, None, None]:
+    """Sizes are told from shapes alone; what is wrong with them belongs to a file."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{path}: {error.message}", error.hint) from None
 
 
 def _text_prefix(file: TensorFile) -> str:
@@ -299,7 +315,7 @@ def _fill(
     for name, parameter in model.named_parameters():
         found = next((their for their in names(name) if their in file.tensors), None)
         if found is None:
-            missing.append(name)
+            missing.append(next(iter(names(name))))
             continue
         tensor = read_tensor(file, found).to(device=device, dtype=dtype)
         if tensor.numel() != parameter.numel():

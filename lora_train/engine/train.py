@@ -100,10 +100,12 @@ class Training:
                 if self.report.request is not None:
                     return self.end_on_request(self.report.request)
                 if time.monotonic() - self.state_at >= settings.state_every_s > 0:
+                    if not self.is_healthy():
+                        rolled_back = True
+                        break
                     self.save_state()
-            if rolled_back or not self.is_healthy():
-                continue
-            clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
+            if not rolled_back and self.is_healthy():
+                clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
 
     def start_or_go_on(self) -> None:
         """Take up the newest whole state, or write the first one, so that there is always a way back."""

@@ -39,7 +39,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(path: Path, dtype: torch.dtype = torch.float32, vae: Path | None = None) -> BaseModel:
-    return load_base_model(path, vae_path=vae, device=CPU, dtype=dtype)
+    """Parts are loaded when they are wanted: all of them are wanted here."""
+    model = load_base_model(path, vae_path=vae, device=CPU, dtype=dtype)
+    parts_of(model)
+    return model
 
 
 def tensors_of_small() -> Tensors:
@@ -92,28 +95,13 @@ def assert_same_outputs(one: list[torch.Tensor], other: list[torch.Tensor]) -> N
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def pipeline_of(model: BaseModel) -> Any:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    return StableDiffusionPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        scheduler=DDIMScheduler(),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
-        requires_safety_checker=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def diffusers_folder(
-    small_model: BaseModel, tmp_path_factory: pytest.TempPathFactory
+    small_model: BaseModel, make_pipeline: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The small model as diffusers saves it."""
     folder = tmp_path_factory.mktemp("diffusers")
-    pipeline_of(small_model).save_pretrained(str(folder))
+    make_pipeline(small_model).save_pretrained(str(folder))
     return folder
 
 
@@ -163,6 +151,25 @@ def test_number_formats(stored: torch.dtype, tmp_path: Path) -> None:
     assert {weight.dtype for weight in half.unet.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in half.text_encoder.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in half.vae.parameters()} == {torch.float32}
+
+
+def test_parts_come_and_go(small_checkpoint: Path, other_vae: Any, tmp_path: Path) -> None:
+    """What is not wanted is not read, and a part that is let go comes back as it was."""
+    tensors = {
+        name: own for name, own in tensors_of_small().items() if not name.startswith((VAE, TEXT))
+    }
+    path = save(tmp_path, tensors)
+    model = load_base_model(path, vae_path=None, device=CPU, dtype=torch.float32)
+    assert model.unet is model.unet
+    with pytest.raises(ModelError, match="no text encoder"):
+        _ = model.text_encoder
+    whole = load(small_checkpoint)
+    vae, text = whole.vae, whole.text_encoder
+    whole.drop_vae()
+    whole.drop_text_encoder()
+    assert whole.vae is not vae
+    assert torch.equal(whole.vae.decoder.conv_in.weight, vae.decoder.conv_in.weight)
+    assert whole.text_encoder is not text
 
 
 def test_parts_are_frozen_and_nothing_is_left_on_meta(small_model: BaseModel) -> None:
@@ -281,8 +288,9 @@ def test_incomplete_folder(diffusers_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(diffusers_folder, folder)
     for path in (folder / "vae").glob("*.safetensors"):
         path.unlink()
-    with pytest.raises(ModelError, match="vae has no weights"):
+    with pytest.raises(ModelError) as error:
         load(folder)
+    assert f"{folder / 'vae'} has no weights" in error.value.message
     (folder / "unet" / "config.json").write_bytes(b"{")
     with pytest.raises(ModelError) as error:
         load(folder)
@@ -396,7 +404,7 @@ def test_marker_of_v_prediction(tmp_path: Path) -> None:
 
 def test_demo_model_has_the_sizes_of_its_yaml(demo_model: BaseModel) -> None:
     assert demo_model.unet.config.attention_head_dim == 4
-    assert demo_model.text_encoder.config.num_hidden_layers == 2
+    assert demo_model.text_encoder.config.num_hidden_layers == 3
     assert (demo_model.native_resolution_px, demo_model.bucket_step_px) == (64, 8)
 
 
@@ -415,10 +423,13 @@ UNET = "model.diffusion_model."
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_without(UNET + "middle_block.0.in_layers.2"), "lacks 2 tensors"),
-        (_without(UNET + "input_blocks.0.0"), "input_blocks.0.0.weight"),
+        (
+            _without(UNET + "middle_block.0.in_layers.2"),
+            "lacks 2 tensors, the first is model.diffusion_model.middle_block.0.in_layers.2.weight",
+        ),
+        (_without(UNET + "input_blocks.0.0"), "unknown number of input channels"),
         (_without(UNET + "out.2"), "out.2.weight"),
-        (_without(UNET + "input_blocks.3"), "not built like Stable Diffusion 1.x"),
+        (_without(UNET + "input_blocks.4"), "not built like Stable Diffusion 1.x"),
         (_without(TEXT), "no text encoder"),
         (_without(TEXT + "text_model.final_layer_norm"), "lacks 2 tensors"),
         (_without(TEXT + "text_model.embeddings.position_embedding"), "position_embedding"),
@@ -451,10 +462,10 @@ def test_file_cut_short(small_checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"conditioner.embedders.1.model.ln_final.weight": (1280,)}, "Stable Diffusion XL"),
+        ({"conditioner.embedders.1.model.ln_final.weight": (1280,)}, "SDXL"),
         (
             {"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (3072, 1024)},
-            "Stable Diffusion 2",
+            "Stable Diffusion 2.x",
         ),
         ({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 320)}, "this is a LoRA"),
     ],

@@ -28,12 +28,11 @@ def _outputs(unet: Any, text_encoder: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def test_diffusers_and_peft_agree(
     load_small: Callable[[], Any],
     make_lora: Callable[..., Any],
+    make_pipeline: Callable[..., Any],
     tmp_path: Path,
     convolutions: bool,
 ) -> None:
     """Computed in float64, so that 1e-6 of what the LoRA changes is far above what rounding does."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
     model = load_small()
     model.unet.double()
     model.text_encoder.double()
@@ -44,16 +43,7 @@ def test_diffusers_and_peft_agree(
     ours = _outputs(model.unet, model.text_encoder)
     network.detach()
 
-    pipeline = StableDiffusionPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        unet=model.unet,
-        scheduler=DDIMScheduler(),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
-        requires_safety_checker=False,
-    )
+    pipeline = make_pipeline(model)
     pipeline.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
     theirs = _outputs(pipeline.unet, pipeline.text_encoder)
     for own, other, without in zip(ours, theirs, base, strict=True):
