@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from lora_train.core.jobs import JobFolder, JobStatus
 
 if TYPE_CHECKING:
     from lora_train.app import App
+    from lora_train.launch.launcher import Worker
 
 _POLL_S = 0.3
 _BAR_WIDTH = 24
@@ -156,6 +156,7 @@ def _request(options: argparse.Namespace, what: Any) -> Result:
     app, job = _app(options), _job(options)
     app.request(job, what)
     status = _follow(app, job, None)
+    app.wait_for_end(job)
     if not options.json:
         print(_line(status))
     return _result(job, status)
@@ -201,11 +202,12 @@ def _bench(options: argparse.Namespace) -> Result:
 
 def _run(app: App, job: JobFolder) -> Result:
     """Run a job in the foreground. Ctrl-C asks it to stop and save; a second one ends it at once."""
-    process = app.start(job)
+    worker = app.start(job)
     asked = False
     while True:
         try:
-            status = _follow(app, job, process)
+            status = _follow(app, job, worker)
+            worker.wait()
             break
         except KeyboardInterrupt:
             if asked:
@@ -237,17 +239,17 @@ def _result(job: JobFolder, status: JobStatus) -> Result:
     }
 
 
-def _follow(app: App, job: JobFolder, process: subprocess.Popen[bytes] | None) -> JobStatus:
+def _follow(app: App, job: JobFolder, worker: Worker | None) -> JobStatus:
     """Show a job's progress until it ends. Gives up at once on one that doesn't run."""
     shown = 0
     line = ""
     while True:
-        status = app.status(job, process)
+        status = app.status(job, worker)
         for note in status.notes[shown:]:
             _show("", line)
             _tell(note)
         shown = len(status.notes)
-        if status.state not in ("running", "waiting") or (status.state == "waiting" and not process):
+        if status.state not in ("running", "waiting") or (status.state == "waiting" and not worker):
             _show(_line(status), line, end="\n")
             return status
         line = _show(_line(status), line)

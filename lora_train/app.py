@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,7 +114,7 @@ class App:
         self._remember_settings(version, settings)
         return PlannedTrain(job=job, total_steps=steps, problems=found.problems)
 
-    def start(self, job: JobFolder) -> subprocess.Popen[bytes]:
+    def start(self, job: JobFolder) -> launcher.Worker:
         """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense."""
         spec = job.read_spec()
         state = launcher.read_status(job).state
@@ -125,10 +124,10 @@ class App:
             check_base_model(spec.settings)
         return launcher.start_worker(job)
 
-    def status(self, job: JobFolder, process: subprocess.Popen[bytes] | None = None) -> JobStatus:
+    def status(self, job: JobFolder, worker: launcher.Worker | None = None) -> JobStatus:
         """What the job does or did. Raises JobError when the folder is none."""
         job.read_spec()
-        return launcher.read_status(job, process)
+        return launcher.read_status(job, worker)
 
     def request(self, job: JobFolder, what: Request) -> None:
         """Ask a running job to stop or to pause. Raises JobError when it doesn't run."""
@@ -136,6 +135,10 @@ class App:
         if not launcher.is_alive(job):
             raise JobError(f"{job.path} is not running; there is nothing to {what}.")
         job.request(what)
+
+    def wait_for_end(self, job: JobFolder) -> None:
+        """Wait until the worker of a job that has ended is gone, so that its memory is free."""
+        launcher.wait_for_end(job)
 
     def kill(self, job: JobFolder) -> None:
         """End a job at once; at most the steps since its last state are lost."""

@@ -58,14 +58,15 @@ def folder_name(name: str) -> str:
     text = unicodedata.normalize("NFC", name)
     text = "".join(" " if unicodedata.category(char) in ("Zl", "Zp", "Zs") else char for char in text)
     text = "".join(char for char in text if unicodedata.category(char) not in ("Cs", "Cn"))
-    text = _FORBIDDEN.sub("_", text).strip().strip(".").strip()
+    text = _FORBIDDEN.sub("_", text).strip(" .")
     if not text.strip("_"):
         raise WorkspaceError(
             f"{name!r} can't be a name: no letter, digit or sign that a file name may have is left of it.",
             "Type at least one letter or digit, in any script.",
         )
-    if text.split(".")[0].strip().lower() in _RESERVED:
-        text += "_"
+    head, dot, tail = text.partition(".")  # Windows looks at what stands before the first dot
+    if head.strip().lower() in _RESERVED:
+        text = f"{head.rstrip()}_{dot}{tail}"
     return _shorten(text)
 
 
@@ -100,6 +101,7 @@ class Workspace:
 
     def project(self, name: str) -> Project:
         """The project of this name as typed; made if there is none yet."""
+        name = unicodedata.normalize("NFC", name)  # macOS hands over decomposed letters
         for path in _folders(self.projects_dir):
             project = Project(self, path)
             if project.info().name == name:
@@ -150,6 +152,7 @@ class Project:
 
     def version(self, name: str) -> Version:
         """The version of this name as typed; made if there is none yet."""
+        name = unicodedata.normalize("NFC", name)
         versions_dir = self.path / "versions"
         for path in _folders(versions_dir):
             version = Version(self, path)

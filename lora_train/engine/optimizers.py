@@ -11,6 +11,8 @@ from lora_train.core.config import Optimizer, TrainSettings
 
 _BETAS = {"AdamW": (0.9, 0.999), "Adam": (0.9, 0.999), "Lion": (0.9, 0.99)}
 _SGD_MOMENTUM = 0.9
+_DEFAULT_RATE = 1.0
+"""Never used, as every group has its own rate; but diffusers' polynomial schedule works relative to it."""
 
 
 def make_optimizer(
@@ -26,10 +28,12 @@ def _make(name: Optimizer, groups: list[dict[str, Any]], weight_decay: float, *,
     if name == "Lion":
         return _make_lion(groups, weight_decay)
     if name == "SGDNesterov":
-        return torch.optim.SGD(groups, lr=0.0, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=weight_decay)
+        return torch.optim.SGD(
+            groups, lr=_DEFAULT_RATE, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=weight_decay
+        )
     kind = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}[name]
     extra = {"fused": True} if fused else {}
-    return kind(groups, lr=0.0, betas=_BETAS[name], weight_decay=weight_decay, **extra)
+    return kind(groups, lr=_DEFAULT_RATE, betas=_BETAS[name], weight_decay=weight_decay, **extra)
 
 
 def _make_lion(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
@@ -38,10 +42,9 @@ def _make_lion(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim
 
     rates = [group["lr"] for group in groups]
     groups = [{"params": group["params"]} for group in groups]
-    optimizer = Lion(groups, lr=1.0, betas=_BETAS["Lion"], weight_decay=weight_decay)
+    optimizer = Lion(groups, lr=_DEFAULT_RATE, betas=_BETAS["Lion"], weight_decay=weight_decay)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    optimizer.defaults["lr"] = 0.0
     return optimizer
 
 

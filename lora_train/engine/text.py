@@ -30,7 +30,7 @@ def tokenize(tokenizer: Any, caption: str, max_tokens: int) -> tuple[list[list[i
         chunk = chunks[-1]
         if len(chunk) == CHUNK_TOKENS:
             rest: list[int] = []
-            if token != comma and 0 <= CHUNK_TOKENS - 1 - last_comma <= _COMMA_BACKTRACK and last_comma >= 0:
+            if token != comma and last_comma >= CHUNK_TOKENS - _COMMA_BACKTRACK:
                 rest = chunk[last_comma + 1 :]
                 del chunk[last_comma + 1 :]
             chunks.append(rest)
@@ -100,6 +100,10 @@ class Prompts:
             self._tokenizer.bos_token_id,
             self._tokenizer.eos_token_id,
         )
+
+    def length(self, caption: str) -> int:
+        """Tokens of this caption's embedding, begin, end and padding included: 77 for each chunk."""
+        return (CHUNK_TOKENS + 2) * len(self._tokenized(caption))
 
     def encode(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, 77 C, D) on the text encoder's device."""

@@ -56,7 +56,8 @@ class CachedTexts:
             for start in range(0, len(captions), _ENCODE_AT_ONCE):
                 chosen = captions[start : start + _ENCODE_AT_ONCE]
                 encoded = self._prompts.encode(_on_device(self._prompts, chosen))
-                self._rows.update(zip(chosen, encoded, strict=True))
+                for caption, row in zip(chosen, encoded, strict=True):  # without what longer ones added
+                    self._rows[caption] = row[: self._prompts.length(caption)].clone()
 
     def let_go(self) -> None:
         """Drop the text encoder; from now on only captions that are encoded already may be asked for."""

@@ -9,10 +9,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_train.core.errors import JobError
 from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
+
+if TYPE_CHECKING:
+    import psutil
+
+_ENDING_S = 30.0
+"""How long a worker that has said its last word may take to free its memory and end."""
 
 _WINDOWS_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
 """Keeps the console's Ctrl+C from the worker, as a session of its own does elsewhere."""
@@ -20,16 +28,27 @@ _WINDOWS_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def start_worker(job: JobFolder) -> subprocess.Popen[bytes]:
+class Worker(subprocess.Popen[bytes]):
+    """A worker process of ours. The first `told_before_bytes` of its job's events are of earlier ones."""
+
+    told_before_bytes: int = 0
+
+    def has_begun(self, job: JobFolder) -> bool:
+        """Whether the job's events tell of this worker yet. (A line end alone closes the half line of a killed one.)"""
+        return _size_bytes(job.events_path) > self.told_before_bytes + 1
+
+
+def start_worker(job: JobFolder) -> Worker:
     """Start the job's worker in a session of its own, its output going to `worker.log`.
 
     Raises JobError when the job has a worker already.
     """
-    if is_alive(job):
+    if is_alive(job) or not wait_for_end(job):
         raise JobError(f"{job.path} is running already.")
     job.clear_requests()
+    told_before_bytes = _size_bytes(job.events_path)
     with job.log_path.open("ab") as log:
-        return subprocess.Popen(
+        worker = Worker(
             [sys.executable, "-m", "lora_train.worker", str(job.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -39,40 +58,38 @@ def start_worker(job: JobFolder) -> subprocess.Popen[bytes]:
             creationflags=_WINDOWS_GROUP,
             start_new_session=True,
         )
+    worker.told_before_bytes = told_before_bytes
+    return worker
 
 
 def is_alive(job: JobFolder) -> bool:
-    """Whether a worker of this very job runs now. A reused process number doesn't deceive it."""
-    import psutil
-
+    """Whether a worker of this very job is at work now, its last word not said yet."""
     status = status_from_events(job.events())
-    if status.pid == 0:
-        return False
-    try:
-        process = psutil.Process(status.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+    return status.state == "running" and _process(job, status.pid) is not None
+
+
+def wait_for_end(job: JobFolder) -> bool:
+    """Wait until a worker that has said its last word is gone, and its memory free; False when it stays."""
+    pid = status_from_events(job.events()).pid
+    until = time.monotonic() + _ENDING_S
+    while _process(job, pid) is not None:
+        if time.monotonic() > until:
             return False
-        command = process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:  # another user's process: not ours
-        return False
-    return "lora_train.worker" in command and str(job.path) in command
+        time.sleep(0.05)
+    return True
 
 
-def read_status(job: JobFolder, process: subprocess.Popen[bytes] | None = None) -> JobStatus:
+def read_status(job: JobFolder, worker: Worker | None = None) -> JobStatus:
     """What the job's folder tells, put right where its worker died without a word.
 
-    `process` is the worker when it is our own child, and saves asking the system.
+    `worker` is the one we started, if we did: the status is then its own, not that of an earlier one.
     """
-    status = _told_status(job)
-    running = status.state == "running" or (status.state == "waiting" and process is not None)
-    if not running:
+    status = _told_status(job, worker)
+    if status.state not in ("running", "waiting") or (status.state == "waiting" and worker is None):
         return status
-    alive = process.poll() is None if process is not None else is_alive(job)
-    if alive:
+    if worker.poll() is None if worker is not None else is_alive(job):
         return status
-    status = _told_status(job)  # the last event may have come in between
+    status = _told_status(job, worker)  # the last event may have come in between
     if status.state in ("running", "waiting"):
         status.state = "failed"
         status.message = "The worker process ended without a word (killed, or out of memory)."
@@ -83,9 +100,12 @@ def read_status(job: JobFolder, process: subprocess.Popen[bytes] | None = None) 
     return status
 
 
-def _told_status(job: JobFolder) -> JobStatus:
+def _told_status(job: JobFolder, worker: Worker | None) -> JobStatus:
     """What the events tell, without the files that a resume has moved to the trash since."""
+    has_begun = worker is None or worker.has_begun(job)
     status = status_from_events(job.events())
+    if not has_begun:
+        status.state, status.message, status.hint = "waiting", "", ""
     status.job_dir = str(job.path)
     status.saved = [path for path in status.saved if (job.path / path).exists()]
     status.sampled = [path for path in status.sampled if (job.path / path).exists()]
@@ -94,13 +114,30 @@ def _told_status(job: JobFolder) -> JobStatus:
 
 def kill_worker(job: JobFolder) -> None:
     """End the worker at once; at most the steps since its last state are lost."""
+    process = _process(job, status_from_events(job.events()).pid)
+    if process is not None:
+        process.kill()
+        wait_for_end(job)
+
+
+def _process(job: JobFolder, pid: int) -> psutil.Process | None:
+    """The process of this number, if it is a worker of this very job: a reused number doesn't deceive it."""
     import psutil
 
-    if is_alive(job):
-        pid = status_from_events(job.events()).pid
+    if pid == 0:
+        return None
+    try:
         process = psutil.Process(pid)
-        process.kill()
-        process.wait(10)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        command = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: another user's process, so not ours
+        return None
+    return process if "lora_train.worker" in command and str(job.path) in command else None
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _environment() -> dict[str, str]:

@@ -21,6 +21,7 @@ from lora_train.app import App
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.workspace import Workspace
+from lora_train.launch.launcher import Worker
 
 WAIT_S = 120
 """For anything a worker does in these tests; the slowest takes about 20 s on one slow core."""
@@ -71,7 +72,7 @@ class Studio:
         values = {**QUICK, **settings}
         return self.app.plan_train(name=name, images=images, values=values, publish_to=publish_to).job
 
-    def start(self, job: JobFolder) -> subprocess.Popen[bytes]:
+    def start(self, job: JobFolder) -> Worker:
         process = self.app.start(job)
         self._processes.append(process)
         return process
@@ -80,7 +81,7 @@ class Studio:
         """Start or go on, to the end."""
         return self.end(job, self.start(job))
 
-    def end(self, job: JobFolder, process: subprocess.Popen[bytes]) -> JobStatus:
+    def end(self, job: JobFolder, process: Worker) -> JobStatus:
         process.wait(WAIT_S)
         return self.app.status(job, process)
 
@@ -148,6 +149,14 @@ class Studio:
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[Studio]:
     opened = Studio(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def shared_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """For runs that several tests of a file look at."""
+    opened = Studio(tmp_path_factory.mktemp("shared"))
     yield opened
     opened.close()
 

@@ -57,7 +57,7 @@ def _killed_at_a_random_step(studio: Studio, job: JobFolder, chance: random.Rand
 def test_killed_five_times_equals_straight(studio: Studio, files: type[Files]) -> None:
     settings: dict[str, Any] = {"epochs": 3, "repeats": 16, "save_every_epochs": 1, "state_every_s": 1}
     straight = studio.plan(_pictures(studio), **settings)
-    killed = studio.plan(_pictures(studio), **settings)
+    killed = studio.plan(_pictures(studio), publish_to=studio.root / "Lora", **settings)
     straight_process = studio.start(straight)
     chance = random.Random(_SEED)
 
@@ -67,12 +67,14 @@ def test_killed_five_times_equals_straight(studio: Studio, files: type[Files]) -
     deaths = [
         ("state-*.safetensors", "before"),
         ("*-00000?.safetensors", "before"),
-        ("*-00000?.safetensors", "after"),
+        (files.final(killed).name, "after"),
     ]
     for pattern, moment in deaths:
         process = studio.python(_DIES_AT_RENAME, killed.path, pattern, moment)
         assert process.returncode == 9, process.stderr
         _is_failed_with_a_hint(studio, killed)
+    assert files.final(killed).is_file()
+    assert studio.app.publish_result(killed) is None, "it has not finished"
 
     done = studio.run(killed)
     assert done.state == "finished", done.message
@@ -80,20 +82,10 @@ def test_killed_five_times_equals_straight(studio: Studio, files: type[Files]) -
     for ending in ("-000001", "-000002", ""):
         own, expected = (job.path / f"{job.path.name}{ending}.safetensors" for job in (killed, straight))
         assert files.tensor_bytes(own) == files.tensor_bytes(expected)
-    assert len(done.saved) == 3, "a file that was whole when its worker died is told of later"
     assert not list(killed.path.rglob("*.tmp"))
-
-
-def test_killed_before_the_end_of_its_last_save(studio: Studio, files: type[Files]) -> None:
-    job = studio.plan(_pictures(studio), epochs=1, publish_to=studio.root / "Lora")
-    process = studio.python(_DIES_AT_RENAME, job.path, files.final(job).name, "after")
-    assert process.returncode == 9, process.stderr
-    assert files.final(job).is_file()
-    assert studio.app.publish_result(job) is None, "it has not finished"
-
-    done = studio.run(job)
-    assert (done.state, done.saved) == ("finished", [files.final(job).name])
-    assert studio.app.publish_result(job) == studio.root / "Lora" / files.final(job).name
+    assert len(done.saved) == 3
+    assert done.saved[-1] == files.final(killed).name, "told of, though its worker died before it could"
+    assert studio.app.publish_result(killed) == studio.root / "Lora" / files.final(killed).name
 
 
 def _is_failed_with_a_hint(studio: Studio, job: JobFolder) -> None:
@@ -122,7 +114,8 @@ def test_a_lost_state_falls_back_and_later_loras_go_to_the_trash(studio: Studio,
         studio.app.request(job, "stop")
         status = studio.end(job, process)
         assert status.state == "stopped"
-        assert status.saved == [f"{job.path.name}-000001.safetensors", f"{job.path.name}-step{status.step:06}.safetensors"]
+        expected = [f"{job.path.name}-{ending}.safetensors" for ending in ("000001", f"step{status.step:06}")]
+        assert status.saved == expected
         states = files.states(job)
         assert [files.clock(state)["step"] for state in states] == [steps_per_epoch, status.step]
         return job.path / status.saved[-1]

@@ -49,9 +49,7 @@ def test_targets() -> None:
     alpha_bar = diffusion.alphas_cumprod()[TIMESTEPS]
     assert diffusion.target(latents, noise, alpha_bar, "epsilon") is noise
     velocity = _scheduler("v_prediction").get_velocity(latents, noise, TIMESTEPS)
-    torch.testing.assert_close(
-        diffusion.target(latents, noise, alpha_bar, "v_prediction"), velocity
-    )
+    torch.testing.assert_close(diffusion.target(latents, noise, alpha_bar, "v_prediction"), velocity)
 
 
 def test_min_snr_by_hand() -> None:

@@ -121,9 +121,7 @@ def configs_alone(diffusers_folder: Path, tmp_path_factory: pytest.TempPathFacto
 # --- single files ---
 
 
-def test_equal_to_from_single_file(
-    small_model: BaseModel, small_checkpoint: Path, configs_alone: Path
-) -> None:
+def test_equal_to_from_single_file(small_model: BaseModel, small_checkpoint: Path, configs_alone: Path) -> None:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
     local: dict[str, Any] = {"config": str(configs_alone), "local_files_only": True}
@@ -155,9 +153,7 @@ def test_number_formats(stored: torch.dtype, tmp_path: Path) -> None:
 
 def test_parts_come_and_go(small_checkpoint: Path, other_vae: Any, tmp_path: Path) -> None:
     """What is not wanted is not read, and a part that is let go comes back as it was."""
-    tensors = {
-        name: own for name, own in tensors_of_small().items() if not name.startswith((VAE, TEXT))
-    }
+    tensors = {name: own for name, own in tensors_of_small().items() if not name.startswith((VAE, TEXT))}
     path = save(tmp_path, tensors)
     model = load_base_model(path, vae_path=None, device=CPU, dtype=torch.float32)
     assert model.unet is model.unet
@@ -191,10 +187,7 @@ def test_ema_weights_are_not_taken(small_model: BaseModel, tmp_path: Path) -> No
 
 
 def test_text_encoder_names_without_text_model(small_model: BaseModel, tmp_path: Path) -> None:
-    tensors = {
-        name.replace(TEXT + "text_model.", TEXT): tensor
-        for name, tensor in tensors_of_small().items()
-    }
+    tensors = {name.replace(TEXT + "text_model.", TEXT): tensor for name, tensor in tensors_of_small().items()}
     assert not any("text_model" in name for name in tensors)
     assert_same_weights(load(save(tmp_path, tensors)), small_model)
 
@@ -238,9 +231,7 @@ def test_strided_tensors_of_a_ckpt(small_model: BaseModel, tmp_path: Path) -> No
 # --- diffusers folders ---
 
 
-def test_diffusers_folder(
-    small_model: BaseModel, diffusers_folder: Path, tmp_path: Path
-) -> None:
+def test_diffusers_folder(small_model: BaseModel, diffusers_folder: Path, tmp_path: Path) -> None:
     model = load(diffusers_folder)
     assert_same_weights(model, small_model)
     assert_same_outputs(outputs(*parts_of(model).values()), outputs(*parts_of(small_model).values()))
@@ -248,9 +239,7 @@ def test_diffusers_folder(
     assert model.tokenizer("a cat").input_ids == [49406, 320, 2368, 49407]
 
 
-def test_diffusers_folder_of_pickles(
-    small_model: BaseModel, configs_alone: Path, tmp_path: Path
-) -> None:
+def test_diffusers_folder_of_pickles(small_model: BaseModel, configs_alone: Path, tmp_path: Path) -> None:
     """Names as transformers 4 writes them, with `text_model.`, and the VAE's as before 2023."""
     folder = tmp_path / "model"
     shutil.copytree(configs_alone, folder)
@@ -331,12 +320,8 @@ def _vae_files(folder: Path, kind: str, diffusers_vae: Any) -> Path:
     return save(folder, diffusers_vae.state_dict(), "diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "kind", ["original", "with prefix", "pickle", "whole checkpoint", "diffusers"]
-)
-def test_separate_vae(
-    kind: str, other_vae: Any, small_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", ["original", "with prefix", "pickle", "whole checkpoint", "diffusers"])
+def test_separate_vae(kind: str, other_vae: Any, small_checkpoint: Path, tmp_path: Path) -> None:
     model = load(small_checkpoint, vae=_vae_files(tmp_path, kind, other_vae))
     ours, theirs = dict(model.vae.named_parameters()), dict(other_vae.named_parameters())
     assert ours.keys() == theirs.keys()
@@ -412,9 +397,7 @@ def test_demo_model_has_the_sizes_of_its_yaml(demo_model: BaseModel) -> None:
 
 
 def _without(*beginnings: str) -> Callable[[Tensors], Tensors]:
-    return lambda tensors: {
-        name: own for name, own in tensors.items() if not name.startswith(beginnings)
-    }
+    return lambda tensors: {name: own for name, own in tensors.items() if not name.startswith(beginnings)}
 
 
 UNET = "model.diffusion_model."
@@ -439,9 +422,7 @@ UNET = "model.diffusion_model."
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_incomplete_checkpoints_are_named(
-    change: Callable[[Tensors], Tensors], says: str, tmp_path: Path
-) -> None:
+def test_incomplete_checkpoints_are_named(change: Callable[[Tensors], Tensors], says: str, tmp_path: Path) -> None:
     path = save(tmp_path, change(tensors_of_small()), "名前.safetensors")
     with pytest.raises(ModelError) as error:
         load(path)
@@ -471,9 +452,7 @@ def test_file_cut_short(small_checkpoint: Path, tmp_path: Path) -> None:
     ],
     ids=["SDXL", "SD2", "LoRA"],
 )
-def test_other_families_are_recognised(
-    tensors: dict[str, tuple[int, ...]], says: str, tmp_path: Path
-) -> None:
+def test_other_families_are_recognised(tensors: dict[str, tuple[int, ...]], says: str, tmp_path: Path) -> None:
     stored = {name: torch.zeros(shape) for name, shape in tensors.items()}
     if "LoRA" not in says:
         stored[UNET + "input_blocks.0.0.weight"] = torch.zeros(32, 4, 3, 3)

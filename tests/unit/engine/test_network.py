@@ -184,9 +184,7 @@ def test_delta_weight_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_whole_model_attached_equals_merged(
-    load_small: Callable[[], Any], make_lora: Callable[..., Any]
-) -> None:
+def test_whole_model_attached_equals_merged(load_small: Callable[[], Any], make_lora: Callable[..., Any]) -> None:
     model = load_small()
     network = make_lora(model, convolutions=True)
     network.multiplier = 0.7
@@ -241,9 +239,7 @@ def _instance_forwards(model: Any) -> list[str]:
     return [name for part in parts for name, own in part.named_modules() if "forward" in vars(own)]
 
 
-def test_detached_model_is_bit_identical(
-    small_model: Any, make_lora: Callable[..., Any]
-) -> None:
+def test_detached_model_is_bit_identical(small_model: Any, make_lora: Callable[..., Any]) -> None:
     weights, outputs = _weights(small_model), _outputs(small_model)
     network = make_lora(small_model, convolutions=True)
     network.attach()
@@ -263,9 +259,7 @@ def test_detached_model_is_bit_identical(
 def test_untrained_network_changes_nothing(small_model: Any) -> None:
     outputs = _outputs(small_model)
     targets = unet_targets(small_model.unet, with_convolutions=True)
-    network = LoraNetwork.new(
-        targets + text_encoder_targets(small_model.text_encoder), RANKS, seed=1
-    )
+    network = LoraNetwork.new(targets + text_encoder_targets(small_model.text_encoder), RANKS, seed=1)
     network.attach()
     try:
         for one, other in zip(_outputs(small_model), outputs, strict=True):

@@ -73,17 +73,12 @@ def test_names_of_a_full_size_model() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
         text = CLIPTextModel(CLIPTextConfig(hidden_size=768, num_hidden_layers=12))
-    names = [
-        module_name(target)
-        for target in unet_targets(unet, with_convolutions=False) + text_encoder_targets(text)
-    ]
+    names = [module_name(target) for target in unet_targets(unet, with_convolutions=False) + text_encoder_targets(text)]
     assert len(names) == len(set(names)) == 264
     block = r"(down_blocks_[0-2]_attentions_[01]|mid_block_attentions_0|up_blocks_[1-3]_attentions_[0-2])"
     attention = r"attn[12]_to_(q|k|v|out_0)"
     unet_name = rf"lora_unet_{block}_(proj_(in|out)|transformer_blocks_0_({attention}|ff_net_(0_proj|2)))"
-    text_name = (
-        r"lora_te_text_model_encoder_layers_([0-9]|1[01])_(self_attn_(q|k|v|out)_proj|mlp_fc[12])"
-    )
+    text_name = r"lora_te_text_model_encoder_layers_([0-9]|1[01])_(self_attn_(q|k|v|out)_proj|mlp_fc[12])"
     assert sum(bool(re.fullmatch(unet_name, name)) for name in names) == 192
     assert sum(bool(re.fullmatch(text_name, name)) for name in names) == 72
 
@@ -119,15 +114,10 @@ def _host_module(name: str) -> str:
     return f"diffusion_model_{place}_0_{RESNET_PARTS[rest]}"
 
 
-def test_a_host_finds_the_layer_of_every_tensor(
-    network: LoraNetwork, checkpoint: dict[str, torch.Tensor]
-) -> None:
+def test_a_host_finds_the_layer_of_every_tensor(network: LoraNetwork, checkpoint: dict[str, torch.Tensor]) -> None:
     """A host splits at the first dot, rewrites the module's name, and looks for it in its own checkpoint."""
     weights = {
-        name.removesuffix(".weight")
-        .removeprefix("model.")
-        .removeprefix("cond_stage_model.")
-        .replace(".", "_"): tensor
+        name.removesuffix(".weight").removeprefix("model.").removeprefix("cond_stage_model.").replace(".", "_"): tensor
         for name, tensor in checkpoint.items()
         if name.endswith(".weight")
     }
@@ -281,9 +271,7 @@ def test_file_with_some_layers_only(small_model: Any, tmp_path: Path) -> None:
     targets = unet_targets(small_model.unet, with_convolutions=False)
     network = LoraNetwork.new(targets, {"linear": (4, 2.0)}, seed=1)
     tensors = {
-        name: tensor
-        for name, tensor in file_tensors(network, torch.float32).items()
-        if not name.endswith("alpha")
+        name: tensor for name, tensor in file_tensors(network, torch.float32).items() if not name.endswith("alpha")
     }
     save_file(tensors, tmp_path / "a.safetensors")
     loaded = load_network(tmp_path / "a.safetensors", _all_targets(small_model))

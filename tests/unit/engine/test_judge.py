@@ -1,0 +1,93 @@
+"""Likeness and retention: worked by hand on small features, and on the demo's own pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lora_train.core.assets import DEMO_HELD_OUT, DEMO_PICTURES
+from lora_train.engine.judge import FeatureReader, Likeness, retention
+from lora_train.engine.loading import BaseModel
+from lora_train.engine.text import Prompts
+
+
+def pictures(folder: Path) -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
+
+
+@pytest.fixture(scope="module")
+def reader(demo_model: BaseModel) -> FeatureReader:
+    return FeatureReader(demo_model, Prompts(demo_model.tokenizer, demo_model.text_encoder, clip_skip=1, max_tokens=75))
+
+
+@pytest.fixture(scope="module")
+def concept(reader: FeatureReader) -> torch.Tensor:
+    return reader.read(pictures(DEMO_PICTURES / "1_sks"))
+
+
+@pytest.fixture(scope="module")
+def held_out(reader: FeatureReader) -> torch.Tensor:
+    return reader.read(pictures(DEMO_HELD_OUT))
+
+
+@pytest.fixture(scope="module")
+def ordinary(reader: FeatureReader) -> torch.Tensor:
+    return reader.read(pictures(DEMO_PICTURES / "reg" / "1_ordinary"))
+
+
+def test_features_belong_to_their_picture(reader: FeatureReader, concept: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Two numbers for each of the 64 channels, whoever else is read, in whatever order."""
+    assert concept.shape == (16, 128)
+    assert bool(torch.isfinite(concept).all())
+    backwards = reader.read(pictures(DEMO_HELD_OUT)[::-1][:3])
+    torch.testing.assert_close(backwards, held_out.flip(0)[:3], rtol=1e-3, atol=1e-4)
+
+
+def test_pictures_of_the_concept_are_alike(
+    concept: torch.Tensor, held_out: torch.Tensor, ordinary: torch.Tensor
+) -> None:
+    """Pictures that were not in the set it compares with: new ones of the concept against ordinary ones."""
+    likeness = Likeness(concept, ordinary[::2])
+    alike, others = likeness.of(held_out), likeness.of(ordinary[1::2])
+    assert likeness.of(concept) > others + 0.2
+    assert alike > others + 0.2
+    assert -1 <= others < alike <= 1
+    # Each single new picture too is more like the concept than the ordinary ones are on average.
+    assert all(likeness.of(row[None]) > others for row in held_out)
+
+
+def test_likeness_by_hand() -> None:
+    """Ordinary: mean (1, 1), spread sqrt(2) in both; so the concept lies in the direction (1, 0)."""
+    ordinary = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
+    likeness = Likeness(torch.tensor([[3.0, 1.0]]), ordinary)
+    assert likeness.of(torch.tensor([[9.0, 1.0]])) == pytest.approx(1)
+    assert likeness.of(torch.tensor([[1.0, 5.0]])) == pytest.approx(0, abs=1e-6)
+    assert likeness.of(torch.tensor([[0.0, 1.0]])) == pytest.approx(-1)
+    assert likeness.of(torch.tensor([[2.0, 2.0], [9.0, 1.0]])) == pytest.approx((0.5**0.5 + 1) / 2)
+    assert likeness.among_themselves() == 1
+
+
+def test_likeness_among_themselves_leaves_each_with_itself_out() -> None:
+    """Directions (1, 0), (0, 1) and (1, 0): cosines 0, 1 and 0 between the three pairs."""
+    ordinary = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    likeness = Likeness(torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), ordinary)
+    assert likeness.among_themselves() == pytest.approx(1 / 3)
+
+
+def test_everything_is_kept_when_nothing_changed(ordinary: torch.Tensor) -> None:
+    prompts = list(range(len(ordinary)))
+    assert retention(ordinary, ordinary, prompts) == 1.0
+    # All drawn as another prompt asks: nothing is right. Half of them: half is.
+    turned = ordinary.roll(1, 0)
+    assert retention(turned, ordinary, prompts) == 0.0
+    half = torch.cat([ordinary[:8], turned[8:]])
+    assert retention(half, ordinary, prompts) == 0.5
+
+
+def test_pictures_of_the_same_prompt_are_equally_right(ordinary: torch.Tensor) -> None:
+    prompts = [index // 2 for index in range(len(ordinary))]
+    swapped = ordinary.reshape(8, 2, -1).flip(1).reshape(16, -1)
+    assert retention(swapped, ordinary, prompts) == 1.0

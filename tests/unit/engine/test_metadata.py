@@ -1,0 +1,179 @@
+"""Metadata: every value a text, in kohya's spelling, and nothing private when asked."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from typing import Any
+
+import pytest
+
+from lora_train.core.config import TrainSettings
+from lora_train.engine.metadata import RunFacts, build_metadata
+
+TAGS = {"10_cat": {"1girl": 20, "solo": 18}, "5_猫": {"白い猫": 3}}
+
+
+def make(**settings: Any) -> dict[str, str]:
+    facts = RunFacts(
+        session_id=3495676067,
+        started_at=1726639674.92,
+        base_model_name="animefull.safetensors",
+        base_model_legacy_hash="e6e99610",
+        base_model_sha256="ab" * 32,
+        vae_name="kl.safetensors",
+        vae_sha256="cd" * 32,
+        prediction="epsilon",
+        compute_precision="fp16",
+        resolution_px=512,
+        train_views=400,
+        regularisation_views=40,
+        batches_per_epoch=110,
+        total_steps=1100,
+        dataset_dirs={"10_cat": {"n_repeats": 10, "img_count": 20}, "5_猫": {"n_repeats": 5, "img_count": 3}},
+        regularisation_dirs={"reg/1_animal": {"n_repeats": 1, "img_count": 40}},
+        tag_frequency=TAGS,
+        bucket_info={
+            "buckets": {"0": {"resolution": [512, 768], "count": 40}},
+            "mean_img_ar_error": 0.01,
+        },
+        trigger_phrase="zzcat",
+    )
+    return build_metadata(TrainSettings(**settings), facts, output_name="mycat-000010", step=1500, epoch=10)
+
+
+def test_every_value_is_a_text() -> None:
+    for values in (make(), make(private_metadata=True), make(conv_rank=8, noise_offset=0.1)):
+        assert all(isinstance(value, str) and value for value in values.values())
+
+
+# kohya's own examples of these keys, and the settings that lead to them.
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ss_session_id", "3495676067"),
+        ("ss_training_started_at", "1726639674.92"),
+        ("ss_output_name", "mycat-000010"),
+        ("ss_base_model_version", "sd_v1"),
+        ("ss_v2", "False"),
+        ("ss_network_module", "networks.lora"),
+        ("ss_network_dim", "32"),
+        ("ss_network_alpha", "16.0"),
+        ("ss_network_args", '{"conv_dim":"8","conv_alpha":"4.0"}'),
+        ("ss_network_dropout", "None"),
+        ("ss_sd_model_name", "animefull.safetensors"),
+        ("ss_sd_model_hash", "e6e99610"),
+        ("ss_new_sd_model_hash", "ab" * 32),
+        ("ss_vae_name", "kl.safetensors"),
+        ("ss_new_vae_hash", "cd" * 32),
+        ("ss_learning_rate", "0.0001"),
+        ("ss_unet_lr", "0.0001"),
+        ("ss_text_encoder_lr", "5e-05"),
+        ("ss_optimizer", "torch.optim.adamw.AdamW(weight_decay=0.1)"),
+        ("ss_lr_scheduler", "cosine"),
+        ("ss_lr_warmup_steps", "100"),
+        ("ss_max_grad_norm", "1.0"),
+        ("ss_num_train_images", "400"),
+        ("ss_num_reg_images", "40"),
+        ("ss_num_batches_per_epoch", "110"),
+        ("ss_num_epochs", "10"),
+        ("ss_max_train_steps", "1100"),
+        ("ss_epoch", "10"),
+        ("ss_steps", "1500"),
+        ("ss_batch_size_per_device", "4"),
+        ("ss_total_batch_size", "8"),
+        ("ss_gradient_accumulation_steps", "2"),
+        ("ss_gradient_checkpointing", "False"),
+        ("ss_resolution", "(512, 512)"),
+        ("ss_enable_bucket", "True"),
+        ("ss_min_bucket_reso", "256"),
+        ("ss_max_bucket_reso", "1024"),
+        ("ss_clip_skip", "2"),
+        ("ss_max_token_length", "225"),
+        ("ss_seed", "42"),
+        ("ss_mixed_precision", "fp16"),
+        ("ss_noise_offset", "None"),
+        ("ss_min_snr_gamma", "5.0"),
+        ("ss_shuffle_caption", "False"),
+        ("ss_keep_tokens", "0"),
+        ("ss_flip_aug", "False"),
+        ("ss_caption_dropout_rate", "0.0"),
+        ("modelspec.sai_model_spec", "1.0.1"),
+        ("modelspec.architecture", "stable-diffusion-v1/lora"),
+        ("modelspec.implementation", "diffusers"),
+        ("modelspec.title", "mycat-000010"),
+        ("modelspec.resolution", "512x512"),
+        ("modelspec.prediction_type", "epsilon"),
+        ("modelspec.encoder_layer", "2"),
+        ("modelspec.trigger_phrase", "zzcat"),
+    ],
+)
+def test_spelling(key: str, value: str) -> None:
+    settings: dict[str, Any] = {
+        "rank": 32,
+        "alpha": 16.0,
+        "conv_rank": 8,
+        "conv_alpha": 4.0,
+        "weight_decay": 0.1,
+        "lr_warmup_steps": 100,
+        "batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "clip_skip": 2,
+        "max_tokens": 225,
+        "seed": 42,
+    }
+    assert make(**settings)[key] == value
+
+
+def test_times_and_dates() -> None:
+    values = make()
+    now = datetime.datetime.now().timestamp()
+    assert abs(float(values["ss_training_finished_at"]) - now) < 60
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", values["modelspec.date"])
+    assert abs(datetime.datetime.fromisoformat(values["modelspec.date"]).timestamp() - now) < 60
+
+
+def test_what_is_not_there_is_left_out_or_none() -> None:
+    values = make(train_text_encoder=False, min_snr_gamma=0.0)
+    assert "ss_network_args" not in values, "only when there are any"
+    assert values["ss_text_encoder_lr"] == "None"
+    assert values["ss_min_snr_gamma"] == "None"
+
+
+def test_structures_are_those_that_card_editors_read() -> None:
+    """Two levels of tags, objects of folders, buckets as [width, height]; another shape breaks the editor."""
+    values = make()
+    assert json.loads(values["ss_tag_frequency"]) == TAGS
+    folders = json.loads(values["ss_dataset_dirs"])
+    assert sum(folder["img_count"] for folder in folders.values()) == 23
+    assert json.loads(values["ss_reg_dataset_dirs"]) == {"reg/1_animal": {"n_repeats": 1, "img_count": 40}}
+    buckets = json.loads(values["ss_bucket_info"])
+    assert buckets["buckets"]["0"] == {"resolution": [512, 768], "count": 40}
+    assert buckets["mean_img_ar_error"] == 0.01
+    # Hosts parse what begins with a brace; everything else must not.
+    parsed = {key for key, value in values.items() if value.startswith(("{", "["))}
+    assert parsed == {"ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_bucket_info"}
+
+
+PRIVATE_WORDS = ("1girl", "solo", "白い猫", "10_cat", "5_猫", "animal", "zzcat", "secret", "hidden")
+
+
+def test_privacy_switch_leaves_the_dataset_out() -> None:
+    settings = {"trigger_word": "secret", "preview_prompts": ("hidden",), "preview_negative_prompt": "hidden"}
+    open_text, private_text = (
+        json.dumps(make(private_metadata=switch, **settings), ensure_ascii=False) for switch in (False, True)
+    )
+    assert all(word in open_text for word in PRIVATE_WORDS[:7])
+    assert [word for word in PRIVATE_WORDS if word in private_text] == []
+    # What kohya keeps even without metadata, and what hosts need to tell the family.
+    kept = {
+        "ss_v2",
+        "ss_base_model_version",
+        "ss_network_module",
+        "ss_network_dim",
+        "ss_network_alpha",
+        "ss_output_name",
+        "modelspec.architecture",
+    }
+    assert kept <= make(private_metadata=True, **settings).keys()

@@ -1,0 +1,122 @@
+"""Preview pictures: each sampler against diffusers' own pipeline, and each picture by its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lora_train.core.config import Sampler, TrainSettings
+from lora_train.engine.loading import BaseModel
+from lora_train.engine.sample import DrawSettings, draw, draw_settings, make_scheduler, picture_seeds
+from lora_train.engine.text import Prompts
+
+pytestmark = pytest.mark.compat
+
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+PROMPTS = ["a red circle on a white background", "blue, square, black background", "sks"]
+SEEDS = [5, 6, 7]
+
+
+@torch.no_grad()
+def encode(model: BaseModel, captions: list[str]) -> torch.Tensor:
+    prompts = Prompts(model.tokenizer, model.text_encoder, clip_skip=1, max_tokens=150)
+    return prompts.encode(prompts.ids(captions))
+
+
+def settings(sampler: Sampler, **values: Any) -> DrawSettings:
+    return DrawSettings(width_px=64, height_px=64, sampler=sampler, steps=6, cfg_scale=3.0, **values)
+
+
+def drawn(model: BaseModel, seeds: list[int], draw_with: DrawSettings, first: int = 0) -> np.ndarray[Any, Any]:
+    """(B, H, W, 3) of so many prompts, as whole numbers that can be subtracted."""
+    positive = encode(model, PROMPTS)[first : first + len(seeds)]
+    pictures = draw(model, positive, encode(model, [""]), seeds, draw_with)
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(np.int64)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_equal_to_diffusers_own_pipeline(
+    demo_model: BaseModel, make_pipeline: Callable[..., Any], sampler: Sampler
+) -> None:
+    """The same scheduler, embeddings and seeds; 2 of 255 is what rounding of pixels may do."""
+    pipeline = make_pipeline(demo_model, make_scheduler(sampler, "epsilon"))
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt_embeds=encode(demo_model, PROMPTS),
+        negative_prompt_embeds=encode(demo_model, [""]).expand(3, -1, -1),
+        num_inference_steps=6,
+        guidance_scale=3.0,
+        height=64,
+        width=64,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="np",
+    ).images
+    ours = drawn(demo_model, SEEDS, settings(sampler))
+    assert np.abs(ours - theirs * 255).max() <= 2
+    assert ours.std() > 20, "a picture, not a grey field"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_picture_is_a_function_of_its_seed(demo_model: BaseModel, sampler: Sampler) -> None:
+    together = drawn(demo_model, SEEDS, settings(sampler))
+    assert np.array_equal(drawn(demo_model, SEEDS, settings(sampler)), together)
+    assert np.abs(drawn(demo_model, [8, 6, 7], settings(sampler))[0] - together[0]).mean() > 2
+    # Nothing depends on who is drawn at the same time, or on how many.
+    alone = drawn(demo_model, [6], settings(sampler), first=1)
+    assert np.abs(alone[0] - together[1]).max() <= 2
+    in_twos = drawn(demo_model, SEEDS, settings(sampler, batch_size=2))
+    assert np.abs(in_twos - together).max() <= 2
+
+
+def test_timesteps_by_hand() -> None:
+    """20 steps: DDIM leads with 50 x 19 + 1; the k-diffusion samplers go evenly from 999 to 0."""
+    ddim, euler = make_scheduler("DDIM", "epsilon"), make_scheduler("Euler", "epsilon")
+    ddim.set_timesteps(20)
+    assert ddim.timesteps.tolist() == [50 * index + 1 for index in reversed(range(20))]
+    euler.set_timesteps(20)
+    assert euler.timesteps.tolist() == pytest.approx([999 * index / 19 for index in reversed(range(20))], abs=1e-3)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_v_prediction_reaches_the_scheduler(sampler: Sampler) -> None:
+    assert make_scheduler(sampler, "v_prediction").config.prediction_type == "v_prediction"
+
+
+@torch.no_grad()
+def test_prompts_of_different_length(demo_model: BaseModel) -> None:
+    """A negative prompt of two chunks beside a positive one of a single one, and the other way round."""
+    long = encode(demo_model, ["a red circle " * 30])
+    short = encode(demo_model, ["a red circle"])
+    assert (long.shape[1], short.shape[1]) == (154, 77)
+    for positive, negative in ((long, short), (short, long)):
+        (picture,) = draw(demo_model, positive, negative, [1], settings("DDIM"))
+        assert picture.size == (64, 64)
+
+
+def test_sizes(demo_model: BaseModel) -> None:
+    draw_with = DrawSettings(width_px=96, height_px=64, sampler="DDIM", steps=2)
+    (picture,) = draw(demo_model, encode(demo_model, ["sks"]), encode(demo_model, [""]), [1], draw_with)
+    assert isinstance(picture, Image.Image)
+    assert (picture.size, picture.mode) == ((96, 64), "RGB")
+
+
+def test_settings_are_taken_over() -> None:
+    own = TrainSettings(preview_sampler="DPM++ 2M", preview_steps=9, preview_cfg_scale=4.5)
+    drawing = draw_settings(own, 512)
+    assert (drawing.width_px, drawing.height_px) == (512, 512)
+    assert (drawing.sampler, drawing.steps, drawing.cfg_scale) == ("DPM++ 2M", 9, 4.5)
+    assert draw_settings(TrainSettings(preview_size_px=256), 512).width_px == 256
+
+
+def test_seeds_of_a_row() -> None:
+    """The first is the seed itself: what a WebUI draws for it."""
+    seeds = picture_seeds(42, 5)
+    assert seeds[0] == 42
+    assert len(set(seeds)) == 5
+    assert picture_seeds(42, 3) == seeds[:3]
+    assert not set(seeds[1:]) & set(picture_seeds(43, 5))
