@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from lora_train import __version__
-from lora_train.core.config import SettingField, setting_fields
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.settings import SettingField, setting_fields
 
 if TYPE_CHECKING:
     from lora_train.app import App

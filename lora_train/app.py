@@ -14,7 +14,7 @@ import msgspec
 from lora_train import publish
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
-from lora_train.core.config import TrainSettings, parse_settings
+from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
 from lora_train.core.families import (
     CheckpointFacts,
@@ -33,6 +33,7 @@ from lora_train.core.jobs import (
     Request,
     TrainSpec,
 )
+from lora_train.core.settings import parse_settings
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Version, Workspace, folder_name
 from lora_train.launch import launcher

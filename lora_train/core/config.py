@@ -1,19 +1,14 @@
 """The one schema: every training setting is declared here once, with type, range, label and help.
 
-The page, the command line, the JSON files and the docs are derived from it (`setting_fields`).
+The page, the command line, the JSON files and the docs are derived from it (`core.settings`).
 """
 
 from __future__ import annotations
 
-import math
-import types
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-
-from lora_train.core.errors import ConfigError
 
 Optimizer = Literal["AdamW", "Adam", "Lion", "SGDNesterov"]
 Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -326,149 +321,3 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         int,
         Meta(title="CPU threads", description="0 takes one for each core.", ge=0, le=1024),
     ] = 0
-
-
-class SettingField(msgspec.Struct, frozen=True):
-    """One setting as the page and the command line need it."""
-
-    name: str
-    label: str
-    help: str
-    kind: Literal["int", "float", "bool", "text", "choice", "texts", "floats"]
-    default: Any
-    basic: bool
-    limits: str
-    choices: tuple[Any, ...] = ()
-
-
-_META_BY_NAME: dict[str, tuple[Any, Meta]] = {}
-
-
-def _annotations() -> dict[str, tuple[Any, Meta]]:
-    """Field name -> (type with its ranges, the Meta with label and help); worked out once, it is slow."""
-    if not _META_BY_NAME:
-        for name, hint in get_type_hints(TrainSettings, include_extras=True).items():
-            base, meta = get_args(hint)[:2]
-            _META_BY_NAME[name] = (base, meta)
-    return _META_BY_NAME
-
-
-def setting_fields() -> list[SettingField]:
-    """Every setting in the order of the schema."""
-    defaults = TrainSettings()
-    fields: list[SettingField] = []
-    for name, (base, meta) in _annotations().items():
-        choices = get_args(base) if get_origin(base) is Literal else ()
-        fields.append(
-            SettingField(
-                name=name,
-                label=meta.title or name,
-                help=meta.description or "",
-                kind=_kind(base),
-                default=getattr(defaults, name),
-                basic=bool((meta.extra or {}).get("basic")),
-                limits=_limits(base, meta),
-                choices=choices,
-            )
-        )
-    return fields
-
-
-def parse_settings(values: Mapping[str, Any], base: TrainSettings | None = None) -> TrainSettings:
-    """`values` (typed, or text as typed by a person) over `base` or the defaults.
-
-    Raises ConfigError with every wrong value at once, each with its range.
-    """
-    problems: list[str] = []
-    parsed: dict[str, Any] = {}
-    known = _annotations()
-    for name, value in values.items():
-        if name not in known:
-            problems.append(f"{name}: there is no setting of this name{_closest(name, known)}")
-            continue
-        hint, meta = known[name]
-        try:
-            parsed[name] = msgspec.convert(_from_text(hint, value), Annotated[hint, meta], strict=False)
-        except (msgspec.ValidationError, ValueError):
-            problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}")
-    settings = msgspec.structs.replace(base or TrainSettings(), **parsed)
-    problems += _cross_checks(settings)
-    if problems:
-        raise ConfigError(problems)
-    return settings
-
-
-def _cross_checks(settings: TrainSettings) -> list[str]:
-    problems: list[str] = []
-    for name, value in msgspec.structs.asdict(settings).items():
-        numbers: list[Any] = [*value] if isinstance(value, tuple) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            problems.append(f"{name}: {value!r} is not a finite number")
-    if settings.repeats == 0:
-        problems.append("repeats (Train number of repetitions): 0 would train nothing; use -1 or 1 and more")
-    for name in ("resolution", "preview_size_px"):
-        value = getattr(settings, name)
-        if value and (value < 32 or value % 8):
-            problems.append(f"{name}: {value} is not 0 or a multiple of 8 from 32 to 2048")
-    if settings.bucket_step_px % 8:
-        problems.append(f"bucket_step_px: {settings.bucket_step_px} is not 0 or a multiple of 8 up to 256")
-    return problems
-
-
-def _from_text(hint: Any, value: Any) -> Any:
-    """What a person typed into a list setting, as a list."""
-    if get_origin(hint) is not tuple or not isinstance(value, str):
-        return value
-    if _kind(hint) == "floats":
-        return [float(part) for part in value.split(",") if part.strip()]
-    return [line.strip() for line in value.splitlines() if line.strip()]
-
-
-def _kind(hint: Any) -> Literal["int", "float", "bool", "text", "choice", "texts", "floats"]:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return "choice"
-    if origin is tuple:
-        item = get_args(hint)[0]
-        return "texts" if item is str else "floats"
-    if origin in (Union, types.UnionType):
-        raise TypeError(f"no setting may be a union: {hint}")
-    kinds: dict[Any, Literal["int", "float", "bool", "text"]] = {
-        int: "int",
-        float: "float",
-        bool: "bool",
-        str: "text",
-    }
-    return kinds[hint]
-
-
-def _limits(hint: Any, meta: Meta) -> str:
-    """The allowed values in words, e.g. "a whole number from 1 to 12"."""
-    kind = _kind(hint)
-    if kind == "choice":
-        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
-    if kind == "bool":
-        return "true or false"
-    if kind == "text":
-        return "text"
-    if kind == "texts":
-        return "a list of texts"
-    if kind == "floats":
-        item = get_args(hint)[0]
-        low, high = get_args(item)[1].ge, get_args(item)[1].le
-        return f"a comma list of numbers from {low:g} to {high:g}, at least one"
-    noun = "a whole number" if kind == "int" else "a number"
-    low = f"more than {meta.gt:g}" if meta.gt is not None else f"from {meta.ge:g}"
-    high = f"up to {meta.le:g}" if meta.gt is not None else f"to {_plain(meta.le)}"
-    return f"{noun} {low} {high}"
-
-
-def _plain(number: float | None) -> str:
-    return f"{number:g}" if isinstance(number, float) else str(number)
-
-
-def _closest(name: str, known: Mapping[str, Any]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -113,6 +113,7 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train",
         "lora_train.__main__",
         "lora_train.core",
+        "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("config", "errors", "events", "files", "jobs")),
     }
 

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from lora_train.core.config import SettingField, TrainSettings, parse_settings, setting_fields
+from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
 from lora_train.core.presets import DEMO_SETTINGS
+from lora_train.core.settings import SettingField, parse_settings, setting_fields
 
 PACKAGE = Path(__file__).parents[3] / "lora_train"
 FIELDS = {field.name: field for field in setting_fields()}

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 (full-width punctuation is what these tests are about)
+
 from __future__ import annotations
 
 import random

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_train.core.config import parse_settings
+from lora_train.core.settings import parse_settings
 from lora_train.data.dataset import Dataset, Picture
 from lora_train.data.epochs import Batch, CaptionRules, EpochPlanner, Source, View, total_steps
 from lora_train.data.plan import make_planner, place_in_buckets

@@ -113,10 +113,10 @@ def test_text_is_wrapped_at_blanks() -> None:
 # --- PNG ---
 
 
-def test_parameters_in_the_png(tmp_path: Path) -> None:
-    """WebUIs read `info["parameters"]`; a text chunk of the old kind could not hold these letters."""
+@pytest.mark.parametrize("text", ["自作LORA, кот, 🐈\nSteps: 24", "café"])
+def test_parameters_in_the_png(text: str, tmp_path: Path) -> None:
+    """WebUIs read `info["parameters"]`; it is always UTF-8, and not Latin-1 where that would do."""
     path = tmp_path / "samples" / "自作.png"
-    text = "自作LORA, кот, 🐈\nSteps: 24"
     save_png(Image.new("RGB", (8, 8), RED), path, text)
     with Image.open(path) as picture:
         assert picture.info["parameters"] == text
