@@ -18,6 +18,8 @@ import msgspec
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.files import replace, write_bytes
 
+_INVISIBLE = ("Cc", "Cf", "Zs")
+
 NAME_LIMIT_BYTES = 96
 """UTF-8 bytes of a folder name: project, version, run and step together must fit into 255."""
 
@@ -57,9 +59,9 @@ def folder_name(name: str) -> str:
     """
     text = unicodedata.normalize("NFC", name)
     text = "".join(" " if unicodedata.category(char) in ("Zl", "Zp", "Zs") else char for char in text)
-    text = "".join(char for char in text if unicodedata.category(char) not in ("Cs", "Cn"))
+    text = "".join(char for char in text if unicodedata.category(char) != "Cs")  # half of a character
     text = _FORBIDDEN.sub("_", text).strip(" .")
-    if not text.strip("_"):
+    if all(char == "_" or unicodedata.category(char) in _INVISIBLE for char in text):
         raise WorkspaceError(
             f"{name!r} can't be a name: no letter, digit or sign that a file name may have is left of it.",
             "Type at least one letter or digit, in any script.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -40,35 +39,34 @@ def take_in(
 
 
 def _keep_original(path: Path, origin_dir: Path) -> Path:
-    """Copy a picture and its caption file to `origin_dir`, untouched; a copy that is there already is used."""
+    """Copy a picture and its caption file to `origin_dir`, untouched.
+
+    A copy that is there already is used; where one of the two has other content, both get a new name.
+    """
     origin_dir.mkdir(parents=True, exist_ok=True)
-    target = origin_dir / path.name
-    number = 1
-    while target.exists() and target.read_bytes() != path.read_bytes():
-        number += 1
-        target = origin_dir / f"{path.stem}-{number}{path.suffix}"
-    if not target.exists():
-        shutil.copy2(path, target)
     caption = caption_path(path)
-    if caption is not None:
-        shutil.copy2(caption, target.with_suffix(caption.suffix))
+    number = 1
+    while True:
+        stem = path.stem if number == 1 else f"{path.stem}-{number}"
+        target = origin_dir / f"{stem}{path.suffix}"
+        copies = {target: path}
+        if caption is not None:
+            copies[origin_dir / f"{stem}{caption.suffix}"] = caption
+        if all(not copy.exists() or copy.read_bytes() == own.read_bytes() for copy, own in copies.items()):
+            break
+        number += 1
+    for copy, own in copies.items():
+        if not copy.exists():
+            shutil.copy2(own, copy)
     return target
 
 
 def _place(kept: Path, picture: Picture, root: Path, concept: str) -> None:
-    """Put a kept picture (a hard link where the disk can) and its caption (UTF-8) where they are trained from."""
+    """Copy a kept picture, and its caption as UTF-8, to where they are trained from."""
     name = f"{picture.repeats}_{folder_name(picture.concept or concept)}"
     folder = root / "reg" / name if picture.is_regularisation else root / name
     folder.mkdir(parents=True, exist_ok=True)
-    source_name = Path(picture.path)
-    target = folder / source_name.name
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder / f"{source_name.stem}-{number}{source_name.suffix}"
-    try:
-        os.link(kept, target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copy2(kept, target)
+    target = folder / kept.name
+    shutil.copy2(kept, target)
     if picture.caption:
         write_text(target.with_suffix(".txt"), picture.caption)

@@ -96,9 +96,8 @@ class _Drawer:
     @torch.no_grad()
     def draw(self, prompts: list[str], *, weight: float) -> list[Image.Image]:
         self._network.multiplier = weight
-        device = next(self._model.unet.parameters()).device
-        positive = self._prompts.encode(self._prompts.ids(prompts).to(device))
-        negative = self._prompts.encode(self._prompts.ids([""]).to(device))
+        positive = self._prompts.encode_each(prompts)
+        negative = self._prompts.encode_each([""])[0][None]
         seeds = picture_seeds(self._seed, len(prompts))
         return draw(self._model, positive, negative, seeds, self._draw_with)
 

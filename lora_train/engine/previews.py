@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from lora_train.core.config import TrainSettings
-from lora_train.engine.devices import to_device
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network import LoraNetwork
@@ -23,7 +22,7 @@ class PreviewTexts:
     def __init__(self, prompts: Prompts, settings: TrainSettings) -> None:
         self._prompts: Prompts | None = prompts
         self._settings = settings
-        self._encoded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._encoded: tuple[list[torch.Tensor], torch.Tensor] | None = None
 
     def encode_ahead(self) -> None:
         """Keep the embeddings and let the text encoder go."""
@@ -31,18 +30,13 @@ class PreviewTexts:
         self._prompts = None
 
     @torch.no_grad()
-    def encode(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positive (prompts, T, D) and negative (1, T', D)."""
+    def encode(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """(T, D) of every prompt, and (1, T', D) of the negative one."""
         if self._encoded is not None:
             return self._encoded
         assert self._prompts is not None, "neither the embeddings nor the text encoder were kept"
-        device = next(self._prompts.text_encoder.parameters()).device
-        positive = self._prompts.ids(self._settings.preview_prompts)
-        negative = self._prompts.ids([self._settings.preview_negative_prompt])
-        return (
-            self._prompts.encode(to_device(positive, device)),
-            self._prompts.encode(to_device(negative, device)),
-        )
+        positive = self._prompts.encode_each(self._settings.preview_prompts)
+        return positive, self._prompts.encode_each([self._settings.preview_negative_prompt])[0][None]
 
 
 def draw_previews(

@@ -67,20 +67,26 @@ def make_scheduler(sampler: Sampler, prediction: str) -> Any:
 
 def draw(
     model: BaseModel,
-    positive: torch.Tensor,
+    positive: Sequence[torch.Tensor],
     negative: torch.Tensor,
     seeds: Sequence[int],
     settings: DrawSettings,
 ) -> list[Image.Image]:
-    """One picture for each row of `positive` (B, T, D); `negative` (1, T', D) serves all; one seed a picture.
+    """One picture for each of `positive` (T, D), which may differ in T; `negative` (1, T', D) serves all.
 
-    A picture depends on its own seed only, not on the others drawn with it.
+    A picture depends on its own prompt and seed only: those that are drawn together are equally long.
     """
-    pictures: list[Image.Image] = []
-    for start in range(0, len(seeds), settings.batch_size):
-        rows = slice(start, start + settings.batch_size)
-        pictures += _draw_batch(model, positive[rows], negative, seeds[rows], settings)
-    return pictures
+    by_length: dict[int, list[int]] = {}
+    for index, text in enumerate(positive):
+        by_length.setdefault(text.shape[0], []).append(index)
+    pictures: dict[int, Image.Image] = {}
+    for indices in by_length.values():
+        for start in range(0, len(indices), settings.batch_size):
+            chosen = indices[start : start + settings.batch_size]
+            text = torch.stack([positive[index] for index in chosen])
+            drawn = _draw_batch(model, text, negative, [seeds[index] for index in chosen], settings)
+            pictures.update(zip(chosen, drawn, strict=True))
+    return [pictures[index] for index in range(len(seeds))]
 
 
 @torch.no_grad()

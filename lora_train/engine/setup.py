@@ -185,7 +185,7 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         clip_skip=settings.clip_skip,
         max_tokens=settings.max_tokens,
     )
-    prompts.ids([source.caption for source in run.planner.sources])
+    prompts.ids(sorted({view.caption for batch in run.planner.batches(0) for view in batch.views}))
     for caption, cut in prompts.cut_captions.items():
         message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
         report.events.write(Note("warning", message))

@@ -109,6 +109,11 @@ class Prompts:
         """(B, 77 C, D) on the text encoder's device."""
         return encode(self.text_encoder, ids, self.clip_skip)
 
+    def encode_each(self, captions: Sequence[str]) -> list[torch.Tensor]:
+        """(77 C, D) of each caption by itself: none is filled up because of a longer one."""
+        device = next(self.text_encoder.parameters()).device
+        return [self.encode(self.ids([caption]).to(device))[0] for caption in captions]
+
     def _tokenized(self, caption: str) -> list[list[int]]:
         if caption not in self._chunks:
             self._chunks[caption], cut = tokenize(self._tokenizer, caption, self.max_tokens)

@@ -58,7 +58,7 @@ def test_every_setting_is_read_by_some_code() -> None:
     """A setting that no code asks for would be a promise without anyone to keep it."""
     read: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
-        if path.name == "config.py":
+        if path.name in ("config.py", "settings.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
