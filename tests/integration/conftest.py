@@ -142,7 +142,7 @@ class Studio:
             if process.poll() is None:
                 process.kill()
             process.communicate()
-        for path in self.root.glob("workspace/**/job.json"):  # workers of a command line that was ended
+        for path in self.root.rglob("job.json"):  # workers of a command line that was ended
             self.app.kill(JobFolder(path.parent))
 
 
