@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "hint": error.hint,
             "exit_code": 2 if isinstance(error, ConfigError) else 1,
         }
+    except KeyboardInterrupt:
+        _tell("Interrupted before anything was started.")
+        result = {"error": "Interrupted", "message": "Interrupted before anything was started.", "exit_code": 1}
     except OSError as error:
         _tell(f"Error: {error.strerror or error}: {error.filename or ''}")
         result = {"error": "OSError", "message": str(error), "exit_code": 1}

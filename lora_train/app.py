@@ -77,9 +77,11 @@ class App:
         settings = _parse_all(name, images, values, publish_to)
         facts = check_base_model(settings)
         settings = _with_threads(settings, facts)
+        self._check_disk(settings)
+        found = scan_dataset(images, repeats=settings.repeats)
         version = self.workspace.project(name).version("v1")
-        found = take_in(
-            images,
+        take_in(
+            found,
             origin_dir=version.origin_dir,
             processed_dir=version.dataset_dir,
             trash_dir=self.workspace.trash_dir,
@@ -97,7 +99,6 @@ class App:
         )
         planner = make_planner(dataset, buckets, settings, name)
         steps = total_steps(planner, settings.epochs, settings.gradient_accumulation_steps)
-        self._check_disk(settings)
         job = JobFolder(version.trains_dir / stem)
         job.create(
             TrainSpec(
@@ -231,7 +232,8 @@ class App:
         saves = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0)
         lora_bytes = settings.rank * _LORA_BYTES_PER_RANK
         needed = saves * lora_bytes + 3 * 6 * lora_bytes + _SPARE_BYTES
-        free = shutil.disk_usage(self.workspace.root).free
+        existing = next(path for path in (self.workspace.root, *self.workspace.root.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
         if free < needed:
             raise WorkspaceError(
                 f"The disk of {self.workspace.root} has {free / 1e9:.1f} GB free; this training may need "

@@ -32,6 +32,10 @@ def main(arguments: list[str]) -> int:
     except TrainToolsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    lock = job.lock()
+    if lock is None:
+        sys.stderr.write("Another worker is at this job.\n")
+        return 2
     _isolate()
     events = ev.EventWriter(job.events_path)
     events.write(ev.Started(pid=os.getpid()))
@@ -43,6 +47,7 @@ def main(arguments: list[str]) -> int:
         return 1
     finally:
         events.close()
+        lock.close()
     return 0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 
@@ -126,6 +127,23 @@ class JobFolder:
             ) from None
         except msgspec.DecodeError as error:
             raise JobError(f"{self.spec_path} can't be read: {error}.") from None
+
+    def lock(self) -> IO[bytes] | None:
+        """Hold this while working on the job; None when another process does. It is free again when its holder ends."""
+        stream = (self.path / "lock").open("ab")
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.close()
+            return None
+        return stream
 
     def request(self, what: Request) -> None:
         """Ask the worker to stop (save LoRA and state) or to pause (save the state, free the device)."""

@@ -12,19 +12,17 @@ from lora_train.data.dataset import Dataset, Picture, fingerprint, scan_dataset
 
 
 def take_in(
-    source: Path, *, origin_dir: Path, processed_dir: Path, trash_dir: Path, concept: str, repeats: int
-) -> Dataset:
-    """Make `processed_dir` hold exactly the usable pictures and captions of `source`, in kohya's layout.
+    found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir: Path, concept: str, repeats: int
+) -> None:
+    """Make `processed_dir` hold exactly the pictures and captions that were `found`, in kohya's layout.
 
     Nothing is lost: the files also go to `origin_dir` (a file of the same name and other content gets a new name),
-    and a processed set that was there before and differs goes to the trash. Returns the dataset as it was found,
-    with its problems. Raises DatasetError where no picture is usable.
+    and a processed set that was there before and differs goes to the trash.
     """
-    found = scan_dataset(source, repeats=repeats)
     fresh = processed_dir.with_name(f"{processed_dir.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for picture in found.pictures:
-        kept = _keep_original(source / picture.path, origin_dir)
+        kept = _keep_original(found.root / picture.path, origin_dir)
         _place(kept, picture, fresh, concept)
     if processed_dir.exists():
         same = fingerprint(scan_dataset(processed_dir, repeats=repeats)) == fingerprint(
@@ -32,10 +30,9 @@ def take_in(
         )
         if same:
             shutil.rmtree(fresh)
-            return found
+            return
         move_to_trash(processed_dir, trash_dir)
     replace(fresh, processed_dir)
-    return found
 
 
 def _keep_original(path: Path, origin_dir: Path) -> Path:

@@ -66,9 +66,7 @@ class Studio:
             (path / f"{seed}-{index}.txt").write_text(caption, encoding="utf-8")
         return path
 
-    def plan(
-        self, images: Path, *, name: str = "person", publish_to: Path | None = None, **settings: Any
-    ) -> JobFolder:
+    def plan(self, images: Path, *, name: str = "person", publish_to: Path | None = None, **settings: Any) -> JobFolder:
         values = {**QUICK, **settings}
         return self.app.plan_train(name=name, images=images, values=values, publish_to=publish_to).job
 

@@ -58,9 +58,7 @@ def first_job(process: subprocess.Popen[bytes]) -> JobFolder:
 # --- a whole training ---
 
 
-def test_train_publish_second_run_preview_and_refused_resume(
-    studio: Studio, files: type[Files], images: Path
-) -> None:
+def test_train_publish_second_run_preview_and_refused_resume(studio: Studio, files: type[Files], images: Path) -> None:
     lora_dir = studio.root / "モデル folder" / "Lora"
     places = ["--images", images, "--publish-to", lora_dir, "--workspace", "作業 場"]
     arguments = ["train", "--name", NAME, *places, *QUICK]
@@ -122,9 +120,7 @@ def _has_previews(job: JobFolder, stem: str) -> None:
     assert (pixels(f"{stem}-p1-w1.png") != base).any()
 
 
-def _is_named_anew(
-    studio: Studio, files: type[Files], arguments: list[Any], lora_dir: Path, stem: str
-) -> None:
+def _is_named_anew(studio: Studio, files: type[Files], arguments: list[Any], lora_dir: Path, stem: str) -> None:
     """A second train of the same name: hosts cache by name, so nothing may be called the same."""
     again = studio.cli(*arguments, "--epochs", "1", "--json")
     assert again.returncode == 0, again.stderr

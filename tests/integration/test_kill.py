@@ -102,13 +102,13 @@ def test_a_lost_state_falls_back_and_later_loras_go_to_the_trash(studio: Studio,
     straight_process = studio.start(straight)
     steps_per_epoch = 40
 
-    def stopped_in_the_second_epoch() -> Path:
+    def stopped_in_the_second_epoch(after_step: int) -> Path:
         told = len(job.events())
         process = studio.start(job)
 
         def is_late_enough() -> bool:
             new = job.events()[told:]
-            return any(isinstance(event, ev.Step) and event.step > steps_per_epoch for event in new)
+            return any(isinstance(event, ev.Step) and event.step > after_step for event in new)
 
         studio.wait_until(is_late_enough, process)
         studio.app.request(job, "stop")
@@ -120,7 +120,7 @@ def test_a_lost_state_falls_back_and_later_loras_go_to_the_trash(studio: Studio,
         assert [files.clock(state)["step"] for state in states] == [steps_per_epoch, status.step]
         return job.path / status.saved[-1]
 
-    first_stopped = stopped_in_the_second_epoch()
+    first_stopped = stopped_in_the_second_epoch(steps_per_epoch)
     published = studio.app.publish_result(job)
     assert published == studio.root / "Lora" / first_stopped.name
     newest = files.states(job)[-1]
@@ -128,7 +128,7 @@ def test_a_lost_state_falls_back_and_later_loras_go_to_the_trash(studio: Studio,
     content[-100] ^= 1  # one bit of one tensor
     newest.write_bytes(content)
 
-    second_stopped = stopped_in_the_second_epoch()
+    second_stopped = stopped_in_the_second_epoch(int(first_stopped.stem[-6:]))  # else it might have the same name
     _is_in_the_trash(studio, job, first_stopped, goes_on_from=steps_per_epoch)
     files.states(job)[-1].unlink()
 

@@ -53,9 +53,7 @@ def roll_backs(job: JobFolder) -> list[str]:
     return [event.message for event in job.events() if isinstance(event, ev.Note) and "half the" in event.message]
 
 
-def test_an_absurd_rate_fails_after_two_roll_backs(
-    studio: Studio, files: type[Files], images: Path
-) -> None:
+def test_an_absurd_rate_fails_after_two_roll_backs(studio: Studio, files: type[Files], images: Path) -> None:
     job = studio.plan(images, epochs=3, repeats=5, save_every_epochs=1, state_every_s=1, **EXPLODES)
     process = studio.start(job)
     status = studio.end(job, process)

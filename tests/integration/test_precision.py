@@ -104,9 +104,9 @@ def test_checkpointing_gives_the_same_gradients(studio: Studio, images: Path, tr
         block.register_forward_pre_hook(lambda *_, seen=calls: seen.append(1))
         engine.batch_losses(run, batches[0]).sum().backward()
         block_calls.append(len(calls))
-        gradients.append({
-            name: tensor.grad for name, tensor in run.network.tensors().items() if tensor.grad is not None
-        })
+        gradients.append(
+            {name: tensor.grad for name, tensor in run.network.tensors().items() if tensor.grad is not None}
+        )
     assert block_calls == [1, 2], "blocks are computed again on the way back"
     plain, checkpointed = gradients
     assert len(plain) == len(run.network.tensors())
@@ -142,9 +142,7 @@ def test_out_of_memory_names_three_settings(
     assert studio.app.status(job).state == "failed"
 
 
-def test_a_fault_of_ours_is_told_as_one(
-    studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_ours_is_told_as_one(studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> torch.Tensor:
         raise ZeroDivisionError("division by zero")
 

@@ -113,9 +113,7 @@ def test_same_spec_twice_gives_same_bytes_and_another_seed_does_not(studio: Stud
     assert other != first
 
 
-def test_a_request_before_the_first_step_ends_at_once_and_can_be_resumed(
-    studio: Studio, files: type[Files]
-) -> None:
+def test_a_request_before_the_first_step_ends_at_once_and_can_be_resumed(studio: Studio, files: type[Files]) -> None:
     job = studio.plan(_plain_pictures(studio), epochs=1)
     process = studio.start(job)
     studio.wait_until(job.events, process)  # it reads requests from now on; loading takes seconds

@@ -155,9 +155,7 @@ TAGS = ("red", "big", "round", "soft")
 
 
 @pytest.mark.parametrize("trains_text", [True, False])
-def test_shuffle_keep_dropout_trigger_and_flip(
-    studio: Studio, lay: Callable[..., Table], trains_text: bool
-) -> None:
+def test_shuffle_keep_dropout_trigger_and_flip(studio: Studio, lay: Callable[..., Table], trains_text: bool) -> None:
     images = studio.pictures("pictures", [", ".join(TAGS)] * 2)
     table = lay(
         images,
@@ -228,9 +226,7 @@ def test_repeats_of_folders_and_of_the_setting(studio: Studio, lay: Callable[...
 def test_regularisation_pictures_and_their_weight(studio: Studio, lay: Callable[..., Table]) -> None:
     studio.pictures("kohya/4_thing", ["red", "blue"], seed=1)
     studio.pictures("kohya/reg/1_class", ["grey", "white", "plain"], seed=2)
-    table = lay(
-        studio.root / "kohya", repeats=-1, trigger_word="zzz", prior_loss_weight=0.25, train_text_encoder=False
-    )
+    table = lay(studio.root / "kohya", repeats=-1, trigger_word="zzz", prior_loss_weight=0.25, train_text_encoder=False)
     possible = ["red", "blue", "grey", "white", "plain"]
     possible += [f"zzz, {caption}" for caption in possible]
     seen: Counter[str] = Counter()
