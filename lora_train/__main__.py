@@ -15,7 +15,7 @@ import msgspec
 
 from lora_train import __version__
 from lora_train.core.errors import ConfigError, TrainToolsError
-from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
 from lora_train.core.settings import SettingField, setting_fields
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.3
 _BAR_WIDTH = 24
+_SILENCE_S = 30
 _DEFAULT_WORKSPACE = Path("outputs") / "train_tools"
 
 Result = dict[str, Any]
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "exit_code": 2 if isinstance(error, ConfigError) else 1,
         }
     except KeyboardInterrupt:
-        _tell("Interrupted before anything was started.")
-        result = {"error": "Interrupted", "message": "Interrupted before anything was started.", "exit_code": 1}
+        _tell("Interrupted.")
+        result = {"error": "Interrupted", "message": "Interrupted.", "exit_code": 1}
     except OSError as error:
         _tell(f"Error: {error.strerror or error}: {error.filename or ''}")
         result = {"error": "OSError", "message": str(error), "exit_code": 1}
@@ -214,7 +215,7 @@ def _run(app: App, job: JobFolder) -> Result:
             break
         except KeyboardInterrupt:
             if asked:
-                app.kill(job)
+                worker.kill()
             else:
                 asked = True
                 job.request("stop")
@@ -244,10 +245,11 @@ def _result(job: JobFolder, status: JobStatus) -> Result:
 
 def _follow(app: App, job: JobFolder, worker: Worker | None) -> JobStatus:
     """Show a job's progress until it ends. Gives up at once on one that doesn't run."""
-    shown = 0
+    reader = StatusReader(job)
+    shown = len(reader.read().notes) if worker else 0  # those of earlier starts were read when they came
     line = ""
     while True:
-        status = app.status(job, worker)
+        status = app.status(job, worker, reader)
         for note in status.notes[shown:]:
             _show("", line)
             _tell(note)
@@ -279,6 +281,8 @@ def _line(status: JobStatus) -> str:
             f"{status.s_per_step:.2f} s/step",
             f"{minutes}:{seconds:02} left",
         ]
+    if status.silent_s > _SILENCE_S:
+        parts.append(f"no sign of life for {status.silent_s:.0f} s")
     return "  ".join(parts)
 
 

@@ -31,6 +31,7 @@ from lora_train.core.jobs import (
     JobStatus,
     PreviewSpec,
     Request,
+    StatusReader,
     TrainSpec,
 )
 from lora_train.core.settings import parse_settings
@@ -40,8 +41,9 @@ from lora_train.launch import launcher
 
 _LORA_BYTES_PER_RANK = 1_200_000
 """Of an SD1 LoRA in fp16, per rank; its state in float32 with two moments is six times as much."""
+_CONV_BYTES_PER_RANK = 2_200_000
 _SPARE_BYTES = 200_000_000
-_FINISHED = ("finished", "stopped")
+_PUBLISHABLE = ("finished", "stopped")
 
 
 class PlannedTrain(msgspec.Struct):
@@ -78,7 +80,7 @@ class App:
         facts = check_base_model(settings)
         settings = _with_threads(settings, facts)
         self._check_disk(settings)
-        found = scan_dataset(images, repeats=settings.repeats)
+        found = scan_dataset(images)
         version = self.workspace.project(name).version("v1")
         take_in(
             found,
@@ -86,7 +88,6 @@ class App:
             processed_dir=version.dataset_dir,
             trash_dir=self.workspace.trash_dir,
             concept=name,
-            repeats=settings.repeats,
         )
         taken = publish.stems_in(publish_to) if publish_to is not None and publish_to.is_dir() else ()
         stem = self.workspace.free_stem(version.stem(), taken)
@@ -126,10 +127,12 @@ class App:
             check_base_model(spec.settings)
         return launcher.start_worker(job)
 
-    def status(self, job: JobFolder, worker: launcher.Worker | None = None) -> JobStatus:
-        """What the job does or did. Raises JobError when the folder is none."""
+    def status(
+        self, job: JobFolder, worker: launcher.Worker | None = None, reader: StatusReader | None = None
+    ) -> JobStatus:
+        """What the job does or did (see `launcher.read_status`). Raises JobError when the folder is none."""
         job.read_spec()
-        return launcher.read_status(job, worker)
+        return launcher.read_status(job, worker, reader)
 
     def request(self, job: JobFolder, what: Request) -> None:
         """Ask a running job to stop or to pause. Raises JobError when it doesn't run."""
@@ -152,7 +155,7 @@ class App:
         status = launcher.read_status(job)
         if not isinstance(spec, TrainSpec) or not spec.publish_to or not status.saved:
             return None
-        if status.state not in _FINISHED:
+        if status.state not in _PUBLISHABLE:
             return None
         lora = job.path / status.saved[-1]
         singles = [path for path in status.sampled if not path.endswith("-grid.png")]
@@ -160,7 +163,7 @@ class App:
         return publish.publish(
             lora,
             Path(spec.publish_to),
-            thumbnail=job.path / own[-1] if own else None,
+            thumbnail=job.path / max(own, key=_preview_weight) if own else None,
             description=f"{spec.concept} {spec.version}, {status.step} steps",
         )
 
@@ -187,7 +190,6 @@ class App:
         spec = PreviewSpec(
             lora=str(lora.absolute()),
             out=str(out.absolute()),
-            weights=weights,
             settings=_with_threads(settings, facts),
         )
         return self._new_job("preview", spec)
@@ -211,8 +213,16 @@ class App:
 
     def plan_bench(self, *, values: Mapping[str, Any], pictures: int, steps: int) -> JobFolder:
         """A job that times some training steps. The base model "sd15" is the full-size one with random weights."""
-        settings = _with_absolute_paths(parse_settings(values))
+        problems = [
+            f"{name}: {number} is not a whole number from 1 to 1000"
+            for name, number in (("pictures", pictures), ("steps", steps))
+            if not 1 <= number <= 1000
+        ]
+        if problems:
+            raise ConfigError(problems)
+        settings = parse_settings(values)
         if settings.base_model != "sd15":
+            settings = _with_absolute_paths(settings)
             settings = _with_threads(settings, check_base_model(settings))
         else:
             settings = _with_threads(settings, None)
@@ -230,7 +240,8 @@ class App:
     def _check_disk(self, settings: TrainSettings) -> None:
         """Raise WorkspaceError unless the LoRAs and two states fit onto the disk."""
         saves = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0)
-        lora_bytes = settings.rank * _LORA_BYTES_PER_RANK
+        lora_bytes = settings.rank * _LORA_BYTES_PER_RANK + settings.conv_rank * _CONV_BYTES_PER_RANK
+        lora_bytes *= 2 if settings.save_precision == "fp32" else 1
         needed = saves * lora_bytes + 3 * 6 * lora_bytes + _SPARE_BYTES
         existing = next(path for path in (self.workspace.root, *self.workspace.root.parents) if path.exists())
         free = shutil.disk_usage(existing).free
@@ -280,9 +291,14 @@ def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
     absolute = {
         name: str(Path(value).absolute())
         for name in ("base_model", "vae")
-        if (value := getattr(settings, name)) and value not in ("demo", "sd15")
+        if (value := getattr(settings, name)) and value != "demo"
     }
     return msgspec.structs.replace(settings, **absolute)
+
+
+def _preview_weight(path: str) -> float:
+    """The LoRA weight in a preview's name, `<stem>-p1-w0.6.png`."""
+    return float(path.rpartition("-w")[2].removesuffix(".png"))
 
 
 def check_base_model(settings: TrainSettings) -> CheckpointFacts:

@@ -57,11 +57,18 @@ def _target(lora: Path, folder: Path) -> tuple[Path, bool]:
     number, stem = 1, lora.stem
     while fold(stem) in taken:
         existing = folder / f"{stem}.safetensors"
-        if existing.is_file() and tensor_part_sha256(existing) == tensor_part_sha256(lora):
+        if existing.is_file() and _has_same_tensors(existing, lora):
             return existing, True
         number += 1
         stem = f"{lora.stem}-{number}"
     return folder / f"{stem}.safetensors", False
+
+
+def _has_same_tensors(existing: Path, lora: Path) -> bool:
+    try:
+        return tensor_part_sha256(existing) == tensor_part_sha256(lora)
+    except struct.error:  # shorter than a header
+        return False
 
 
 def _copy(lora: Path, target: Path) -> None:
@@ -71,7 +78,9 @@ def _copy(lora: Path, target: Path) -> None:
         with lora.open("rb") as source, temporary.open("wb") as copy:
             (header_bytes,) = struct.unpack("<Q", source.read(8))
             header: dict[str, Any] = json.loads(source.read(header_bytes))
-            header["__metadata__"] |= {"ss_output_name": target.stem, "modelspec.title": target.stem}
+            if target.stem != lora.stem:
+                header["__metadata__"] |= {"ss_output_name": target.stem, "modelspec.title": target.stem}
+                header["__metadata__"].pop("sshs_legacy_hash", None)  # it depends on the length of the name
             text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
             text += b" " * (-len(text) % 8)  # tensors stay aligned, as the safetensors format asks
             copy.write(struct.pack("<Q", len(text)) + text)

@@ -19,6 +19,7 @@ from lora_train.core.jobs import (
     JobFolder,
     JobSpec,
     PreviewSpec,
+    RequestedEnd,
     TrainSpec,
 )
 
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
     events.write(ev.Started(pid=os.getpid()))
     try:
         events.write(_do(spec, job, events))
+    except RequestedEnd:
+        events.write(ev.Stopped(step=0))
     except Exception as error:  # the border of the process: nothing may end without a last event
         events.write(_failure(error))
         traceback.print_exc()

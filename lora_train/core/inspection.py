@@ -353,7 +353,12 @@ def describe(inspection: Inspection) -> str:
         rows += _lora_rows(inspection.lora)
     rows += [(key, _shortened(value)) for key, value in sorted(inspection.metadata.items())]
     width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+    return "\n".join(f"{_printable(label):<{width}}  {_printable(value)}" for label, value in rows)
+
+
+def _printable(text: str) -> str:
+    """Without what could steer a terminal: a file's metadata may come from anybody."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _checkpoint_rows(facts: CheckpointFacts) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,14 @@ from lora_train.core.files import write_bytes
 
 Request = Literal["stop", "pause"]
 State = Literal["waiting", "running", "finished", "stopped", "paused", "failed"]
+
+
+class RequestedEnd(Exception):  # noqa: N818  (no error: the person asked for it)
+    """Raised outside the loop when `stop` or `pause` is asked for."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.request: Request = request
 
 
 class TrainSpec(msgspec.Struct, frozen=True, tag="train", tag_field="kind", kw_only=True):
@@ -41,7 +50,6 @@ class PreviewSpec(msgspec.Struct, frozen=True, tag="preview", tag_field="kind", 
 
     lora: str
     out: str
-    weights: tuple[float, ...]
     settings: TrainSettings
 
 
@@ -97,13 +105,15 @@ class JobStatus(msgspec.Struct, kw_only=True):
     hint: str = ""
     result: dict[str, object] = {}
     last_event_t: float = 0.0
+    silent_s: float = 0.0
+    """How long a running worker has given no sign of life; it does every two seconds."""
 
 
 class JobFolder:
     """One job's folder. Knows the names of its files; holds nothing in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.resolve()  # one spelling: a running worker is known by it
         self.spec_path = path / "job.json"
         self.events_path = path / "events.jsonl"
         self.log_path = path / "worker.log"
@@ -129,7 +139,10 @@ class JobFolder:
             raise JobError(f"{self.spec_path} can't be read: {error}.") from None
 
     def lock(self) -> IO[bytes] | None:
-        """Hold this while working on the job; None when another process does. It is free again when its holder ends."""
+        """Hold this while working on the job; None when another process does. It is free again when its holder ends.
+
+        A file system that knows no locks (some network drives) is no reason not to work.
+        """
         stream = (self.path / "lock").open("ab")
         try:
             if sys.platform == "win32":
@@ -140,9 +153,10 @@ class JobFolder:
                 import fcntl
 
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.close()
-            return None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                stream.close()
+                return None
         return stream
 
     def request(self, what: Request) -> None:
@@ -164,12 +178,12 @@ class JobFolder:
     def events(self) -> list[ev.Event]:
         return ev.read_events(self.events_path)[0]
 
-    def last_heartbeat_s(self) -> float:
-        """Seconds since the worker last touched its events; infinite before the first."""
+    def silent_s(self) -> float:
+        """Seconds since the worker last touched its events; 0 before the first."""
         try:
-            return time.time() - self.events_path.stat().st_mtime
+            return max(0.0, time.time() - self.events_path.stat().st_mtime)
         except FileNotFoundError:
-            return float("inf")
+            return 0.0
 
     def log_tail(self, lines: int = 20) -> str:
         try:
@@ -180,6 +194,22 @@ class JobFolder:
 
 
 _SMOOTHING = 0.02
+
+
+class StatusReader:
+    """Reads a job's status again and again, each time only the events that are new."""
+
+    def __init__(self, job: JobFolder) -> None:
+        self._path = job.events_path
+        self._offset_bytes = 0
+        self._status = JobStatus()
+
+    def read(self) -> JobStatus:
+        """A copy, which the caller may change."""
+        events, self._offset_bytes = ev.read_events(self._path, self._offset_bytes)
+        for event in events:
+            update_status(self._status, event)
+        return msgspec.structs.replace(self._status, notes=list(self._status.notes))
 
 
 def status_from_events(events: list[ev.Event]) -> JobStatus:

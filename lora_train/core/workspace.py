@@ -18,6 +18,9 @@ import msgspec
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.files import replace, write_bytes
 
+_STEERING = {*map(chr, (0x61C, 0x200E, 0x200F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)))}
+"""C1 controls, and what turns the direction of text around: a name must not show as another."""
+
 _INVISIBLE = ("Cc", "Cf", "Zs")
 
 NAME_LIMIT_BYTES = 96
@@ -59,7 +62,7 @@ def folder_name(name: str) -> str:
     """
     text = unicodedata.normalize("NFC", name)
     text = "".join(" " if unicodedata.category(char) in ("Zl", "Zp", "Zs") else char for char in text)
-    text = "".join(char for char in text if unicodedata.category(char) != "Cs")  # half of a character
+    text = "".join(char for char in text if unicodedata.category(char) != "Cs" and char not in _STEERING)
     text = _FORBIDDEN.sub("_", text).strip(" .")
     if all(char == "_" or unicodedata.category(char) in _INVISIBLE for char in text):
         raise WorkspaceError(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from lora_train.core.errors import DatasetError
 from lora_train.core.files import replace, write_text
 from lora_train.core.workspace import folder_name, move_to_trash
 from lora_train.data.captions import caption_path
 from lora_train.data.dataset import Dataset, Picture, fingerprint, scan_dataset
 
 
-def take_in(
-    found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir: Path, concept: str, repeats: int
-) -> None:
+def take_in(found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir: Path, concept: str) -> None:
     """Make `processed_dir` hold exactly the pictures and captions that were `found`, in kohya's layout.
 
-    Nothing is lost: the files also go to `origin_dir` (a file of the same name and other content gets a new name),
-    and a processed set that was there before and differs goes to the trash.
+    A training picture without a caption gets one, its folder's concept or else `concept`; a regularisation picture
+    gets its class, if its folder names one. Nothing is lost: the files also go to `origin_dir` (one of the same name
+    and other content gets a new name), and a processed set that was there before and differs goes to the trash.
     """
     fresh = processed_dir.with_name(f"{processed_dir.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -25,14 +25,18 @@ def take_in(
         kept = _keep_original(found.root / picture.path, origin_dir)
         _place(kept, picture, fresh, concept)
     if processed_dir.exists():
-        same = fingerprint(scan_dataset(processed_dir, repeats=repeats)) == fingerprint(
-            scan_dataset(fresh, repeats=repeats)
-        )
-        if same:
+        if _fingerprint_of(processed_dir) == _fingerprint_of(fresh):
             shutil.rmtree(fresh)
             return
         move_to_trash(processed_dir, trash_dir)
     replace(fresh, processed_dir)
+
+
+def _fingerprint_of(folder: Path) -> str:
+    try:
+        return fingerprint(scan_dataset(folder))
+    except DatasetError:  # emptied by somebody: it differs from anything
+        return ""
 
 
 def _keep_original(path: Path, origin_dir: Path) -> Path:
@@ -60,10 +64,12 @@ def _keep_original(path: Path, origin_dir: Path) -> Path:
 
 def _place(kept: Path, picture: Picture, root: Path, concept: str) -> None:
     """Copy a kept picture, and its caption as UTF-8, to where they are trained from."""
-    name = f"{picture.repeats}_{folder_name(picture.concept or concept)}"
-    folder = root / "reg" / name if picture.is_regularisation else root / name
+    what = picture.concept or ("" if picture.is_regularisation else concept)
+    folder = root / "reg" if picture.is_regularisation else root
+    if what:
+        folder /= f"{picture.repeats}_{folder_name(what)}"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / kept.name
     shutil.copy2(kept, target)
-    if picture.caption:
-        write_text(target.with_suffix(".txt"), picture.caption)
+    if caption := picture.caption or what:
+        write_text(target.with_suffix(".txt"), caption)

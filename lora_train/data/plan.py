@@ -36,13 +36,14 @@ def place_in_buckets(dataset: Dataset, settings: TrainSettings, *, resolution_px
 def make_planner(dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str) -> EpochPlanner:
     """The plan of all epochs.
 
-    A picture without a caption is called by its folder's concept, or else by `concept`, the project's name.
+    A picture without a caption is called by its folder's concept, or else by `concept`, the project's name; a
+    regularisation picture by its folder's class or not at all.
     """
     sources = [
         Source(
             bucket=bucket,
             repeats=picture.repeats,
-            caption=picture.caption or picture.concept or concept,
+            caption=picture.caption or picture.concept or ("" if picture.is_regularisation else concept),
             is_regularisation=picture.is_regularisation,
         )
         for picture, bucket in zip(dataset.pictures, buckets, strict=True)

@@ -17,15 +17,17 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lora_train.core.assets import resolve_base_model
+from lora_train.core.families import detect_checkpoint, detect_folder
 from lora_train.core.jobs import BenchSpec, JobFolder, TrainSpec
+from lora_train.core.presets import native_resolution_px
+from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.data.dataset import fingerprint, scan_dataset
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.setup import Run, prepare_run
 from lora_train.engine.train import train_step
-
-_FULL_SIZE_PX = 512
 
 
 def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
@@ -35,18 +37,23 @@ def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object
     """
     made_at = time.monotonic()
     settings, checkpoint = spec.settings, job.path / "sd15.safetensors"
-    is_random = settings.base_model == "sd15"
-    if is_random:
-        report.phase("making a full-size model with random weights")
-        _make_full_size_model(checkpoint)
-        settings = msgspec.structs.replace(settings, base_model=str(checkpoint))
-    size_px = settings.resolution or (_FULL_SIZE_PX if is_random else 64)
-    _make_pictures(job.path / "dataset", spec.pictures, size_px)
-    making_s = time.monotonic() - made_at
     try:
+        if settings.base_model == "sd15":
+            report.phase("making a full-size model with random weights")
+            _make_full_size_model(checkpoint)
+            settings = msgspec.structs.replace(settings, base_model=str(checkpoint))
+        size_px = settings.resolution or native_resolution_px(_model_channels(settings.base_model))
+        _make_pictures(job.path / "dataset", spec.pictures, size_px)
+        making_s = time.monotonic() - made_at
         return _measure(spec, settings, job, report, making_s)
     finally:
         checkpoint.unlink(missing_ok=True)
+
+
+def _model_channels(base_model: str) -> int | None:
+    path = resolve_base_model(base_model)
+    facts = detect_folder(path) if path.is_dir() else detect_checkpoint(read_tensor_file(path).tensors)
+    return facts.model_channels
 
 
 def _measure(spec: BenchSpec, settings: Any, job: JobFolder, report: Reporter, making_s: float) -> dict[str, object]:

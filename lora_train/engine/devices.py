@@ -69,14 +69,16 @@ def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, st
     return torch.float32, "fp32: the safe choice on this device"
 
 
-def prepare(device: Device, cpu_threads: int) -> None:
-    """Process-wide switches: CPU threads, TF32 for fp32 products, cuDNN's kernel search."""
+def set_up(wanted: DeviceName, cpu_threads: int) -> Device:
+    """`choose_device`, and the process-wide switches: CPU threads, TF32 for fp32 products, cuDNN's kernel search."""
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
+    device = choose_device(wanted)
     if device.is_cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+    return device
 
 
 def prefers_channels_last(device: Device, dtype: torch.dtype) -> bool:
@@ -103,16 +105,38 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
+class ToHost:
+    """A small tensor on its way to the host; the loop does not wait for it, whoever reads it does."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._tensor = tensor
+        if tensor.device.type == "cuda":
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor = host.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def has_arrived(self) -> bool:
+        return self._arrived is None or self._arrived.query()
+
+    def values(self) -> list[float]:
+        """The numbers; waits for them if need be."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor.tolist()
+
+
 def free_cached_memory(device: Device) -> None:
     """Hand memory that torch keeps for later back to the system."""
-    if device.is_cuda:
-        torch.cuda.empty_cache()
+    if not device.is_cpu:
+        getattr(torch, device.torch.type).empty_cache()
 
 
 def synchronize(device: Device) -> None:
     """Wait until the device has done everything (for measuring only)."""
-    if device.is_cuda:
-        torch.cuda.synchronize(device.torch)
+    if not device.is_cpu:
+        getattr(torch, device.torch.type).synchronize()
 
 
 def peak_device_bytes(device: Device) -> int:
@@ -120,18 +144,22 @@ def peak_device_bytes(device: Device) -> int:
     return torch.cuda.max_memory_allocated(device.torch) if device.is_cuda else 0
 
 
+_OUT_OF_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch gave up for lack of memory (CUDA and other accelerators, or the CPU allocator)."""
     kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
     if isinstance(error, (kind, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY_SIGNS)
 
 
 def out_of_memory(error: BaseException) -> DeviceMemoryError:
     """The same failure in words a person can use."""
     return DeviceMemoryError(
-        f"The device has too little memory for these settings: {str(error).splitlines()[0]}",
+        f"The device has too little memory for these settings: {(str(error) or type(error).__name__).splitlines()[0]}",
         "Three settings help most, in this order: switch gradient_checkpointing on, "
         "lower batch_size (use gradient_accumulation_steps to make up for it), lower resolution.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,12 @@ def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width_px: 
 
 
 def _write_line(draw: ImageDraw.ImageDraw, at: tuple[int, int], line: str) -> None:
+    """Runs of one font at a time: where Pillow has Raqm, it shapes joined scripts and orders right-to-left ones."""
     x, y = at
-    for char in line:
-        font = _font(char)
-        draw.text((x, y), char, fill=_INK, font=font)
-        x += round(font.getlength(char))
+    for font, run in groupby(line, key=_font):
+        text = "".join(run)
+        draw.text((x, y), text, fill=_INK, font=font)
+        x += round(font.getlength(text))
 
 
 def _wrap(text: str, width_px: int, lines: int) -> list[str]:
@@ -96,7 +98,7 @@ def _wrap(text: str, width_px: int, lines: int) -> list[str]:
 
 
 def _length_px(text: str) -> float:
-    return sum(_font(char).getlength(char) for char in text)
+    return sum(font.getlength("".join(run)) for font, run in groupby(text, key=_font))
 
 
 def _font(char: str) -> Any:

@@ -317,11 +317,10 @@ def _fill(
         if found is None:
             missing.append(next(iter(names(name))))
             continue
+        shape, wanted = file.tensors[found].shape, tuple(parameter.shape)
+        if shape != wanted and shape != (*wanted, 1, 1):
+            raise ModelError(f"{file.path}: {found} has the shape {shape}, {wanted} was expected.")
         tensor = read_tensor(file, found).to(device=device, dtype=dtype)
-        if tensor.numel() != parameter.numel():
-            raise ModelError(
-                f"{file.path}: {found} has the shape {tuple(tensor.shape)}, {tuple(parameter.shape)} was expected."
-            )
         weights[name] = tensor.reshape(parameter.shape)  # VAE attention: (C, C, 1, 1) -> (C, C)
     if missing:
         raise ModelError(

@@ -36,6 +36,7 @@ class RunFacts(msgspec.Struct, kw_only=True):
     base_model_legacy_hash: str = ""
     base_model_sha256: str = ""
     vae_name: str = ""
+    vae_legacy_hash: str = ""
     vae_sha256: str = ""
     prediction: str
     compute_precision: str
@@ -80,6 +81,7 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_sd_model_hash": facts.base_model_legacy_hash,
         "ss_new_sd_model_hash": facts.base_model_sha256,
         "ss_vae_name": facts.vae_name,
+        "ss_vae_hash": facts.vae_legacy_hash,
         "ss_new_vae_hash": facts.vae_sha256,
         "ss_network_module": "networks.lora",
         "ss_network_dim": settings.rank,
@@ -146,7 +148,18 @@ def _setting_values(settings: TrainSettings) -> dict[str, Any]:
         "ss_color_aug": False,
         "ss_random_crop": False,
         "ss_caption_dropout_rate": settings.caption_dropout,
+        "ss_caption_dropout_every_n_epochs": 0,
         "ss_caption_tag_dropout_rate": 0.0,
+        "ss_face_crop_aug_range": None,
+        "ss_multires_noise_iterations": None,
+        "ss_multires_noise_discount": None,
+        "ss_adaptive_noise_scale": None,
+        "ss_ip_noise_gamma": None,
+        "ss_zero_terminal_snr": False,
+        "ss_debiased_estimation": False,
+        "ss_huber_schedule": None,
+        "ss_huber_c": None,
+        "ss_training_comment": None,
     }
 
 

@@ -46,7 +46,7 @@ def file_tensors(network: LoraNetwork, dtype: torch.dtype) -> dict[str, torch.Te
         name = module_name(target)
         tensors[f"{name}.{_DOWN}"] = _checked(name, lora.down).to(dtype)
         tensors[f"{name}.{_UP}"] = _checked(name, lora.up).to(dtype)
-        tensors[f"{name}.{_ALPHA}"] = torch.tensor(float(lora.alpha)).to(dtype)
+        tensors[f"{name}.{_ALPHA}"] = torch.tensor(float(lora.alpha))  # float32: exactly what was trained with
     return tensors
 
 
@@ -147,6 +147,8 @@ def _read_layer(file: TensorFile, name: str, layer: nn.Linear | nn.Conv2d) -> Lo
     weight = layer.weight
     down = read_tensor(file, f"{name}.{_DOWN}").float()
     up = read_tensor(file, f"{name}.{_UP}").float()
+    if weight.ndim == 4 and down.ndim == up.ndim == 2:  # as some tools write 1x1 convolutions
+        down, up = down[:, :, None, None], up[:, :, None, None]
     fits = down.shape[1:] == weight.shape[1:]
     if not fits or up.shape != (weight.shape[0], down.shape[0], *[1] * (weight.ndim - 2)):
         raise ModelError(

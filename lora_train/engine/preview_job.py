@@ -22,9 +22,12 @@ def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
     """Draw the grid and write it to `spec.out`."""
     settings = spec.settings
     model, network, prompts = load_with_lora(settings, Path(spec.lora), report)
-    report.phase("drawing previews")
     draw_with = draw_settings(settings, model.native_resolution_px)
-    rows = draw_previews(model, network, PreviewTexts(prompts, settings), settings, draw_with)
+
+    def progress(done: int, total: int) -> None:
+        report.phase("drawing previews", done, total)
+
+    rows = draw_previews(model, network, PreviewTexts(prompts, settings), settings, draw_with, progress)
     grid = make_grid(
         rows,
         row_labels=settings.preview_prompts,
@@ -38,8 +41,7 @@ def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
 
 def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tuple[BaseModel, LoraNetwork, Prompts]:
     """The base model of `settings` with a finished LoRA attached, for drawing and measuring."""
-    device = devices.choose_device(settings.device)
-    devices.prepare(device, settings.cpu_threads)
+    device = devices.set_up(settings.device, settings.cpu_threads)
     dtype, _ = devices.choose_precision(settings.precision, device)
     report.phase("loading the base model")
     model = load_base_model(

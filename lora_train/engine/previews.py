@@ -45,13 +45,15 @@ def draw_previews(
     texts: PreviewTexts,
     settings: TrainSettings,
     draw_with: DrawSettings,
+    progress: Callable[[int, int], None],
 ) -> list[list[Image.Image]]:
     """A row of pictures for every prompt, one for each weight; all with the same seed."""
     columns: list[list[Image.Image]] = []
     kept = network.multiplier
     seeds = [settings.preview_seed] * len(settings.preview_prompts)
     try:
-        for weight in settings.preview_weights:
+        for done, weight in enumerate(settings.preview_weights):
+            progress(done, len(settings.preview_weights))
             network.multiplier = weight
             positive, negative = texts.encode()
             columns.append(draw(model, positive, negative, seeds, draw_with))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
 
 import torch
 
 from lora_train.core.events import EventWriter, Phase, Step
-from lora_train.core.jobs import JobFolder, Request
+from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.engine.devices import ToHost
 
 _SEND_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.2
@@ -28,20 +30,11 @@ class _Told(NamedTuple):
 
 
 class _Parcel(NamedTuple):
-    """Losses on their way from the device, and the event that says when they have arrived (None: at once)."""
+    """Losses on their way from the device."""
 
     told: list[_Told]
-    losses: torch.Tensor
-    arrived: torch.cuda.Event | None
+    losses: ToHost
     s_per_step: float
-
-
-class RequestedEnd(Exception):  # noqa: N818  (no error: the person asked for it)
-    """Raised outside the loop when `stop` or `pause` is asked for."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self.request: Request = request
 
 
 class Reporter:
@@ -54,7 +47,8 @@ class Reporter:
         """The first step whose loss was not finite, until `forget_bad_step`."""
         self._job = job
         self._told: list[_Told] = []
-        self._parcels: list[_Parcel] = []
+        self._parcels: deque[_Parcel] = deque()
+        self._error: OSError | None = None
         self._lock = threading.Lock()
         self._sent_at = time.monotonic()
         self._end = threading.Event()
@@ -67,7 +61,7 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
-        self._write_arrived()
+        self._write_arrived(wait=True)
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Tell what is going on outside the loop. Raises RequestedEnd when the person asked to end."""
@@ -76,7 +70,12 @@ class Reporter:
             raise RequestedEnd(self.request)
 
     def step(self, *, step: int, epoch: int, lr: float, loss: torch.Tensor) -> None:
-        """Take one step's loss (a scalar on the device). Returns at once."""
+        """Take one step's loss (a scalar on the device). Returns at once.
+
+        Raises the OSError that kept earlier events from being written.
+        """
+        if self._error is not None:
+            raise self._error
         self._told.append(_Told(step, epoch, lr, loss))
         if time.monotonic() - self._sent_at >= _SEND_EVERY_S:
             self._send()
@@ -89,12 +88,7 @@ class Reporter:
     def flush(self) -> None:
         """Wait until every loss told so far is written. Only where the loop stands still anyway."""
         self._send()
-        with self._lock:
-            parcels = list(self._parcels)
-        for parcel in parcels:
-            if parcel.arrived is not None:
-                parcel.arrived.synchronize()
-        self._write_arrived()
+        self._write_arrived(wait=True)
 
     def forget_bad_step(self) -> None:
         self.bad_step = None
@@ -103,38 +97,31 @@ class Reporter:
         if not self._told:
             return
         now = time.monotonic()
-        losses, arrived = torch.stack([told.loss for told in self._told]), None
-        if losses.device.type == "cuda":
-            host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
-            losses = host.copy_(losses, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-        pace = (now - self._sent_at) / len(self._told)
-        with self._lock:
-            self._parcels.append(_Parcel(self._told, losses, arrived, pace))
+        losses = ToHost(torch.stack([told.loss for told in self._told]))
+        self._parcels.append(_Parcel(self._told, losses, (now - self._sent_at) / len(self._told)))
         self._told, self._sent_at = [], now
 
     def _watch(self) -> None:
         beaten_at = 0.0
         while not self._end.wait(_LOOK_EVERY_S):
-            self.request = self._job.requested()
-            self._write_arrived()
-            if time.monotonic() - beaten_at >= _BEAT_EVERY_S:
-                self.events.beat()
-                beaten_at = time.monotonic()
+            try:
+                self.request = self._job.requested()
+                self._write_arrived(wait=False)
+                if time.monotonic() - beaten_at >= _BEAT_EVERY_S:
+                    self.events.beat()
+                    beaten_at = time.monotonic()
+            except OSError as error:  # a full disk, a network drive that is gone: for the loop to raise
+                self._error = error
 
-    def _write_arrived(self) -> None:
+    def _write_arrived(self, *, wait: bool) -> None:
+        """Write what has arrived, in order. The queue is safe to append to meanwhile; the lock is for its readers."""
         with self._lock:
-            while self._parcels:
-                parcel = self._parcels[0]
-                if parcel.arrived is not None and not parcel.arrived.query():
-                    return
-                del self._parcels[0]
-                self._write(parcel)
+            while self._parcels and (wait or self._parcels[0].losses.has_arrived()):
+                self._write(self._parcels.popleft())
 
     def _write(self, parcel: _Parcel) -> None:
         steps: list[Step] = []
-        for told, loss in zip(parcel.told, parcel.losses.tolist(), strict=True):
+        for told, loss in zip(parcel.told, parcel.losses.values(), strict=True):
             if loss != loss or loss in (float("inf"), float("-inf")):
                 self.bad_step = self.bad_step or told.step
                 continue  # JSON has no NaN; the roll-back tells of it in a note

@@ -25,6 +25,11 @@ _SCHEDULE: dict[str, Any] = {
 }
 
 
+_MOST_TOGETHER = 8
+_TOGETHER_PX = 512 * 512
+"""Pictures are drawn together up to so many pixels: previews come on top of the memory that training takes."""
+
+
 class DrawSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How pictures are drawn; the same for every LoRA that is compared."""
 
@@ -33,7 +38,6 @@ class DrawSettings(msgspec.Struct, frozen=True, kw_only=True):
     sampler: Sampler = "Euler a"
     steps: int = 24
     cfg_scale: float = 7.0
-    batch_size: int = 8
 
 
 def draw_settings(settings: TrainSettings, size_px: int) -> DrawSettings:
@@ -76,13 +80,14 @@ def draw(
 
     A picture depends on its own prompt and seed only: those that are drawn together are equally long.
     """
+    together = max(1, min(_MOST_TOGETHER, _TOGETHER_PX // (settings.width_px * settings.height_px)))
     by_length: dict[int, list[int]] = {}
     for index, text in enumerate(positive):
         by_length.setdefault(text.shape[0], []).append(index)
     pictures: dict[int, Image.Image] = {}
     for indices in by_length.values():
-        for start in range(0, len(indices), settings.batch_size):
-            chosen = indices[start : start + settings.batch_size]
+        for start in range(0, len(indices), together):
+            chosen = indices[start : start + together]
             text = torch.stack([positive[index] for index in chosen])
             drawn = _draw_batch(model, text, negative, [seeds[index] for index in chosen], settings)
             pictures.update(zip(chosen, drawn, strict=True))
@@ -125,7 +130,7 @@ def decode(model: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
 
 
 def picture_seeds(seed: int, count: int) -> list[int]:
-    """Seeds of a row of pictures: the first is `seed` itself, so that a single one is what the WebUI draws."""
+    """Seeds of a row of pictures: the first is `seed` itself."""
     return [seed, *(derive_seed(seed, "picture", index) for index in range(1, count))]
 
 

@@ -82,8 +82,9 @@ class CheckpointHashes:
         if self._checkpoint in self._sha256:
             facts.base_model_sha256 = self._sha256[self._checkpoint]
             facts.base_model_legacy_hash = legacy_checkpoint_hash(self._checkpoint)
-        if self._vae in self._sha256:
+        if self._vae is not None and self._vae in self._sha256:
             facts.vae_sha256 = self._sha256[self._vae]
+            facts.vae_legacy_hash = legacy_checkpoint_hash(self._vae)
 
     def _work(self) -> None:
         for path in self._files:
@@ -95,8 +96,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run = Run()
     run.spec = spec
     run.settings = settings = spec.settings
-    run.device = devices.choose_device(settings.device)
-    devices.prepare(run.device, settings.cpu_threads)
+    run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
     dataset = _scan(spec, job_dir, report)
@@ -113,8 +113,8 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.dataset_fingerprint = spec.dataset_fingerprint
     run.facts = _facts(run, dataset, buckets)
     # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
-    run.latents = _encode_pictures(run, dataset, buckets, report)
     _prepare_texts(run, report)
+    run.latents = _encode_pictures(run, dataset, buckets, report)
     _build_network(run)
     run.alphas = alphas_cumprod().to(run.device.torch)
     return run
@@ -248,7 +248,7 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
 def _dirs(pictures: Sequence[Any]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for picture in pictures:
-        entry = found.setdefault(picture.folder, {"n_repeats": picture.repeats, "img_count": 0})
+        entry = found.setdefault(picture.folder.rpartition("/")[2], {"n_repeats": picture.repeats, "img_count": 0})
         entry["img_count"] += 1
     return found
 

@@ -124,14 +124,18 @@ def restore_optimizer(
         index, _, what = key.partition(".")
         state.setdefault(int(index), {})[what] = value
     own = optimizer.state_dict()["param_groups"]
-    merged = [{**group, "params": mine["params"]} for group, mine in zip(groups, own, strict=True)]
+    merged = [{**mine, **group} for group, mine in zip(groups, own, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+_NOT_SAVED = ("params", "fused", "foreach")
+"""How the optimizer computes depends on the device, which may be another one after a resume."""
 
 
 def group_values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The optimizer's parameter groups without their parameters."""
     groups = optimizer.state_dict()["param_groups"]
-    return [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    return [{key: value for key, value in group.items() if key not in _NOT_SAVED} for group in groups]
 
 
 def _states(folder: Path) -> list[Path]:

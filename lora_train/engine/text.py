@@ -109,6 +109,10 @@ class Prompts:
         """(B, 77 C, D) on the text encoder's device."""
         return encode(self.text_encoder, ids, self.clip_skip)
 
+    def forget(self) -> None:
+        """Drop what was tokenized: shuffled captions are new in every epoch."""
+        self._chunks.clear()
+
     def encode_each(self, captions: Sequence[str]) -> list[torch.Tensor]:
         """(77 C, D) of each caption by itself: none is filled up because of a longer one."""
         device = next(self.text_encoder.parameters()).device

@@ -23,6 +23,7 @@ class TrainedTexts:
 
     def prepare(self, batches: Sequence[Batch]) -> None:
         """Tokenize the epoch's batches ahead, so that the loop finds its ids on the device."""
+        self._prompts.forget()
         captions = {_captions(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
 
@@ -52,6 +53,7 @@ class CachedTexts:
         if self._prompts is None:
             raise RuntimeError("the text encoder was let go, but other captions are needed")
         self._known, self._rows = captions, {}
+        self._prompts.forget()
         with torch.no_grad():
             for start in range(0, len(captions), _ENCODE_AT_ONCE):
                 chosen = captions[start : start + _ENCODE_AT_ONCE]

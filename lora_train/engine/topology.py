@@ -44,7 +44,8 @@ def read_hints(checkpoint: Path) -> Hints:
         params = config["model"]["params"]
         unet = params["unet_config"]["params"]
         version = str(params.get("cond_stage_config", {}).get("params", {}).get("version", ""))
-        folder = (path.parent / version) if version else None
+        is_remote = version.startswith(("\\\\", "//"))  # Windows would log in to the server it names
+        folder = (path.parent / version) if version and not is_remote else None
         has_config = folder is not None and (folder / "config.json").is_file()
         return Hints(
             heads=int(unet.get("num_heads", _SD1_HEADS)),

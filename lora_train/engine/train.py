@@ -16,7 +16,7 @@ import torch
 
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled, Saved, Started
-from lora_train.core.jobs import JobFolder, Request, TrainSpec
+from lora_train.core.jobs import JobFolder, Request, RequestedEnd, TrainSpec
 from lora_train.core.seeds import derive_seed
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
@@ -26,7 +26,7 @@ from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
 from lora_train.engine.optimizers import halve_rates
 from lora_train.engine.previews import draw_previews, grid_path, save_previews
-from lora_train.engine.reporting import Reporter, RequestedEnd
+from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
 from lora_train.engine.setup import Run, prepare_run
 from lora_train.engine.state import (
@@ -133,7 +133,7 @@ class Training:
         if self.is_healthy():
             self.save_state()
         if request == "stop":
-            self.save_lora(f"{self.run.spec.name}-step{self.clock.step:06d}")
+            self.save_lora_and_previews(f"{self.run.spec.name}-step{self.clock.step:06d}")
         return _ENDINGS[request]
 
     # --- saving ---
@@ -148,9 +148,7 @@ class Training:
             return
         stem = self.run.spec.name + ("" if is_last else f"-{clock.epoch:06d}")
         self.save_state()
-        self.save_lora(stem)
-        if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
-            self.draw_previews(stem)
+        self.save_lora_and_previews(stem)
 
     def save_state(self) -> None:
         """Write where the run is. Call only when it is healthy."""
@@ -190,12 +188,20 @@ class Training:
         save_lora(path, tensors, metadata)
         self.report.events.write(saved)
 
+    def save_lora_and_previews(self, stem: str) -> None:
+        self.save_lora(stem)
+        if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
+            self.draw_previews(stem)
+
     def draw_previews(self, stem: str) -> None:
         run = self.run
         assert run.preview_texts is not None
-        self.report.events.write(Phase(name="drawing previews"))
         draw_with = draw_settings(run.settings, run.resolution_px)
-        rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with)
+
+        def progress(done: int, total: int) -> None:  # not `phase`: a request waits until the save is whole
+            self.report.events.write(Phase(name="drawing previews", done=done, total=total))
+
+        rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with, progress)
 
         def told(path: Path, prompt: str, weight: float | None) -> None:
             place = path.relative_to(self.job.path).as_posix()
@@ -203,6 +209,7 @@ class Training:
 
         save_previews(self.job.samples_dir, stem, rows, run.settings, draw_with, told)
         run.model.drop_vae()
+        self.report.events.write(Phase(name="training"))
         devices.free_cached_memory(run.device)
 
     # --- the way back ---
@@ -274,7 +281,14 @@ class Training:
             if isinstance(event, (Saved, Sampled)) and event.step > step:
                 path = self.job.path / event.path
                 if path.exists():
-                    move_to_trash(path, trash)
+                    self._move_to_trash(path, trash)
+
+    def _move_to_trash(self, path: Path, trash: Path) -> None:
+        try:
+            move_to_trash(path, trash)
+        except OSError as error:  # on Windows: open in a viewer
+            message = f"{path.name} is out of date, but can't be moved to the trash: {error.strerror or error}."
+            self.report.events.write(Note("warning", message))
 
 
 def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:

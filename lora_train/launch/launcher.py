@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.core.errors import JobError
-from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader, status_from_events
 
 if TYPE_CHECKING:
     import psutil
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _ENDING_S = 30.0
 """How long a worker that has said its last word may take to free its memory and end."""
 
-_WINDOWS_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
-"""Keeps the console's Ctrl+C from the worker, as a session of its own does elsewhere."""
+_OWN_CONSOLE = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+"""Windows: keeps Ctrl+C and the closing of the console from the worker, as a session of its own does elsewhere."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,7 +55,7 @@ def start_worker(job: JobFolder) -> Worker:
             stderr=log,
             env=_environment(),
             cwd=job.path,
-            creationflags=_WINDOWS_GROUP,
+            creationflags=_OWN_CONSOLE,
             start_new_session=True,
         )
     worker.told_before_bytes = told_before_bytes
@@ -79,17 +79,20 @@ def wait_for_end(job: JobFolder) -> bool:
     return True
 
 
-def read_status(job: JobFolder, worker: Worker | None = None) -> JobStatus:
+def read_status(job: JobFolder, worker: Worker | None = None, reader: StatusReader | None = None) -> JobStatus:
     """What the job's folder tells, put right where its worker died without a word.
 
-    `worker` is the one we started, if we did: the status is then its own, not that of an earlier one.
+    `worker` is the one we started, if we did: the status is then its own, not that of an earlier one. Whoever asks
+    again and again keeps a `reader`, so that old events are not read again.
     """
-    status = _told_status(job, worker)
+    reader = reader or StatusReader(job)
+    status = _told_status(job, worker, reader)
     if status.state not in ("running", "waiting") or (status.state == "waiting" and worker is None):
         return status
-    if worker.poll() is None if worker is not None else is_alive(job):
+    if worker.poll() is None if worker is not None else _process(job, status.pid) is not None:
+        status.silent_s = job.silent_s()
         return status
-    status = _told_status(job, worker)  # the last event may have come in between
+    status = _told_status(job, worker, reader)  # the last event may have come in between
     if status.state in ("running", "waiting"):
         status.state = "failed"
         status.message = "The worker process ended without a word (killed, or out of memory)."
@@ -100,10 +103,10 @@ def read_status(job: JobFolder, worker: Worker | None = None) -> JobStatus:
     return status
 
 
-def _told_status(job: JobFolder, worker: Worker | None) -> JobStatus:
+def _told_status(job: JobFolder, worker: Worker | None, reader: StatusReader) -> JobStatus:
     """What the events tell, without the files that a resume has moved to the trash since."""
     has_begun = worker is None or worker.has_begun(job)
-    status = status_from_events(job.events())
+    status = reader.read()
     if not has_begun:
         status.state, status.message, status.hint = "waiting", "", ""
     status.job_dir = str(job.path)
@@ -143,8 +146,9 @@ def _size_bytes(path: Path) -> int:
 def _environment() -> dict[str, str]:
     """Ours, with our package found and UTF-8 everywhere."""
     environment = dict(os.environ)
-    paths = [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if _PACKAGE_ROOT.name not in ("site-packages", "dist-packages"):  # found by itself where it is installed
+        paths = [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
     return environment

@@ -220,5 +220,5 @@ def test_settings_reach_the_plan() -> None:
         Source(SQUARE, 2, "a cat"),
         Source(WIDE, 2, "cat"),  # without a caption: the folder's concept
         Source(SQUARE, 2, "自作"),  # without that too: the project's name
-        Source(TALL, 1, "自作", is_regularisation=True),
+        Source(TALL, 1, "", is_regularisation=True),  # an ordinary picture must not be called by it
     ]
