@@ -132,7 +132,7 @@ class Training:
         """`stop` leaves a LoRA and the state, `pause` the state alone."""
         if self.is_healthy():
             self.save_state()
-        if request == "stop":
+        if request == "stop" and self.clock.step > 0:
             self.save_lora_and_previews(f"{self.run.spec.name}-step{self.clock.step:06d}")
         return _ENDINGS[request]
 
