@@ -54,8 +54,6 @@ class BaseModel:
     A part that has done its work is let go (`drop_vae`, `drop_text_encoder`), so never more is in memory than needed.
     """
 
-    family = "sd1"
-
     def __init__(
         self, source: _File | _Folder, *, vae_path: Path | None, device: torch.device, dtype: torch.dtype
     ) -> None:

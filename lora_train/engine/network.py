@@ -8,27 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from torch import nn
 
 from lora_train.core.seeds import derive_seed
-
-
-class Network(Protocol):
-    """What the loop, the previews and the file format need of a network of any kind."""
-
-    multiplier: float
-
-    def attach(self) -> None: ...
-
-    def detach(self) -> None: ...
-
-    def parameters_of(self, part: str) -> list[nn.Parameter]: ...
-
-    def tensors(self) -> dict[str, torch.Tensor]: ...
 
 
 class Target(NamedTuple):

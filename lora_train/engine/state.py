@@ -7,7 +7,6 @@ hash over both, so that a damaged state is noticed and the one before it is used
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lora_train.core.errors import JobError
-from lora_train.core.files import replace
+from lora_train.core.files import write_bytes
 
 _GENERATIONS = 2
 
@@ -55,20 +54,10 @@ class LoadedState(msgspec.Struct):
 
 def save_state(folder: Path, facts: StateFacts, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write the state after step `facts.clock.step`, flushed to the disk; older generations are removed after."""
-    folder.mkdir(parents=True, exist_ok=True)
     on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     text = msgspec.json.encode(facts).decode("utf-8")
     metadata = {"state": text, "hash": _hash(text, on_cpu)}
-    path = folder / f"state-{facts.clock.step:08d}.safetensors"
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(save(on_cpu, metadata=metadata))
-            stream.flush()
-            os.fsync(stream.fileno())
-        replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(folder / f"state-{facts.clock.step:08d}.safetensors", save(on_cpu, metadata=metadata))
     half_written = folder.glob("*.tmp")  # by a worker that died
     for old in (*_states(folder)[:-_GENERATIONS], *half_written):
         old.unlink()
