@@ -54,7 +54,9 @@ def _available() -> list[Device]:
 
 
 def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, str]:
-    """The compute dtype of the frozen weights, and the reason in words."""
+    """The compute dtype of the frozen weights, and the reason in words. Raises ConfigError for what can't be."""
+    if wanted == "fp16" and device.is_cpu and torch_version() < (2, 3):
+        raise ConfigError([f"precision: torch {torch.__version__} has no fp16 on a CPU; choose fp32 or bf16"])
     if wanted != "auto":
         return DTYPES[wanted], f"{wanted}: as asked for"
     if device.is_cuda:
@@ -67,6 +69,12 @@ def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, st
     if device.is_cpu:
         return torch.float32, "fp32: the fastest on most CPUs"
     return torch.float32, "fp32: the safe choice on this device"
+
+
+def torch_version() -> tuple[int, int]:
+    """Major and minor number."""
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 def set_up(wanted: DeviceName, cpu_threads: int) -> Device:
