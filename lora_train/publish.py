@@ -19,30 +19,52 @@ from lora_train.core.workspace import fold
 _PREFERRED_WEIGHT = 1.0
 
 
-def publish(lora: Path, folder: Path, *, thumbnail: Path | None, description: str) -> Path:
-    """Copy a LoRA into `folder` with its card (`.json`) and thumbnail, and return the copy's path.
+class Published(msgspec.Struct, frozen=True):
+    """A copy in a WebUI's LoRA folder."""
 
-    Hosts find LoRAs by bare file name, over all sub-folders, and cache them by it. So a copy that is there already is
-    left alone, and a file of this name with other content is never touched: the new one gets a free name, which its
-    metadata then tells too. Raises TrainToolsError when the folder can't be written.
+    path: str
+    files: list[str]
+    """Absolute paths of what was written: copy, card, thumbnail. What stood there before is not among them."""
+    tensors_sha256: str
+    """Of the copy: a file of this name with other tensors is somebody else's."""
+
+
+def publish(
+    lora: Path, folder: Path, *, thumbnail: Path | None, description: str, root: Path | None = None
+) -> Published:
+    """Copy a LoRA into `folder` with its card (`.json`) and thumbnail.
+
+    Hosts find LoRAs by bare file name, over all sub-folders of `root` (or of `folder`), and cache them by it. So a copy
+    that is there already is left alone, and a file of this name with other content is never touched: the new one gets
+    a free name, which its metadata then tells too. Raises TrainToolsError when the folder can't be written.
     """
+    written: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target, is_there = _target(lora, folder)
+        target, is_there = _target(lora, folder, root or folder)
         if not is_there:
             _copy(lora, target)
+            written.append(str(target))
         card = target.with_suffix(".json")
         if not card.exists():  # a person may have edited it
             write_bytes(card, _card(lora, description))
+            written.append(str(card))
         preview = target.with_suffix(".png")
         if thumbnail is not None and thumbnail.is_file() and not preview.exists():
             shutil.copyfile(thumbnail, preview)
+            written.append(str(preview))
     except OSError as error:
         raise TrainToolsError(
             f"{folder} can't be written: {error.strerror or error}. The LoRA itself is safe at {lora}.",
-            "Choose another folder with --publish-to, or copy the file by hand.",
+            "Choose another folder to publish to, or copy the file by hand.",
         ) from None
-    return target
+    return Published(str(target), written, tensor_part_sha256(target))
+
+
+def is_in_place(published: Published) -> bool:
+    """Whether the copy that was written is still there, and not another file under its name."""
+    path = Path(published.path)
+    return str(path) in published.files and path.is_file() and _has_tensors(path, published.tensors_sha256)
 
 
 def stems_in(folder: Path) -> set[str]:
@@ -51,22 +73,22 @@ def stems_in(folder: Path) -> set[str]:
     return {path.stem for path in folder.rglob("*") if path.suffix.lower() in suffixes}
 
 
-def _target(lora: Path, folder: Path) -> tuple[Path, bool]:
+def _target(lora: Path, folder: Path, root: Path) -> tuple[Path, bool]:
     """Where the copy belongs, and whether it is there already."""
-    taken = {fold(stem) for stem in stems_in(folder)}
+    taken = {fold(stem) for stem in stems_in(root)}
     number, stem = 1, lora.stem
     while fold(stem) in taken:
         existing = folder / f"{stem}.safetensors"
-        if existing.is_file() and _has_same_tensors(existing, lora):
+        if existing.is_file() and _has_tensors(existing, tensor_part_sha256(lora)):
             return existing, True
         number += 1
         stem = f"{lora.stem}-{number}"
     return folder / f"{stem}.safetensors", False
 
 
-def _has_same_tensors(existing: Path, lora: Path) -> bool:
+def _has_tensors(path: Path, sha256: str) -> bool:
     try:
-        return tensor_part_sha256(existing) == tensor_part_sha256(lora)
+        return tensor_part_sha256(path) == sha256
     except struct.error:  # shorter than a header
         return False
 

@@ -16,10 +16,12 @@ from lora_train.core.errors import TrainToolsError
 from lora_train.core.jobs import (
     BenchSpec,
     CompareSpec,
+    DatasetSpec,
     JobFolder,
     JobSpec,
     PreviewSpec,
     RequestedEnd,
+    SamplesSpec,
     TrainSpec,
 )
 
@@ -68,6 +70,11 @@ def _isolate() -> None:
 
 def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
     """Run the job of this kind and return its last event."""
+    if isinstance(spec, DatasetSpec):  # needs no torch, whose import takes seconds
+        from lora_train.data.update import update_dataset
+
+        return ev.Finished(result=update_dataset(spec, job, events))
+
     from lora_train.engine.reporting import Reporter
 
     with Reporter(job, events) as report:
@@ -83,6 +90,10 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
                 from lora_train.engine.preview_job import preview
 
                 return ev.Finished(result=preview(spec, report))
+            case SamplesSpec():
+                from lora_train.engine.preview_job import draw_samples
+
+                return ev.Finished(result=draw_samples(spec, job, report))
             case CompareSpec():
                 from lora_train.engine.compare import compare
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEMO_MODEL = ASSETS / "demo" / "tiny_sd.safetensors"
 DEMO_PICTURES = ASSETS / "demo" / "pictures"
 DEMO_HELD_OUT = ASSETS / "demo" / "heldout"
+
+
+def page_folder() -> Path:
+    """Where style.css, javascript/ and localizations/ are: the repository's root, or where pip puts data."""
+    checkout = ASSETS.parents[1]
+    installed = Path(sysconfig.get_path("data")) / "share" / "train-tools"
+    return checkout if (checkout / "style.css").is_file() else installed
 
 
 def resolve_base_model(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The one schema: every training setting is declared here once, with type, range, label and help.
+"""The one schema: every setting of a version is declared here once, with type, range, label and help.
 
 The page, the command line, the JSON files and the docs are derived from it (`core.settings`).
 """
@@ -292,6 +292,13 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=86_400,
         ),
     ] = 120
+    generate_previews: Annotated[
+        bool,
+        Meta(
+            title="Generate all checkpoint preview after train finished",
+            description="Draws every saved LoRA, as soon as it is saved, with the preview prompts.",
+        ),
+    ] = True
     preview_prompts: Annotated[
         tuple[str, ...],
         Meta(title="Preview prompts", description="One per line; drawn at every save."),
@@ -321,3 +328,38 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         int,
         Meta(title="CPU threads", description="0 takes one for each core.", ge=0, le=1024),
     ] = 0
+
+
+CaptionAction = Literal["ignore", "copy", "prepend", "append"]
+
+
+class DatasetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How *Update Dataset* makes the trained pictures from the uploaded ones."""
+
+    width_px: Annotated[
+        int, Meta(title="Width", description="Pixels of the trained pictures; a multiple of 8.", ge=64, le=2048)
+    ] = 512
+    height_px: Annotated[
+        int, Meta(title="Height", description="Pixels of the trained pictures; a multiple of 8.", ge=64, le=2048)
+    ] = 512
+    as_is: Annotated[
+        bool,
+        Meta(
+            title="Keep pictures as they are",
+            description="Crops nothing: pictures of all shapes are trained in sizes that fit them.",
+        ),
+    ] = False
+    flip: Annotated[
+        bool,
+        Meta(
+            title="Create flipped copies",
+            description="Doubles the pictures; not for things whose sides differ, or writing.",
+        ),
+    ] = False
+    caption_action: Annotated[
+        CaptionAction,
+        Meta(
+            title="Existing Caption txt Action",
+            description="What becomes of caption files that come with the pictures.",
+        ),
+    ] = "copy"

@@ -36,13 +36,17 @@ class Phase(msgspec.Struct, tag="phase", tag_field="kind"):
 
 
 class Step(msgspec.Struct, tag="step", tag_field="kind"):
-    """One optimizer step: mean loss, rate of the first parameter group, seconds it took."""
+    """One optimizer step: mean loss, rate of the first parameter group, seconds it took.
+
+    `peak_memory_mb` is the most that the process took so far: of the card, on a CPU of the main memory; 0 is unknown.
+    """
 
     step: int
     epoch: int
     loss: float
     lr: float
     s_per_step: float
+    peak_memory_mb: int = 0
     t: float = 0.0
 
 

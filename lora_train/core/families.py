@@ -57,7 +57,8 @@ FAMILY_NAMES: dict[Family, str] = {
     "unknown": "not a checkpoint of a known kind",
 }
 
-_TRAINED = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+FAMILY_LABELS: dict[Family, str] = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+"""The families that are trained, or will be, for a person to read."""
 
 _UNET = "model.diffusion_model."
 _INPUT_CONV = _UNET + "input_blocks.0.0.weight"
@@ -162,7 +163,7 @@ def require_supported(facts: CheckpointFacts, path: Path, supported: frozenset[s
         return
     if facts.family == "unknown":
         raise ModelError(f"{path} can't be trained on: {facts.reason}.", f"Choose {FAMILY_NAMES['sd1']}.")
-    trained = " and ".join(_TRAINED.get(family, family) for family in sorted(supported))
+    trained = " and ".join(FAMILY_LABELS.get(cast("Family", family), family) for family in sorted(supported))
     raise ModelError(
         f"{path} is {FAMILY_NAMES[facts.family]}; this version trains {trained} only.",
         f"Choose a checkpoint of {trained}.",

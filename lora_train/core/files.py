@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sys
 import time
 from pathlib import Path
+from typing import IO
 
 _REPLACE_ATTEMPTS = 20
 _REPLACE_PAUSE_S = 0.05
@@ -48,3 +51,26 @@ def replace(source: Path, target: Path) -> None:
             time.sleep(_REPLACE_PAUSE_S)
         else:
             return
+
+
+def lock(path: Path) -> IO[bytes] | None:
+    """Hold the returned file while nobody else may; None when somebody does. It is free again when its holder ends.
+
+    A file system that knows no locks (some network drives) is no reason not to work.
+    """
+    stream = path.open("ab")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            stream.seek(0)
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            stream.close()
+            return None
+    return stream

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import sys
 import time
 from pathlib import Path
 from typing import IO, Literal
@@ -12,9 +10,9 @@ from typing import IO, Literal
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.config import TrainSettings
+from lora_train.core.config import DatasetSettings, TrainSettings
 from lora_train.core.errors import JobError
-from lora_train.core.files import write_bytes
+from lora_train.core.files import lock, write_bytes
 
 Request = Literal["stop", "pause"]
 State = Literal["waiting", "running", "finished", "stopped", "paused", "failed"]
@@ -53,6 +51,28 @@ class PreviewSpec(msgspec.Struct, frozen=True, tag="preview", tag_field="kind", 
     settings: TrainSettings
 
 
+class SamplesSpec(msgspec.Struct, frozen=True, tag="samples", tag_field="kind", kw_only=True):
+    """Draw the previews that LoRAs of a training lack, into its own samples."""
+
+    train: str
+    """The training's folder, relative to the job's."""
+    loras: tuple[str, ...]
+    """File names in it."""
+    settings: TrainSettings
+
+
+class DatasetSpec(msgspec.Struct, frozen=True, tag="dataset", tag_field="kind", kw_only=True):
+    """Make a version's trained pictures from the uploaded ones. Folders are relative to the job's."""
+
+    dataset: str
+    """The version's `dataset` folder."""
+    trash: str
+    settings: DatasetSettings
+    concept: str
+    """The project's name: the caption of a picture that has no other."""
+    repeats: int
+
+
 class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", kw_only=True):
     """Measure what a LoRA changed: likeness to pictures and retention of ordinary prompts, before and after."""
 
@@ -72,7 +92,7 @@ class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_o
     steps: int
 
 
-JobSpec = TrainSpec | PreviewSpec | CompareSpec | BenchSpec
+JobSpec = TrainSpec | PreviewSpec | SamplesSpec | DatasetSpec | CompareSpec | BenchSpec
 
 _DECODER = msgspec.json.Decoder(JobSpec)
 
@@ -95,11 +115,15 @@ class JobStatus(msgspec.Struct, kw_only=True):
     """Smoothed (exponential mean over about 50 steps)."""
     lr: float | None = None
     s_per_step: float | None = None
+    peak_memory_mb: int = 0
+    """The most memory that training took so far: of the card, on a CPU of the process. 0 is unknown."""
     eta_s: float | None = None
     saved: list[str] = []
     sampled: list[str] = []
     step_of_file: dict[str, int] = {}
     """The step after which each of the files in `saved` and `sampled` was made."""
+    epoch_of_file: dict[str, int] = {}
+    """The epoch in which each of the files in `saved` was made."""
     notes: list[str] = []
     message: str = ""
     hint: str = ""
@@ -139,25 +163,8 @@ class JobFolder:
             raise JobError(f"{self.spec_path} can't be read: {error}.") from None
 
     def lock(self) -> IO[bytes] | None:
-        """Hold this while working on the job; None when another process does. It is free again when its holder ends.
-
-        A file system that knows no locks (some network drives) is no reason not to work.
-        """
-        stream = (self.path / "lock").open("ab")
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                stream.close()
-                return None
-        return stream
+        """Hold this while working on the job; None when another process does (`files.lock`)."""
+        return lock(self.path / "lock")
 
     def request(self, what: Request) -> None:
         """Ask the worker to stop (save LoRA and state) or to pause (save the state, free the device)."""
@@ -237,6 +244,7 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
         case ev.Saved():
             status.saved = [path for path in status.saved if path != event.path] + [event.path]
             status.step_of_file[event.path] = event.step
+            status.epoch_of_file[event.path] = event.epoch
         case ev.Sampled():
             status.sampled = [path for path in status.sampled if path != event.path] + [event.path]
             status.step_of_file[event.path] = event.step
@@ -267,4 +275,5 @@ def _update_step(status: JobStatus, event: ev.Step) -> None:
         status.loss = before + max(_SMOOTHING, 1 / max(event.step, 1)) * (event.loss - before)
     pace = event.s_per_step if status.s_per_step is None else status.s_per_step
     status.s_per_step = pace + 0.1 * (event.s_per_step - pace)
+    status.peak_memory_mb = max(status.peak_memory_mb, event.peak_memory_mb)
     status.eta_s = max(0, status.total_steps - event.step) * status.s_per_step

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from lora_train.core.config import TrainSettings
+from lora_train.core.config import DatasetSettings, TrainSettings
 from lora_train.core.errors import ConfigError
 
 
@@ -25,25 +26,26 @@ class SettingField(msgspec.Struct, frozen=True):
     basic: bool
     limits: str
     choices: tuple[Any, ...] = ()
+    low: float | None = None
+    """The smallest number allowed, or the one that must be exceeded; None where there is no range."""
+    high: float | None = None
 
 
-_META_BY_NAME: dict[str, tuple[Any, Meta]] = {}
+Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
-def _annotations() -> dict[str, tuple[Any, Meta]]:
-    """Field name -> (type with its ranges, the Meta with label and help); worked out once, it is slow."""
-    if not _META_BY_NAME:
-        for name, hint in get_type_hints(TrainSettings, include_extras=True).items():
-            base, meta = get_args(hint)[:2]
-            _META_BY_NAME[name] = (base, meta)
-    return _META_BY_NAME
+@cache  # slow to work out
+def _annotations(schema: type[msgspec.Struct]) -> dict[str, tuple[Any, Meta]]:
+    """Field name -> (type with its ranges, the Meta with label and help)."""
+    hints = get_type_hints(schema, include_extras=True)
+    return {name: (get_args(hint)[0], get_args(hint)[1]) for name, hint in hints.items()}
 
 
-def setting_fields() -> list[SettingField]:
+def setting_fields(schema: type[msgspec.Struct] = TrainSettings) -> list[SettingField]:
     """Every setting in the order of the schema."""
-    defaults = TrainSettings()
+    defaults = schema()
     fields: list[SettingField] = []
-    for name, (base, meta) in _annotations().items():
+    for name, (base, meta) in _annotations(schema).items():
         choices = get_args(base) if get_origin(base) is Literal else ()
         fields.append(
             SettingField(
@@ -55,6 +57,8 @@ def setting_fields() -> list[SettingField]:
                 basic=bool((meta.extra or {}).get("basic")),
                 limits=_limits(base, meta),
                 choices=choices,
+                low=meta.ge if meta.ge is not None else meta.gt,
+                high=meta.le,
             )
         )
     return fields
@@ -65,9 +69,21 @@ def parse_settings(values: Mapping[str, Any], base: TrainSettings | None = None)
 
     Raises ConfigError with every wrong value at once, each with its range.
     """
+    settings, problems = check_settings(values, base or TrainSettings())
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def check_settings(values: Mapping[str, Any], base: Settings) -> tuple[Settings, list[str]]:
+    """`base` with those of `values` that are right, and a sentence for everything that is wrong.
+
+    A wrong combination, say a size that is no multiple of 8, is told but taken over: it is what the person wants to
+    go on from.
+    """
     problems: list[str] = []
     parsed: dict[str, Any] = {}
-    known = _annotations()
+    known = _annotations(type(base))
     for name, value in values.items():
         if name not in known:
             problems.append(f"{name}: there is no setting of this name{_closest(name, known)}")
@@ -77,19 +93,26 @@ def parse_settings(values: Mapping[str, Any], base: TrainSettings | None = None)
             parsed[name] = msgspec.convert(_from_text(hint, value), Annotated[hint, meta], strict=False)
         except (msgspec.ValidationError, ValueError):
             problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}")
-    settings = msgspec.structs.replace(base or TrainSettings(), **parsed)
-    problems += _cross_checks(settings)
-    if problems:
-        raise ConfigError(problems)
-    return settings
+    settings = msgspec.structs.replace(base, **parsed)
+    return settings, problems + _cross_checks(settings)
 
 
-def _cross_checks(settings: TrainSettings) -> list[str]:
+def _cross_checks(settings: msgspec.Struct) -> list[str]:
     problems: list[str] = []
     for name, value in msgspec.structs.asdict(settings).items():
         numbers: list[Any] = [*value] if isinstance(value, tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             problems.append(f"{name}: {value!r} is not a finite number")
+    if isinstance(settings, DatasetSettings):
+        sizes = (("width_px (Width)", settings.width_px), ("height_px (Height)", settings.height_px))
+        problems += [f"{name}: {value} is not a multiple of 8" for name, value in sizes if value % 8]
+    if isinstance(settings, TrainSettings):
+        problems += _train_checks(settings)
+    return problems
+
+
+def _train_checks(settings: TrainSettings) -> list[str]:
+    problems: list[str] = []
     if settings.repeats == 0:
         problems.append("repeats (Train number of repetitions): 0 would train nothing; use -1 or 1 and more")
     for name in ("resolution", "preview_size_px"):

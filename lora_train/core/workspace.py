@@ -17,6 +17,7 @@ import msgspec
 
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.files import replace, write_bytes
+from lora_train.core.trash import Trash
 
 _STEERING = {*map(chr, (0x61C, 0x200E, 0x200F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)))}
 """C1 controls, and what turns the direction of text around: a name must not show as another."""
@@ -53,6 +54,9 @@ class VersionInfo(msgspec.Struct):
     name: str
     created: float
     train: dict[str, object] = {}
+    dataset: dict[str, object] = {}
+    update_job: str = ""
+    """The last *Update Dataset*: its folder, relative to the workspace."""
 
 
 def folder_name(name: str) -> str:
@@ -69,10 +73,15 @@ def folder_name(name: str) -> str:
             f"{name!r} can't be a name: no letter, digit or sign that a file name may have is left of it.",
             "Type at least one letter or digit, in any script.",
         )
-    head, dot, tail = text.partition(".")  # Windows looks at what stands before the first dot
-    if head.strip().lower() in _RESERVED:
+    head, dot, tail = text.partition(".")
+    if is_reserved(text):
         text = f"{head.rstrip()}_{dot}{tail}"
     return _shorten(text)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows, which looks at what stands before the first dot, or a host takes the name for something else."""
+    return name.partition(".")[0].strip().lower() in _RESERVED
 
 
 def _shorten(text: str) -> str:
@@ -94,10 +103,11 @@ class Workspace:
     """The root of all projects. Creating the object touches nothing on the disk."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = root.resolve()  # one spelling, also where a link leads here: jobs are told by it
         self.projects_dir = self.root / "projects"
         self.jobs_dir = self.root / "jobs"
         self.trash_dir = self.root / "trash"
+        self.trash = Trash(self.trash_dir, self.root)
 
     def projects(self) -> list[Project]:
         """Newest first."""
@@ -106,15 +116,37 @@ class Workspace:
 
     def project(self, name: str) -> Project:
         """The project of this name as typed; made if there is none yet."""
-        name = unicodedata.normalize("NFC", name)  # macOS hands over decomposed letters
-        for path in _folders(self.projects_dir):
-            project = Project(self, path)
+        name = _typed(name)
+        for project in self.projects():
             if project.info().name == name:
                 return project
         folder = _free_name(folder_name(name), (path.name for path in _folders(self.projects_dir)))
         project = Project(self, self.projects_dir / folder)
-        write_json(project.path / "project.json", ProjectInfo(name=name, created=time.time()))
+        project.write_info(ProjectInfo(name=name, created=time.time()))
         return project
+
+    def find_project(self, folder: str) -> Project:
+        """The project in this folder. Raises WorkspaceError where there is none."""
+        return Project(self, _found(self.projects_dir, folder, "project"))
+
+    def find_version(self, project: str, version: str) -> Version:
+        """The version in these folders. Raises WorkspaceError where there is none."""
+        return self.find_project(project).find_version(version)
+
+    def find_job(self, job: str) -> Path:
+        """The folder of a job, by its path relative to the root. Raises WorkspaceError for what is none of ours."""
+        parts = job.split("/")
+        is_train = len(parts) == 6 and (parts[0], parts[2], parts[4]) == ("projects", "versions", "trains")
+        if is_train:
+            trains_dir = self.find_version(parts[1], parts[3]).trains_dir
+            return _found(trains_dir, parts[5], "training")
+        if len(parts) == 2 and parts[0] == "jobs":
+            return _found(self.jobs_dir, parts[1], "job")
+        raise WorkspaceError(f"There is no job {job!r} in {self.root}.")
+
+    def id_of(self, path: Path) -> str:
+        """A folder of the workspace as it is told to others: relative to the root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
 
     def free_stem(self, wanted: str, also_taken: Iterable[str] = ()) -> str:
         """`wanted`, or `wanted-r2`, `-r3` ...: a stem that no LoRA of the workspace, and none of `also_taken`, has.
@@ -140,10 +172,6 @@ class Workspace:
         folder = _free_name(f"{stamp}-{kind}", (path.name for path in _folders(self.jobs_dir)))
         return self.jobs_dir / folder
 
-    def trash(self, path: Path) -> Path:
-        """Move a file or folder to the trash and return where it is now."""
-        return move_to_trash(path, self.trash_dir)
-
 
 class Project:
     """A project's folder."""
@@ -155,18 +183,37 @@ class Project:
     def info(self) -> ProjectInfo:
         return read_json(self.path / "project.json", ProjectInfo, ProjectInfo(name=self.path.name, created=0.0))
 
+    def write_info(self, info: ProjectInfo) -> None:
+        write_json(self.path / "project.json", info)
+
+    def versions(self) -> list[Version]:
+        """Newest first."""
+        found = [Version(self, path) for path in _folders(self.path / "versions")]
+        return sorted(found, key=lambda version: version.info().created, reverse=True)
+
     def version(self, name: str) -> Version:
         """The version of this name as typed; made if there is none yet."""
-        name = unicodedata.normalize("NFC", name)
-        versions_dir = self.path / "versions"
-        for path in _folders(versions_dir):
-            version = Version(self, path)
+        name = _typed(name)
+        for version in self.versions():
             if version.info().name == name:
                 return version
+        versions_dir = self.path / "versions"
         folder = _free_name(folder_name(name), (path.name for path in _folders(versions_dir)))
         version = Version(self, versions_dir / folder)
         version.write_info(VersionInfo(name=name, created=time.time()))
         return version
+
+    def find_version(self, folder: str) -> Version:
+        """The version in this folder. Raises WorkspaceError where there is none."""
+        return Version(self, _found(self.path / "versions", folder, "version"))
+
+    def rename(self, name: str) -> Project:
+        """Give the project another name, and its folder. Raises WorkspaceError where another has it."""
+        name = _typed(name)
+        _require_free(name, ((other.path, other.info().name) for other in self.workspace.projects()), self.path)
+        project = Project(self.workspace, _rename_folder(self.path, name))
+        project.write_info(msgspec.structs.replace(project.info(), name=name))
+        return project
 
 
 class Version:
@@ -185,9 +232,45 @@ class Version:
     def write_info(self, info: VersionInfo) -> None:
         write_json(self.path / "version.json", info)
 
+    def rename(self, name: str) -> Version:
+        """Give the version another name, and its folder. Raises WorkspaceError where another has it."""
+        name = _typed(name)
+        _require_free(name, ((other.path, other.info().name) for other in self.project.versions()), self.path)
+        version = Version(self.project, _rename_folder(self.path, name))
+        version.write_info(msgspec.structs.replace(version.info(), name=name))
+        return version
+
     def stem(self) -> str:
         """What this version's LoRA files are called, before `-r2` and `-000002`."""
         return f"{self.project.path.name}-{self.path.name}"
+
+
+def _typed(name: str) -> str:
+    """A name as its person typed it; macOS hands over decomposed letters."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def _found(parent: Path, folder: str, what: str) -> Path:
+    """The sub-folder of this name, taken from the list of what is there: no name leads out of `parent`."""
+    for path in _folders(parent):
+        if unicodedata.normalize("NFC", path.name) == unicodedata.normalize("NFC", folder):
+            return path
+    raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
+
+
+def _require_free(name: str, others: Iterable[tuple[Path, str]], own: Path) -> None:
+    """Raise WorkspaceError when another folder than `own` has this name."""
+    if any(other == name and path != own for path, other in others):
+        raise WorkspaceError(f"{name} exists already.", "Choose another name.")
+
+
+def _rename_folder(path: Path, name: str) -> Path:
+    """The folder under the name that suits `name` best."""
+    taken = (other.name for other in _folders(path.parent) if other != path)
+    target = path.with_name(_free_name(folder_name(name), taken))
+    if target != path:
+        replace(path, target)
+    return target
 
 
 def move_to_trash(path: Path, trash_dir: Path) -> Path:

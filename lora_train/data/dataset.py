@@ -112,11 +112,23 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
     training_count = sum(not picture.is_regularisation for picture in pictures)
     if training_count == 0:
         raise _no_pictures(root, problems)
-    return Dataset(
+    found = Dataset(
         root=root,
-        pictures=tuple(sorted(_with_repeats(pictures, repeats), key=_path_order)),
+        pictures=tuple(sorted(_with_automatic_repeats(pictures), key=_path_order)),
         problems=tuple(problems),
     )
+    return with_repeats(found, repeats)
+
+
+def with_repeats(dataset: Dataset, repeats: int) -> Dataset:
+    """The dataset with `repeats`, if 1 or more, instead of the numbers of its training folders."""
+    if repeats < 1:
+        return dataset
+    pictures = (
+        picture if picture.is_regularisation else msgspec.structs.replace(picture, repeats=repeats)
+        for picture in dataset.pictures
+    )
+    return msgspec.structs.replace(dataset, pictures=tuple(pictures))
 
 
 def auto_repeats(picture_count: int) -> int:
@@ -223,16 +235,12 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
     )
 
 
-def _with_repeats(pictures: list[Picture], repeats: int) -> Iterable[Picture]:
-    """Replace the numbers of all training pictures, or only those still AUTOMATIC."""
+def _with_automatic_repeats(pictures: list[Picture]) -> Iterable[Picture]:
+    """Choose the numbers that no folder gave."""
     automatic_count = sum(picture.repeats == AUTOMATIC for picture in pictures)
     for picture in pictures:
-        chosen = picture.repeats
-        if repeats > 0 and not picture.is_regularisation:
-            chosen = repeats
-        elif chosen == AUTOMATIC:
-            chosen = auto_repeats(automatic_count)
-        yield msgspec.structs.replace(picture, repeats=chosen)
+        is_open = picture.repeats == AUTOMATIC
+        yield msgspec.structs.replace(picture, repeats=auto_repeats(automatic_count)) if is_open else picture
 
 
 def _path_order(picture: Picture) -> tuple[str, str]:

@@ -32,6 +32,8 @@ LARGEST_MEGAPIXELS = 178
 # PostScript would otherwise be handed to Ghostscript. MPO is what many phones call .jpg.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
+_USUAL_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
+
 _ORIENTATION_TAG = 0x0112
 
 # EXIF 2.32, table "Orientation": the operation that makes the stored picture upright.
@@ -108,6 +110,12 @@ def picture_size(path: Path) -> tuple[int, int]:
         if _orientation(image) in _SIDES_SWAPPED:
             width_px, height_px = height_px, width_px
         return width_px, height_px
+
+
+def usual_suffix(path: Path) -> str:
+    """The suffix that suits the picture's content, for one whose name has none. Raises DatasetError for no picture."""
+    with _opened(path) as image:
+        return _USUAL_SUFFIXES.get(image.format or "", f".{(image.format or 'png').lower()}")
 
 
 def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:

@@ -93,8 +93,8 @@ def _measure(spec: BenchSpec, settings: Any, job: JobFolder, report: Reporter, m
         "cpu_s_per_step": statistics.median(cpu_s),
         "s_to_first_step": to_first_step_s,
         "cpu_s_to_first_step": to_first_step_cpu_s,
-        "peak_rss_gb": _peak_rss_bytes() / 1e9,
-        "peak_vram_gb": devices.peak_device_bytes(run.device) / 1e9,
+        "peak_rss_gb": devices.peak_process_bytes() / 1e9,
+        "peak_vram_gb": devices.peak_device_bytes(run.device.torch) / 1e9,
         "aten_ops_per_step": counter.count,
         "steps": spec.steps,
         "torch": str(torch.__version__),
@@ -142,12 +142,3 @@ def _make_pictures(folder: Path, count: int, size_px: int) -> None:
         picture = Image.fromarray(coarse).resize((size_px, size_px), Image.Resampling.BICUBIC)
         picture.save(folder / f"{index:03}.png")
         (folder / f"{index:03}.txt").write_text(f"picture {index}, noise", encoding="utf-8")
-
-
-def _peak_rss_bytes() -> int:
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

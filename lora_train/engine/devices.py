@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 
 from lora_train.core.config import Device as DeviceName
@@ -147,9 +149,19 @@ def synchronize(device: Device) -> None:
         getattr(torch, device.torch.type).synchronize()
 
 
-def peak_device_bytes(device: Device) -> int:
+def peak_device_bytes(device: torch.device) -> int:
     """The most memory that tensors took on the device so far; 0 where it can't be told."""
-    return torch.cuda.max_memory_allocated(device.torch) if device.is_cuda else 0
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def peak_process_bytes() -> int:
+    """The most main memory that this process took so far."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 _OUT_OF_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")

@@ -1,4 +1,4 @@
-"""The preview job: one finished LoRA, prompts x weights, one labelled grid."""
+"""The preview jobs: one finished LoRA, prompts x weights, one labelled grid; or the previews that a training lacks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
-from lora_train.core.jobs import PreviewSpec
+from lora_train.core.events import Sampled
+from lora_train.core.jobs import JobFolder, PreviewSpec, SamplesSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 from lora_train.engine.network_file import load_network
-from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text
+from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text, save_previews
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
 from lora_train.engine.text import Prompts
@@ -37,6 +38,27 @@ def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
     prompt = f"<lora:{Path(spec.lora).stem}:{settings.preview_weights[-1]:g}> {settings.preview_prompts[0]}"
     save_png(grid, Path(spec.out), parameters_text(prompt, settings, draw_with))
     return {"grid": spec.out}
+
+
+def draw_samples(spec: SamplesSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
+    """Draw the previews of several LoRAs of one training into its `samples` folder, as the training itself does."""
+    settings = spec.settings
+    train = JobFolder(job.path / spec.train)
+    train.samples_dir.mkdir(exist_ok=True)
+    for number, name in enumerate(spec.loras):
+        lora = train.path / name
+        model, network, prompts = load_with_lora(settings, lora, report)
+        draw_with = draw_settings(settings, model.native_resolution_px)
+
+        def progress(done: int, total: int, number: int = number) -> None:
+            report.phase("drawing previews", number * total + done, len(spec.loras) * total)
+
+        def told(path: Path, prompt: str, weight: float | None) -> None:
+            report.events.write(Sampled(path=path.name, step=0, prompt=prompt, weight=weight))
+
+        rows = draw_previews(model, network, PreviewTexts(prompts, settings), settings, draw_with, progress)
+        save_previews(train.samples_dir, lora.stem, rows, settings, draw_with, told)
+    return {"drawn": len(spec.loras)}
 
 
 def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tuple[BaseModel, LoraNetwork, Prompts]:

@@ -15,7 +15,7 @@ import torch
 
 from lora_train.core.events import EventWriter, Phase, Step
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
-from lora_train.engine.devices import ToHost
+from lora_train.engine.devices import ToHost, peak_device_bytes, peak_process_bytes
 
 _SEND_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.2
@@ -33,6 +33,7 @@ class _Parcel(NamedTuple):
     """Losses on their way from the device."""
 
     told: list[_Told]
+    device: torch.device
     losses: ToHost
     s_per_step: float
 
@@ -97,8 +98,9 @@ class Reporter:
         if not self._told:
             return
         now = time.monotonic()
+        device = self._told[0].loss.device
         losses = ToHost(torch.stack([told.loss for told in self._told]))
-        self._parcels.append(_Parcel(self._told, losses, (now - self._sent_at) / len(self._told)))
+        self._parcels.append(_Parcel(self._told, device, losses, (now - self._sent_at) / len(self._told)))
         self._told, self._sent_at = [], now
 
     def _watch(self) -> None:
@@ -121,9 +123,19 @@ class Reporter:
 
     def _write(self, parcel: _Parcel) -> None:
         steps: list[Step] = []
+        peak_bytes = peak_process_bytes() if parcel.device.type == "cpu" else peak_device_bytes(parcel.device)
         for told, loss in zip(parcel.told, parcel.losses.values(), strict=True):
             if loss != loss or loss in (float("inf"), float("-inf")):
                 self.bad_step = self.bad_step or told.step
                 continue  # JSON has no NaN; the roll-back tells of it in a note
-            steps.append(Step(step=told.step, epoch=told.epoch, loss=loss, lr=told.lr, s_per_step=parcel.s_per_step))
+            steps.append(
+                Step(
+                    step=told.step,
+                    epoch=told.epoch,
+                    loss=loss,
+                    lr=told.lr,
+                    s_per_step=parcel.s_per_step,
+                    peak_memory_mb=peak_bytes // 2**20,
+                )
+            )
         self.events.write(*steps)

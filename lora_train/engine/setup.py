@@ -189,7 +189,8 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
     for caption, cut in prompts.cut_captions.items():
         message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
         report.events.write(Note("warning", message))
-    run.preview_texts = PreviewTexts(prompts, settings) if settings.preview_prompts else None
+    wants_previews = settings.generate_previews and settings.preview_prompts
+    run.preview_texts = PreviewTexts(prompts, settings) if wants_previews else None
     if settings.train_text_encoder:
         run.texts = TrainedTexts(prompts, run.device.torch)
     else:

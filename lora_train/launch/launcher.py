@@ -64,8 +64,24 @@ def start_worker(job: JobFolder) -> Worker:
 
 def is_alive(job: JobFolder) -> bool:
     """Whether a worker of this very job is at work now, its last word not said yet."""
-    status = status_from_events(job.events())
-    return status.state == "running" and _process(job, status.pid) is not None
+    return status_from_events(job.events()).state == "running" and process_of(job) is not None
+
+
+def process_of(job: JobFolder) -> psutil.Process | None:
+    """The process of the job's worker, be it still at work or just ending; None where there is none."""
+    return _process(job, status_from_events(job.events()).pid)
+
+
+def is_running(process: psutil.Process | Worker) -> bool:
+    """Whether a worker's process, ours or one that was found, is still there."""
+    import psutil
+
+    if isinstance(process, Worker):
+        return process.poll() is None
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for_end(job: JobFolder) -> bool:

@@ -23,8 +23,11 @@ ALLOWED = {
     "launch": {"core", "msgspec", "psutil"},
     "publish": {"core", "msgspec"},
     "app": {"launch", "publish", "data", "core", "msgspec"},
+    "api": {"app", "core", "__init__", "msgspec", "fastapi", "starlette"},
+    "ui": {"app", "core", "__init__", "msgspec", "gradio"},
+    "hosts": {"ui", "api", "app", "core", "__init__", "gradio", "fastapi", "modules", "modules_forge", "backend"},
     "worker": {"engine", "data", "core"},
-    "__main__": {"app", "core", "__init__", "msgspec"},
+    "__main__": {"hosts", "app", "core", "__init__", "msgspec"},
     "__init__": set(),
 }
 

@@ -1,27 +1,39 @@
-"""One method for each thing a person can do. The page, the API and the command line call nothing else."""
+"""One method for each thing a person can do. The page, the API and the command line call nothing else.
+
+What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `training`, `loras` and
+`queue`. Here are the parts put together, and the jobs of the command line.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lora_train import publish
+from lora_train.app.background import Background
+from lora_train.app.datasets import Datasets
+from lora_train.app.loras import Loras
+from lora_train.app.planning import (
+    PlannedTrain,
+    check_base_model,
+    check_disk,
+    plan_job,
+    with_absolute_paths,
+    with_threads,
+)
+from lora_train.app.projects import Projects
+from lora_train.app.queueing import Queue
+from lora_train.app.snapshot import Selection, Snapshot
+from lora_train.app.training import Training
+from lora_train.app.version_settings import VersionSettings
+from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
-from lora_train.core.families import (
-    CheckpointFacts,
-    detect_checkpoint,
-    detect_folder,
-    require_supported,
-)
+from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import (
     BenchSpec,
@@ -35,33 +47,60 @@ from lora_train.core.jobs import (
     TrainSpec,
 )
 from lora_train.core.settings import parse_settings
-from lora_train.core.tensorfiles import read_tensor_file
-from lora_train.core.workspace import Version, Workspace, folder_name
+from lora_train.core.workspace import Workspace, folder_name
 from lora_train.launch import launcher
-
-_LORA_BYTES_PER_RANK = 1_200_000
-"""Of an SD1 LoRA in fp16, per rank; its state in float32 with two moments is six times as much."""
-_CONV_BYTES_PER_RANK = 2_200_000
-_SPARE_BYTES = 200_000_000
-_PUBLISHABLE = ("finished", "stopped")
-
-
-class PlannedTrain(msgspec.Struct):
-    """A training that is ready to start: its folder, and what it will do."""
-
-    job: JobFolder
-    total_steps: int
-    problems: tuple[str, ...]
-    """What was wrong with single pictures; they are left out."""
+from lora_train.launch.queue import JobQueue
 
 
 class App:
-    """The use cases, over one workspace."""
+    """The use cases, over one workspace, within one host."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, host: Host | None = None) -> None:
         self.workspace = workspace
+        self.host = host = host or NoHost()
+        watch = Watch()
+        jobs = JobQueue(workspace.root)
+        self.settings = VersionSettings(workspace)
+        self.loras = Loras(workspace, host, watch)
+        self.projects = Projects(
+            workspace, lambda path: jobs.holds_any_below(workspace.id_of(path)), self.loras.told_of_changes
+        )
+        self.datasets = Datasets(workspace, jobs, watch)
+        self.training = Training(workspace, host, jobs, self.datasets, self.loras, watch)
+        self.queue = Queue(workspace, jobs)
+        self._background = Background(workspace, host, jobs, self.loras)
 
-    # --- training ---
+    def start_background(self) -> None:
+        """Begin to work the queue off, in a thread of this process; once is enough, twice does no harm."""
+        self._background.start()
+
+    def stop_background(self) -> None:
+        """Work off nothing more. A worker that runs goes on, and is found again by the next start."""
+        self._background.stop()
+
+    def snapshot(self, project: str, version: str, train: str = "") -> Snapshot:
+        """All that the live part of the page shows; an empty one for a version that does not exist."""
+        try:
+            found = self.workspace.find_version(project, version)
+        except WorkspaceError:
+            return Snapshot(Selection(project), queue=self.queue.entries(), loras_revision=self.loras.revision)
+        trains = self.training.list(project, version)
+        shown = self.training.choose(trains, train)
+        return Snapshot(
+            Selection(project, version),
+            project_name=found.project.info().name,
+            version_name=found.info().name,
+            dataset=self.datasets.snapshot(project, version),
+            trains=trains,
+            shown=shown,
+            curve=self.training.curve(shown.job) if shown else [],
+            log_tail=self.training.log(shown.job) if shown else "",
+            queue=self.queue.entries(),
+            foreign=self.queue.foreign(found),
+            loras_revision=self.loras.revision,
+        )
+
+    # --- training from the command line ---
 
     def plan_train(
         self, *, name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None = None
@@ -71,15 +110,13 @@ class App:
         Raises ConfigError with all wrong settings at once, DatasetError, ModelError or WorkspaceError; no job is then
         left behind.
         """
-        from lora_train.data.dataset import fingerprint, scan_dataset  # numpy and Pillow: not for `--help`
-        from lora_train.data.epochs import total_steps
+        from lora_train.data.dataset import scan_dataset  # numpy and Pillow: not for `--help`
         from lora_train.data.intake import take_in
-        from lora_train.data.plan import make_planner, place_in_buckets
 
         settings = _parse_all(name, images, values, publish_to)
         facts = check_base_model(settings)
-        settings = _with_threads(settings, facts)
-        self._check_disk(settings)
+        settings = with_threads(settings, facts)
+        check_disk(self.workspace.root, settings)
         found = scan_dataset(images)
         version = self.workspace.project(name).version("v1")
         take_in(
@@ -89,33 +126,10 @@ class App:
             trash_dir=self.workspace.trash_dir,
             concept=name,
         )
-        taken = publish.stems_in(publish_to) if publish_to is not None and publish_to.is_dir() else ()
-        stem = self.workspace.free_stem(version.stem(), taken)
         dataset = scan_dataset(version.dataset_dir, repeats=settings.repeats)
-        buckets = place_in_buckets(
-            dataset,
-            settings,
-            resolution_px=presets.native_resolution_px(facts.model_channels),
-            step_px=presets.bucket_step_px(facts.model_channels),
-        )
-        planner = make_planner(dataset, buckets, settings, name)
-        steps = total_steps(planner, settings.epochs, settings.gradient_accumulation_steps)
-        job = JobFolder(version.trains_dir / stem)
-        job.create(
-            TrainSpec(
-                name=stem,
-                dataset=os.path.relpath(version.dataset_dir, job.path),
-                dataset_fingerprint=fingerprint(dataset),
-                trash=os.path.relpath(self.workspace.trash_dir, job.path),
-                settings=settings,
-                concept=name,
-                publish_to=str(publish_to.absolute()) if publish_to is not None else "",
-                created=time.time(),
-                version=version.info().name,
-            )
-        )
-        self._remember_settings(version, settings)
-        return PlannedTrain(job=job, total_steps=steps, problems=found.problems)
+        plan = plan_job(version, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
+        self.settings.save(version.project.path.name, version.path.name, train=msgspec.structs.asdict(settings))
+        return msgspec.structs.replace(plan, problems=found.problems)
 
     def start(self, job: JobFolder) -> launcher.Worker:
         """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense."""
@@ -151,21 +165,7 @@ class App:
 
     def publish_result(self, job: JobFolder) -> Path | None:
         """Copy the last LoRA of an ended training to where its person wants it; None where that is nowhere."""
-        spec = job.read_spec()
-        status = launcher.read_status(job)
-        if not isinstance(spec, TrainSpec) or not spec.publish_to or not status.saved:
-            return None
-        if status.state not in _PUBLISHABLE:
-            return None
-        lora = job.path / status.saved[-1]
-        singles = [path for path in status.sampled if not path.endswith("-grid.png")]
-        own = [path for path in singles if Path(path).name.startswith(f"{lora.stem}-p1-")]
-        return publish.publish(
-            lora,
-            Path(spec.publish_to),
-            thumbnail=job.path / max(own, key=_preview_weight) if own else None,
-            description=f"{spec.concept} {spec.version}, {status.step} steps",
-        )
+        return self.loras.publish_result(job)
 
     # --- other jobs ---
 
@@ -179,7 +179,7 @@ class App:
         values: Mapping[str, Any],
     ) -> JobFolder:
         """A job that draws prompts x weights with a finished LoRA into one grid."""
-        settings = _with_absolute_paths(
+        settings = with_absolute_paths(
             parse_settings({**values, "preview_prompts": prompts, "preview_weights": weights})
         )
         facts = check_base_model(settings)
@@ -190,7 +190,7 @@ class App:
         spec = PreviewSpec(
             lora=str(lora.absolute()),
             out=str(out.absolute()),
-            settings=_with_threads(settings, facts),
+            settings=with_threads(settings, facts),
         )
         return self._new_job("preview", spec)
 
@@ -222,10 +222,10 @@ class App:
             raise ConfigError(problems)
         settings = parse_settings(values)
         if settings.base_model != "sd15":
-            settings = _with_absolute_paths(settings)
-            settings = _with_threads(settings, check_base_model(settings))
+            settings = with_absolute_paths(settings)
+            settings = with_threads(settings, check_base_model(settings))
         else:
-            settings = _with_threads(settings, None)
+            settings = with_threads(settings, None)
         return self._new_job("bench", BenchSpec(settings=settings, pictures=pictures, steps=steps))
 
     def inspect(self, path: Path) -> Inspection:
@@ -236,26 +236,6 @@ class App:
         job = JobFolder(self.workspace.new_job_dir(kind))
         job.create(spec)
         return job
-
-    def _check_disk(self, settings: TrainSettings) -> None:
-        """Raise WorkspaceError unless the LoRAs and two states fit onto the disk."""
-        saves = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0)
-        lora_bytes = settings.rank * _LORA_BYTES_PER_RANK + settings.conv_rank * _CONV_BYTES_PER_RANK
-        lora_bytes *= 2 if settings.save_precision == "fp32" else 1
-        needed = saves * lora_bytes + 3 * 6 * lora_bytes + _SPARE_BYTES
-        existing = next(path for path in (self.workspace.root, *self.workspace.root.parents) if path.exists())
-        free = shutil.disk_usage(existing).free
-        if free < needed:
-            raise WorkspaceError(
-                f"The disk of {self.workspace.root} has {free / 1e9:.1f} GB free; this training may need "
-                f"{needed / 1e9:.1f} GB ({saves} LoRAs of {lora_bytes / 1e6:.0f} MB and two resumable states).",
-                "Free some space, save less often, or choose a lower rank.",
-            )
-
-    def _remember_settings(self, version: Version, settings: TrainSettings) -> None:
-        info = version.info()
-        info.train = msgspec.to_builtins(settings)
-        version.write_info(info)
 
 
 def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None) -> TrainSettings:
@@ -283,42 +263,4 @@ def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: P
         raise ConfigError(problems + error.problems) from None
     if problems:
         raise ConfigError(problems)
-    return _with_absolute_paths(settings)
-
-
-def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
-    """The worker runs in another folder."""
-    absolute = {
-        name: str(Path(value).absolute())
-        for name in ("base_model", "vae")
-        if (value := getattr(settings, name)) and value != "demo"
-    }
-    return msgspec.structs.replace(settings, **absolute)
-
-
-def _preview_weight(path: str) -> float:
-    """The LoRA weight in a preview's name, `<stem>-p1-w0.6.png`."""
-    return float(path.rpartition("-w")[2].removesuffix(".png"))
-
-
-def check_base_model(settings: TrainSettings) -> CheckpointFacts:
-    """What the base model's header tells. Raises ConfigError or ModelError when it can't be trained on."""
-    if not settings.base_model:
-        raise ConfigError(["base_model (Train base model): none was chosen; give a checkpoint or 'demo'"])
-    path = resolve_base_model(settings.base_model)
-    if not path.exists():
-        raise ModelError(f"{path} does not exist.", "Check the path of the base model.")
-    if settings.vae and not Path(settings.vae).is_file():
-        raise ModelError(f"{settings.vae} does not exist.", "Check the path of the VAE.")
-    facts = detect_folder(path) if path.is_dir() else detect_checkpoint(read_tensor_file(path).tensors)
-    require_supported(facts, path)
-    return facts
-
-
-def _with_threads(settings: TrainSettings, facts: CheckpointFacts | None) -> TrainSettings:
-    """The number of CPU threads is fixed in the job: results on a CPU depend on it, and a resume must equal."""
-    if settings.cpu_threads:
-        return settings
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    channels = facts.model_channels if facts is not None else None
-    return msgspec.structs.replace(settings, cpu_threads=presets.cpu_threads(channels, cores))
+    return with_absolute_paths(settings)

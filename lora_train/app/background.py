@@ -1,0 +1,53 @@
+"""Works the queue off in a thread of this process, and does what belongs to the end of a job."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lora_train.app.loras import Loras
+from lora_train.app.paces import remember_pace
+from lora_train.core.errors import TrainToolsError
+from lora_train.core.events import EventWriter, Note
+from lora_train.core.host import Host
+from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.workspace import Workspace
+from lora_train.launch.queue import JobQueue, Runner
+
+
+class Background:
+    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, loras: Loras) -> None:
+        self._workspace = workspace
+        self._host = host
+        self._jobs = jobs
+        self._loras = loras
+        self._runner: Runner | None = None
+
+    def start(self) -> None:
+        if self._runner is None or not self._runner.is_alive():
+            self._runner = Runner(self._jobs, self._parked_for, self._after)
+            self._runner.start()
+
+    def stop(self) -> None:
+        if self._runner is not None:
+            self._runner.stop()
+            self._runner.join()
+            self._runner = None
+
+    def _parked_for(self, job: JobFolder) -> AbstractContextManager[Any]:
+        spec = job.read_spec()
+        assert isinstance(spec, TrainSpec | SamplesSpec)
+        return self._host.parked(spec.settings.device)
+
+    def _after(self, job: JobFolder) -> None:
+        """Publish a finished LoRA, and remember how fast it went. What goes wrong is told where the page looks."""
+        spec = job.read_spec()
+        if not isinstance(spec, TrainSpec):
+            return
+        remember_pace(self._workspace.root, spec, status_from_events(job.events()))
+        try:
+            self._loras.publish_result(job)
+        except TrainToolsError as error:
+            events = EventWriter(job.events_path)
+            events.write(Note("warning", f"{error.message} {error.hint}"))
+            events.close()

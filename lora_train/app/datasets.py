@@ -1,0 +1,303 @@
+"""The pictures of a version: taken in, shown, captioned, removed, and made into the trained set."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
+from lora_train.app.version_settings import dataset_settings, train_settings
+from lora_train.app.watching import Watch
+from lora_train.core.errors import DatasetError, JobError, WorkspaceError
+from lora_train.core.files import write_text
+from lora_train.core.jobs import DatasetSpec, JobFolder, JobStatus
+from lora_train.core.workspace import Version, Workspace
+from lora_train.launch import launcher
+from lora_train.launch.queue import JobQueue
+
+if TYPE_CHECKING:
+    from lora_train.data.dataset import Dataset
+
+_THUMBNAIL_PX = 320
+_MOST_THUMBNAILS = 512
+
+_Stamp = tuple[tuple[str, int, int], ...]
+"""Relative path, time of change and size of every file of a folder: another stamp, another content."""
+
+
+class Datasets:
+    def __init__(self, workspace: Workspace, jobs: JobQueue, watch: Watch) -> None:
+        self._workspace = workspace
+        self._jobs = jobs
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._scans: dict[Path, tuple[_Stamp, Dataset | DatasetError]] = {}
+        self._sizes: dict[tuple[Path, int], tuple[int, int]] = {}
+        self._updates: dict[Path, launcher.Worker] = {}
+        self._thumbnails: OrderedDict[tuple[Path, int], bytes] = OrderedDict()
+
+    # --- what comes in ---
+
+    def add(self, project: str, version: str, files: Sequence[tuple[str, Path]]) -> list[str]:
+        """Copy pictures and their caption files (name as uploaded, file) to the version's originals.
+
+        One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version.
+        """
+        from lora_train.data.intake import keep_uploads
+
+        found = self._workspace.find_version(project, version)
+        return keep_uploads(files, found.origin_dir, self._workspace.trash_dir)
+
+    def add_bytes(self, project: str, version: str, name: str, content: bytes) -> list[str]:
+        """`add` for one file that came over the network."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "upload"
+            path.write_bytes(content)
+            return self.add(project, version, [(name, path)])
+
+    # --- what is there ---
+
+    def snapshot(self, project: str, version: str) -> DatasetSnapshot:
+        """The pictures that are trained and those that wait. Raises WorkspaceError for an unknown version."""
+        found = self._workspace.find_version(project, version)
+        snapshot = DatasetSnapshot(update=self._update_status(found))
+        try:
+            dataset = self.scan(found)
+        except DatasetError as error:
+            if found.dataset_dir.is_dir():
+                snapshot.problems = error.message.splitlines()
+        else:
+            snapshot.problems = list(dataset.problems)
+            snapshot.pictures = [
+                PictureEntry(
+                    file=picture.path,
+                    width_px=picture.width_px,
+                    height_px=picture.height_px,
+                    caption=picture.caption,
+                    repeats=picture.repeats,
+                    is_regularisation=picture.is_regularisation,
+                    stamp=picture.digest[:12],
+                )
+                for picture in dataset.pictures
+            ]
+            folders = dict.fromkeys(picture.folder for picture in dataset.pictures)
+            snapshot.folders = [str(found.dataset_dir / folder) for folder in folders]
+        snapshot.pictures += self._waiting(found)
+        return snapshot
+
+    def scan(self, version: Version) -> Dataset:
+        """The trained set, read again only when a file of it has changed. Raises DatasetError as `scan_dataset`."""
+        from lora_train.data.dataset import scan_dataset, with_repeats
+
+        stamp = _stamp_of(version.dataset_dir)
+        with self._lock:
+            kept = self._scans.get(version.dataset_dir)
+        if kept is None or kept[0] != stamp:
+            try:
+                kept = stamp, scan_dataset(version.dataset_dir)
+            except DatasetError as error:
+                kept = stamp, error
+            with self._lock:
+                self._scans[version.dataset_dir] = kept
+        if isinstance(kept[1], DatasetError):
+            raise kept[1]
+        return with_repeats(kept[1], train_settings(version).repeats)
+
+    def picture_path(self, project: str, version: str, file: str, is_waiting: bool) -> Path:
+        """The file of a picture. Raises WorkspaceError for one that is not in the dataset."""
+        return self._picture(self._workspace.find_version(project, version), file, is_waiting)
+
+    def thumbnail(self, project: str, version: str, file: str, is_waiting: bool) -> bytes:
+        """A JPEG of the picture, at most 320 pixels a side. Raises WorkspaceError, or DatasetError for damage."""
+        from lora_train.data.images import open_picture
+
+        path = self.picture_path(project, version, file, is_waiting)
+        key = path, path.stat().st_mtime_ns
+        with self._lock:
+            if key in self._thumbnails:
+                self._thumbnails.move_to_end(key)
+                return self._thumbnails[key]
+        picture = open_picture(path)
+        picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=85)
+        with self._lock:
+            self._thumbnails[key] = stream.getvalue()
+            if len(self._thumbnails) > _MOST_THUMBNAILS:
+                self._thumbnails.popitem(last=False)
+        return stream.getvalue()
+
+    # --- what is done with it ---
+
+    def start_update(self, project: str, version: str) -> str:
+        """Begin to make the trained set from the originals, in a process of its own; the job's id.
+
+        Raises JobError while the last update runs, or while a training needs the set as it is.
+        """
+        found = self._workspace.find_version(project, version)
+        self.require_unused(found)
+        info = found.info()
+        if (job := self._update_job(found)) is not None and self._is_updating(job):
+            raise JobError("The dataset is being updated already.")
+        fresh = JobFolder(self._workspace.new_job_dir("dataset"))
+        fresh.create(
+            DatasetSpec(
+                dataset=os.path.relpath(found.path / "dataset", fresh.path),
+                trash=os.path.relpath(self._workspace.trash_dir, fresh.path),
+                settings=dataset_settings(found),
+                concept=found.project.info().name,
+                repeats=train_settings(found).repeats,
+            )
+        )
+        self._updates = {fresh.path: launcher.start_worker(fresh), **self._updates}
+        job_id = self._workspace.id_of(fresh.path)
+        found.write_info(msgspec.structs.replace(info, update_job=job_id))
+        return job_id
+
+    def stop_update(self, project: str, version: str) -> None:
+        """Ask the running update to stop; the old set stays. Raises JobError when none runs."""
+        job = self._update_job(self._workspace.find_version(project, version))
+        if job is None or not launcher.is_alive(job):
+            raise JobError("No update is running.")
+        job.request("stop")
+
+    def set_caption(self, project: str, version: str, file: str, caption: str) -> None:
+        """Write a picture's caption. Raises WorkspaceError for an unknown one, JobError while a training needs it."""
+        from lora_train.data.captions import caption_path
+
+        found = self._workspace.find_version(project, version)
+        self.require_unused(found)
+        path = self._picture(found, file, is_waiting=False)
+        text = " ".join(caption.replace("\x00", "").split())
+        other = caption_path(path)
+        write_text(path.with_suffix(".txt"), text)
+        if other is not None and other != path.with_suffix(".txt") and not other.samefile(path.with_suffix(".txt")):
+            self._workspace.trash.put(f"the old caption of {path.name}", [other])
+
+    def remove(self, project: str, version: str, file: str) -> Undo:
+        """Move a picture, its flipped copy and their captions to the trash, from the trained set and the originals.
+
+        `file` is relative to the trained set or, for one that waits, to the originals. Raises WorkspaceError for an
+        unknown one, JobError while a training needs it.
+        """
+        from lora_train.data.captions import caption_path
+        from lora_train.data.update import read_manifest
+
+        found = self._workspace.find_version(project, version)
+        self.require_unused(found)
+        try:
+            trained = [self._picture(found, file, is_waiting=False)]
+            manifest = read_manifest(found.path / "dataset")
+            made = manifest.files.get(file)
+            name = made.origin if made else trained[0].name
+            trained += [
+                found.dataset_dir / other
+                for other, its in manifest.files.items()
+                if its.origin == name and other != file and (found.dataset_dir / other).is_file()
+            ]
+        except WorkspaceError:
+            trained, name = [], self._picture(found, file, is_waiting=True).name
+        pictures = [*trained, found.origin_dir / name]
+        there = [path for path in pictures if path.is_file()]
+        captions = [caption for path in there if (caption := caption_path(path)) is not None]
+        return Undo(name, self._workspace.trash.put(name, [*there, *captions]))
+
+    def require_unused(self, version: Version) -> None:
+        """Raise JobError while a training of the version waits or reads its pictures."""
+        for path in version.trains_dir.iterdir() if version.trains_dir.is_dir() else ():
+            place = self._jobs.place_of(self._workspace.id_of(path))
+            if place is None:
+                continue
+            status = self._watch.status(JobFolder(path))
+            if place > 0 or status.state != "running" or status.step == 0:
+                raise JobError(
+                    f"The training {path.name} waits or begins, and needs the pictures as they are.",
+                    "Change them when its steps run, or take it out of the queue first.",
+                )
+
+    # --- details ---
+
+    def _waiting(self, version: Version) -> list[PictureEntry]:
+        from lora_train.data.captions import read_caption
+        from lora_train.data.update import origins, read_manifest, trained_origins
+
+        dataset_dir = version.path / "dataset"
+        trained = trained_origins(dataset_dir, read_manifest(dataset_dir))
+        entries: list[PictureEntry] = []
+        for path in origins(dataset_dir):
+            if path.name in trained:
+                continue
+            width_px, height_px = self._size_of(path)
+            entries.append(
+                PictureEntry(
+                    file=path.name,
+                    width_px=width_px,
+                    height_px=height_px,
+                    caption=read_caption(path),
+                    is_waiting=True,
+                    stamp=f"{path.stat().st_mtime_ns:x}",
+                )
+            )
+        return entries
+
+    def _size_of(self, path: Path) -> tuple[int, int]:
+        from lora_train.data.images import picture_size
+
+        key = path, path.stat().st_mtime_ns
+        if key not in self._sizes:
+            try:
+                self._sizes[key] = picture_size(path)
+            except DatasetError:
+                self._sizes[key] = 0, 0  # it was checked when it came; the update will tell
+        return self._sizes[key]
+
+    def _picture(self, version: Version, file: str, is_waiting: bool) -> Path:
+        """Chosen from the list of what is there: no name leads out of the dataset."""
+        if is_waiting:
+            known = [entry.file for entry in self._waiting(version)]
+            folder = version.origin_dir
+        else:
+            try:
+                known = [picture.path for picture in self.scan(version).pictures]
+            except DatasetError:
+                known = []
+            folder = version.dataset_dir
+        if file not in known:
+            raise WorkspaceError(f"There is no picture {file!r} in this dataset.", "Refresh the page.")
+        return folder / file
+
+    def _update_job(self, version: Version) -> JobFolder | None:
+        job_id = version.info().update_job
+        try:
+            return JobFolder(self._workspace.find_job(job_id)) if job_id else None
+        except WorkspaceError:
+            return None
+
+    def _is_updating(self, job: JobFolder) -> bool:
+        worker = self._updates.get(job.path)
+        return launcher.is_alive(job) or (worker is not None and worker.poll() is None)
+
+    def _update_status(self, version: Version) -> JobStatus | None:
+        job = self._update_job(version)
+        return None if job is None else self._watch.status(job, self._updates.get(job.path))
+
+
+def _stamp_of(folder: Path) -> _Stamp:
+    found: list[tuple[str, int, int]] = []
+    for root, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(root, file)  # noqa: PTH118  (hundreds of files, once a second)
+            try:
+                told = os.stat(path)  # noqa: PTH116
+            except FileNotFoundError:  # just removed
+                continue
+            found.append((path, told.st_mtime_ns, told.st_size))
+    return tuple(sorted(found))

@@ -1,0 +1,188 @@
+"""The LoRAs of a training: listed with their previews, published into the host's folder, taken back, deleted."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+
+from lora_train import publish
+from lora_train.app.snapshot import LoraEntry, Undo
+from lora_train.app.watching import Watch
+from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
+from lora_train.core.host import Host
+from lora_train.core.jobs import JobFolder, JobStatus, TrainSpec
+from lora_train.core.tensorfiles import read_tensor_file
+from lora_train.core.workspace import Workspace, read_json, write_json
+
+_PUBLISHABLE = ("finished", "stopped")
+
+
+class _Record(msgspec.Struct):
+    """`published.json` in a training's folder: LoRA file -> its copy in the host's folder."""
+
+    loras: dict[str, publish.Published] = {}
+
+
+class Loras:
+    def __init__(self, workspace: Workspace, host: Host, watch: Watch) -> None:
+        self._workspace = workspace
+        self._host = host
+        self._watch = watch
+        self.revision = 0
+        """Grows whenever files in the host's folder were added or removed."""
+
+    def entries(self, job: JobFolder, status: JobStatus) -> list[LoraEntry]:
+        """The LoRAs that are there, newest first."""
+        record = _read_record(job)
+        found: list[LoraEntry] = []
+        for file in reversed(status.saved):
+            path = job.path / file
+            if not path.is_file():
+                continue
+            published = record.loras.get(file)
+            is_there = published is not None and Path(published.path).is_file()
+            name = Path(published.path).stem if published is not None and is_there else ""
+            found.append(
+                LoraEntry(
+                    file=file,
+                    stem=path.stem,
+                    size_bytes=path.stat().st_size,
+                    step=status.step_of_file.get(file, 0),
+                    epoch=status.epoch_of_file.get(file, 0),
+                    made=path.stat().st_mtime,
+                    previews=[sample.relative_to(job.path).as_posix() for sample in previews_of(job, path.stem)],
+                    published=name,
+                    prompt=prompt_of(path, name or path.stem),
+                )
+            )
+        return found
+
+    def publish(self, job: str, file: str) -> str:
+        """Copy a LoRA into the host's folder, and return the name that it has in prompts.
+
+        Raises WorkspaceError for a file that is none of the training's, TrainToolsError where nothing can be published.
+        """
+        folder, lora = self._find(job, file)
+        target = self._host.lora_dir()
+        if target is None:
+            raise TrainToolsError(
+                "There is no LoRA folder to publish to.",
+                "Start the page with --lora-dir, or download the file and put it into models/Lora.",
+            )
+        return self._publish(folder, lora, target, self._host.lora_root()).stem
+
+    def publish_result(self, job: JobFolder) -> Path | None:
+        """Copy the last LoRA of an ended training to where its person wants it; None where that is nowhere."""
+        spec = job.read_spec()
+        status = self._watch.status(job)
+        if not isinstance(spec, TrainSpec) or not spec.publish_to or not status.saved:
+            return None
+        if status.state not in _PUBLISHABLE:
+            return None
+        root = self._host.lora_root()
+        target = Path(spec.publish_to)
+        is_below_root = root is not None and target.is_relative_to(root)
+        return self._publish(job, job.path / status.saved[-1], target, root if is_below_root else None)
+
+    def unpublish(self, job: str, file: str) -> Undo:
+        """Move the copy, its card and its thumbnail out of the host's folder, as far as they were written by us.
+
+        Raises WorkspaceError where there is no such copy, or another file stands under its name.
+        """
+        folder, lora = self._find(job, file)
+        published = _read_record(folder).loras.get(file)
+        if published is None or not Path(published.path).is_file():
+            raise WorkspaceError(f"{lora.name} is not published.")
+        if not publish.is_in_place(published):
+            raise WorkspaceError(
+                f"{published.path} is not the file that was published: it was there before, or was changed since.",
+                "It is left as it is; delete it by hand if you want to.",
+            )
+        own = [path for path in map(Path, published.files) if path.exists()]
+        what = f"{Path(published.path).stem} in the LoRA folder"
+        entry = self._workspace.trash.put(what, own)
+        self._changed()
+        return Undo(what, entry)
+
+    def delete(self, job: str, file: str) -> Undo:
+        """Move a LoRA and its previews to the trash; a published copy stays.
+
+        Raises WorkspaceError for a file that is none of the training's.
+        """
+        folder, lora = self._find(job, file)
+        return Undo(lora.stem, self._workspace.trash.put(lora.stem, [lora, *previews_of(folder, lora.stem)]))
+
+    def told_of_changes(self) -> None:
+        """Something came back from the trash: it may have been a published copy."""
+        self._changed()
+
+    def _publish(self, job: JobFolder, lora: Path, folder: Path, root: Path | None) -> Path:
+        spec, status = job.read_spec(), self._watch.status(job)
+        assert isinstance(spec, TrainSpec)
+        done = publish.publish(
+            lora,
+            folder,
+            root=root,
+            thumbnail=thumbnail_of(job, lora.stem),
+            description=f"{spec.concept} {spec.version}, {status.step_of_file.get(lora.name, status.step)} steps",
+        )
+        record = _read_record(job)
+        before = record.loras.get(lora.name)
+        if before is not None and before.path == done.path:  # published again: what was written then is still ours
+            kept = [file for file in before.files if file not in done.files and Path(file).exists()]
+            done = msgspec.structs.replace(done, files=[*kept, *done.files])
+        record.loras[lora.name] = done
+        write_json(job.path / "published.json", record)
+        self._changed()
+        return Path(done.path)
+
+    def _find(self, job: str, file: str) -> tuple[JobFolder, Path]:
+        folder = JobFolder(self._workspace.find_job(job))
+        if not isinstance(folder.read_spec(), TrainSpec):
+            raise JobError(f"{job} is no training.")
+        if file not in self._watch.status(folder).saved:
+            raise WorkspaceError(f"There is no LoRA {file!r} in {folder.path}.")
+        return folder, folder.path / file
+
+    def _changed(self) -> None:
+        self.revision += 1
+        self._host.refresh_loras()
+
+
+def previews_of(job: JobFolder, stem: str) -> list[Path]:
+    """The grid and the single previews of one LoRA, the grid first."""
+    singles = sorted(job.samples_dir.glob(f"{_glob_safe(stem)}-p*-w*.png"))
+    grid = job.samples_dir / f"{stem}-grid.png"
+    return [grid, *singles] if grid.is_file() else singles
+
+
+def thumbnail_of(job: JobFolder, stem: str) -> Path | None:
+    """The first prompt's picture with the strongest LoRA weight."""
+    own = [path for path in previews_of(job, stem) if path.name.startswith(f"{stem}-p1-w")]
+    return max(own, key=_preview_weight) if own else None
+
+
+def prompt_of(lora: Path, name: str) -> str:
+    """What makes a picture with a LoRA: its tag, and its trigger words."""
+    trigger = _trigger_of(lora, lora.stat().st_mtime_ns)
+    return f"<lora:{name}:1>" + (f" {trigger}" if trigger else "")
+
+
+@lru_cache(maxsize=1000)
+def _trigger_of(lora: Path, mtime_ns: int) -> str:  # noqa: ARG001  (a new time is a new file)
+    return read_tensor_file(lora).metadata.get("modelspec.trigger_phrase", "")
+
+
+def _preview_weight(path: Path) -> float:
+    """The LoRA weight in a preview's name, `<stem>-p1-w0.6.png`."""
+    return float(path.stem.rpartition("-w")[2])
+
+
+def _glob_safe(stem: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in stem)
+
+
+def _read_record(job: JobFolder) -> _Record:
+    return read_json(job.path / "published.json", _Record, _Record())

@@ -1,0 +1,55 @@
+"""The queue as a person sees and changes it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Literal
+
+from lora_train.app.projects import title_of
+from lora_train.app.snapshot import QueueEntry
+from lora_train.core.errors import TrainToolsError
+from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.workspace import Version, Workspace
+from lora_train.launch.queue import JobQueue
+
+
+class Queue:
+    def __init__(self, workspace: Workspace, jobs: JobQueue) -> None:
+        self._workspace = workspace
+        self._jobs = jobs
+
+    def entries(self) -> list[QueueEntry]:
+        """The running job and those that wait, in their order."""
+        running = self._jobs.running()
+        ids = [*([running] if running else []), *self._jobs.waiting()]
+        return [self._entry(job, is_running=job == running) for job in ids]
+
+    def move(self, job: str, place: int) -> None:
+        """Give a waiting job another place, 1 being the first. Raises JobError for one that doesn't wait."""
+        self._jobs.move(job, place)
+
+    def cancel(self, job: str) -> None:
+        """Take a waiting job out. Raises JobError for one that doesn't wait."""
+        self._jobs.cancel(job)
+
+    def foreign(self, version: Version) -> str:
+        """A sentence where a job that is not of this version has the card; else empty."""
+        running = self._jobs.running()
+        if not running or f"{running}/".startswith(f"{self._workspace.id_of(version.path)}/"):
+            return ""
+        return f"{self._entry(running, is_running=True).title} is using the card."
+
+    def _entry(self, job: str, *, is_running: bool) -> QueueEntry:
+        kind: Literal["train", "preview"] = "train"
+        title = job.rpartition("/")[2]
+        with suppress(TrainToolsError):  # a job whose folder is gone is listed all the same, so it can be cancelled
+            folder = JobFolder(self._workspace.find_job(job))
+            spec = folder.read_spec()
+            if isinstance(spec, SamplesSpec):
+                kind = "preview"
+                folder = JobFolder(folder.path / spec.train)
+                spec = folder.read_spec()
+            if isinstance(spec, TrainSpec):
+                version = self._workspace.find_version(folder.path.parents[3].name, folder.path.parents[1].name)
+                title = f"{title_of(version)}: {spec.name}"
+        return QueueEntry(job, title, kind, "running" if is_running else "waiting")

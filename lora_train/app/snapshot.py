@@ -1,0 +1,172 @@
+"""What the page and the API are told: plain structs, read from the workspace at the moment of asking.
+
+Ids: a project and a version are known by the names of their folders, a job by its folder relative to the workspace,
+with forward slashes (`projects/Cat/versions/v1/trains/Cat-v1`). Names are as typed by the person.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from lora_train.core.jobs import JobStatus
+
+
+class VersionEntry(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    created: float
+
+
+class ProjectEntry(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    created: float
+    versions: list[VersionEntry]
+    """Newest first."""
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """The project and version that were looked at last; empty where there is none."""
+
+    project: str = ""
+    version: str = ""
+
+
+class Undo(msgspec.Struct, frozen=True):
+    """Something was moved to the trash: what, and the entry that `restore` takes."""
+
+    what: str
+    entry: str
+
+
+class PictureEntry(msgspec.Struct, frozen=True):
+    """One picture of the dataset."""
+
+    file: str
+    """Relative to `dataset/processed` with forward slashes; a picture that waits: to `dataset/origin`."""
+    width_px: int
+    height_px: int
+    caption: str
+    repeats: int = 1
+    is_regularisation: bool = False
+    is_waiting: bool = False
+    """Uploaded, but not in the trained set before *Update Dataset* is pressed."""
+    stamp: str = ""
+    """Changes with the file, for the address of its thumbnail."""
+
+
+class DatasetSnapshot(msgspec.Struct):
+    pictures: list[PictureEntry] = []
+    """Those that are trained, in the order of their names, then those that wait."""
+    problems: list[str] = []
+    folders: list[str] = []
+    """Absolute paths of the sub-folders that are trained."""
+    update: JobStatus | None = None
+    """The last *Update Dataset*, running or not."""
+
+
+class LoraEntry(msgspec.Struct):
+    """A saved LoRA of a train."""
+
+    file: str
+    """File name in the train's folder, e.g. `Cat-v1-000002.safetensors`."""
+    stem: str
+    size_bytes: int
+    step: int
+    epoch: int
+    made: float
+    """Unix seconds."""
+    previews: list[str] = []
+    """Pictures of this LoRA, relative to the train's folder: its grid first."""
+    published: str = ""
+    """The name that the LoRA folder's copy has in prompts; empty where there is none."""
+    prompt: str = ""
+    """What makes a picture with it: `<lora:NAME:1> trigger words`. The stem is taken where it is not published."""
+
+
+class TrainSnapshot(msgspec.Struct):
+    """A training job. A status "waiting" with `place` None was never started (its queue entry was cancelled)."""
+
+    job: str
+    name: str
+    status: JobStatus
+    place: int | None = None
+    """Place in the queue, 0 is the running one; None: not in it."""
+    base_model: str = ""
+    summary: str = ""
+    """The main settings on one line: `Lion 0.0001 · rank 16 · batch 1 · 10 epochs`."""
+    created: float = 0.0
+    loras: list[LoraEntry] = []
+    """Newest first."""
+
+
+class QueueEntry(msgspec.Struct, frozen=True):
+    job: str
+    title: str
+    """Project and version as typed, and the train's name."""
+    kind: Literal["train", "preview"]
+    state: Literal["running", "waiting"]
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    step: int
+    loss: float
+    lr: float
+
+
+class Forecast(msgspec.Struct):
+    """What *Begin Train* would do now, in numbers that the loop keeps to."""
+
+    pictures: int = 0
+    repeats: int | None = None
+    """Of each picture; None where folders differ."""
+    views_per_epoch: int = 0
+    """Pictures times repeats, regularisation pictures included."""
+    regularisation_pictures: int = 0
+    epochs: int = 0
+    batch_size: int = 1
+    accumulation: int = 1
+    total_steps: int = 0
+    is_exact: bool = True
+    """Whether pictures x repeats x epochs / batch is total_steps; partial batches of several buckets make it more."""
+    seconds: float | None = None
+    """Expected length of the training; None before anything like it was measured on this machine."""
+    problems: list[str] = []
+    """Why it can't begin; empty when it can."""
+
+
+class BaseModelSnapshot(msgspec.Struct):
+    """What the chosen base model is, as its header tells."""
+
+    name: str = ""
+    family: str = ""
+    """In words, e.g. "Stable Diffusion 1.x"."""
+    prediction: str = ""
+    """"epsilon", "v_prediction" or "unknown"."""
+    resolution_px: int = 0
+    clip_skip_matters: bool = True
+    problem: str = ""
+    """Why it can't be trained on; empty when it can."""
+
+
+class Snapshot(msgspec.Struct):
+    """All that the live part of the page shows, for one version and one of its trains."""
+
+    selection: Selection
+    project_name: str = ""
+    version_name: str = ""
+    dataset: DatasetSnapshot = msgspec.field(default_factory=DatasetSnapshot)
+    trains: list[TrainSnapshot] = []
+    """Newest first."""
+    shown: TrainSnapshot | None = None
+    """The train whose progress is shown: the one asked for, else the running one, else the newest."""
+    curve: list[CurvePoint] = []
+    """Of the shown train, at most 400 points."""
+    log_tail: str = ""
+    queue: list[QueueEntry] = []
+    foreign: str = ""
+    """A sentence where the card is busy with something of another version or program; else empty."""
+    loras_revision: int = 0
+    """Grows whenever files in the LoRA folder were added or removed by us: the page then refreshes the host's cards."""

@@ -1,0 +1,321 @@
+"""The trainings of a version: what one would do, begun, listed, stopped, paused, resumed, deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lora_train.app.datasets import Datasets
+from lora_train.app.loras import Loras, previews_of
+from lora_train.app.paces import expected_s_per_step
+from lora_train.app.planning import (
+    check_base_model,
+    check_disk,
+    count_steps,
+    make_plan,
+    plan_job,
+    with_absolute_paths,
+    with_threads,
+)
+from lora_train.app.snapshot import BaseModelSnapshot, CurvePoint, Forecast, TrainSnapshot, Undo
+from lora_train.app.version_settings import train_settings
+from lora_train.app.watching import Watch
+from lora_train.core import presets
+from lora_train.core.assets import resolve_base_model
+from lora_train.core.config import TrainSettings
+from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToolsError, WorkspaceError
+from lora_train.core.events import EventWriter, Failed, read_events
+from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
+from lora_train.core.host import BaseModelChoice, Host
+from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.settings import check_settings
+from lora_train.core.workspace import Workspace
+from lora_train.launch import launcher
+from lora_train.launch.queue import JobQueue
+
+_MOST_CURVE_POINTS = 400
+_LOG_LINES = 40
+_SMALL_MODEL = BaseModelChoice("Small demo model", "demo")
+
+
+class Training:
+    def __init__(
+        self, workspace: Workspace, host: Host, jobs: JobQueue, datasets: Datasets, loras: Loras, watch: Watch
+    ) -> None:
+        self._workspace = workspace
+        self._host = host
+        self._jobs = jobs
+        self._datasets = datasets
+        self._loras = loras
+        self._watch = watch
+        self._specs: dict[Path, TrainSpec] = {}
+
+    # --- before ---
+
+    def base_models(self) -> list[BaseModelChoice]:
+        """The host's checkpoints, and the small model that ships with us."""
+        return [*self._host.base_models(), _SMALL_MODEL]
+
+    def base_model(self, name_or_path: str) -> BaseModelSnapshot:
+        """What a checkpoint is, as its header tells; `problem` says why it can't be trained on."""
+        name = Path(name_or_path).name
+        names = {choice.path: choice.name for choice in self.base_models()}
+        snapshot = BaseModelSnapshot(name=names.get(name_or_path, name))
+        problem, facts = self._check_base_model(TrainSettings(base_model=name_or_path))
+        snapshot.problem = problem
+        if facts is not None:
+            snapshot.family = FAMILY_LABELS.get(facts.family, facts.family)
+            snapshot.prediction = facts.prediction
+            snapshot.resolution_px = presets.native_resolution_px(facts.model_channels)
+            snapshot.clip_skip_matters = facts.family == "sd1"
+        return snapshot
+
+    def forecast(self, project: str, version: str) -> Forecast:
+        """What *Begin Train* would do now, from the saved settings and the trained set.
+
+        Raises WorkspaceError for an unknown version; everything else that is wrong stands in `problems`.
+        """
+        found = self._workspace.find_version(project, version)
+        settings, problems = check_settings(found.info().train, TrainSettings())
+        forecast = Forecast(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            accumulation=settings.gradient_accumulation_steps,
+            problems=problems,
+        )
+        problem, facts = self._check_base_model(settings)
+        if problem:
+            forecast.problems.append(problem)
+        try:
+            dataset = self._datasets.scan(found)
+        except DatasetError:
+            waiting = [entry for entry in self._datasets.snapshot(project, version).pictures if entry.is_waiting]
+            forecast.problems.append(
+                "The uploaded pictures are not in the dataset yet: press Update Dataset."
+                if waiting
+                else "There are no pictures yet: drop some on Upload Dataset, then press Update Dataset."
+            )
+            return forecast
+        training = [picture for picture in dataset.pictures if not picture.is_regularisation]
+        plan = make_plan(dataset, settings, facts or CheckpointFacts("sd1"), found.project.info().name)
+        repeats = {picture.repeats for picture in training}
+        forecast.pictures = len(training)
+        forecast.repeats = repeats.pop() if len(repeats) == 1 else None
+        forecast.regularisation_pictures = len(dataset.pictures) - len(training)
+        forecast.views_per_epoch = sum(picture.repeats for picture in training)
+        forecast.total_steps = count_steps(plan, settings)
+        views = forecast.views_per_epoch * settings.epochs
+        forecast.is_exact = forecast.total_steps * settings.batch_size * settings.gradient_accumulation_steps == views
+        s_per_step = expected_s_per_step(self._workspace.root, with_absolute_paths(settings))
+        forecast.seconds = None if s_per_step is None else s_per_step * forecast.total_steps
+        return forecast
+
+    def begin(self, project: str, version: str) -> str:
+        """Write a training job and put it into the queue; the job's id.
+
+        Raises ConfigError with all that stands in the way at once, WorkspaceError for an unknown version or a disk
+        that is too full.
+        """
+        found = self._workspace.find_version(project, version)
+        forecast = self.forecast(project, version)
+        problems = list(forecast.problems)
+        update = self._datasets.snapshot(project, version).update
+        if update is not None and update.state == "running":
+            problems.append("The dataset is being updated: wait a moment.")
+        if problems:
+            raise ConfigError(problems)
+        concept = found.project.info().name
+        settings = _with_preview_prompt(with_absolute_paths(train_settings(found)), concept)
+        facts = check_base_model(settings)
+        check_disk(self._workspace.root, settings)
+        plan = plan_job(
+            found,
+            self._datasets.scan(found),
+            with_threads(settings, facts),
+            facts,
+            lora_root=self._host.lora_root(),
+            publish_to=self._host.lora_dir() if self._host.auto_publish() else None,
+        )
+        job = self._workspace.id_of(plan.job.path)
+        self._jobs.add(job)
+        return job
+
+    # --- while and after ---
+
+    def list(self, project: str, version: str) -> list[TrainSnapshot]:
+        """Newest first. Raises WorkspaceError for an unknown version."""
+        trains_dir = self._workspace.find_version(project, version).trains_dir
+        folders = trains_dir.iterdir() if trains_dir.is_dir() else ()
+        trains: list[TrainSnapshot] = []
+        for path in folders:
+            if not (path / "job.json").is_file():
+                continue
+            try:
+                trains.append(self._snapshot(JobFolder(path)))
+            except JobError:  # damaged: the others are shown all the same
+                continue
+        return sorted(trains, key=lambda train: train.created, reverse=True)
+
+    def choose(self, trains: list[TrainSnapshot], wanted: str) -> TrainSnapshot | None:
+        """The train whose progress is shown: the one asked for, else the running one, else the newest."""
+        for is_it in (
+            lambda train: train.job == wanted,
+            lambda train: train.status.state == "running" or train.place == 0,
+        ):
+            for train in trains:
+                if is_it(train):
+                    return train
+        return trains[0] if trains else None
+
+    def stop(self, job: str) -> None:
+        """Finish the step, save LoRA and state, end; a waiting job leaves the queue. Raises JobError where none does."""
+        self._ask(job, "stop")
+
+    def pause(self, job: str) -> None:
+        """Finish the step, save the state, free the card. Raises JobError where none runs."""
+        self._ask(job, "pause")
+
+    def kill(self, job: str) -> None:
+        """End the worker at once; at most the steps since the last state are lost. Raises JobError where none runs."""
+        folder = self._folder(job)
+        if self._cancel(job):
+            return
+        if not launcher.is_alive(folder):
+            raise JobError(f"{folder.path.name} is not running.")
+        launcher.kill_worker(folder)
+        events = EventWriter(folder.events_path)
+        events.write(Failed("Killed", "Ended at once, as asked for.", "Resume goes on from the last saved state."))
+        events.close()
+
+    def resume(self, job: str) -> None:
+        """Put an ended training back into the queue. Raises JobError for one that is finished, waits or runs."""
+        folder = self._folder(job)
+        spec = self._spec(folder)
+        if self._watch.status(folder).state == "finished":
+            raise JobError(f"{spec.name} is finished.", "Begin a new training to go on learning.")
+        check_base_model(spec.settings)
+        if launcher.is_alive(folder):
+            raise JobError(f"{spec.name} is running already.")
+        self._jobs.add(job)
+
+    def delete(self, job: str) -> Undo:
+        """Move an ended training with its LoRAs to the trash; published copies stay. Raises JobError while it runs."""
+        folder = self._folder(job)
+        if self._jobs.place_of(job) is not None or launcher.is_alive(folder):
+            raise JobError(f"{folder.path.name} waits or runs.", "Stop it first.")
+        entry = self._workspace.trash.put(folder.path.name, [folder.path])
+        self._watch.forget(folder)
+        self._specs.pop(folder.path, None)
+        return Undo(folder.path.name, entry)
+
+    def draw_previews(self, job: str) -> str:
+        """Queue a job that draws the previews of every LoRA that has none; its id. Raises JobError where none lacks."""
+        folder = self._folder(job)
+        spec = self._spec(folder)
+        saved = [file for file in self._watch.status(folder).saved if (folder.path / file).is_file()]
+        lacking = [file for file in saved if not previews_of(folder, Path(file).stem)]
+        if not lacking:
+            raise JobError("Every LoRA of this training has its previews.")
+        drawing = JobFolder(self._workspace.new_job_dir("previews"))
+        relative = Path(*[".."] * 2, *folder.path.relative_to(self._workspace.root).parts)
+        settings = _with_preview_prompt(spec.settings, spec.concept)
+        drawing.create(SamplesSpec(train=relative.as_posix(), loras=tuple(lacking), settings=settings))
+        drawing_id = self._workspace.id_of(drawing.path)
+        self._jobs.add(drawing_id)
+        return drawing_id
+
+    def curve(self, job: str) -> list[CurvePoint]:
+        """Loss and learning rate over the steps. Raises JobError or WorkspaceError for what is no training."""
+        points = self._watch.curve(self._folder(job), _MOST_CURVE_POINTS)
+        return [CurvePoint(point.step, point.loss, point.lr) for point in points]
+
+    def log(self, job: str) -> str:
+        """The end of the worker's log. Raises JobError or WorkspaceError for what is no job."""
+        return self._folder(job).log_tail(_LOG_LINES)
+
+    def events(self, job: str, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """The events from a byte offset on, and the offset to go on from."""
+        found, end = read_events(self._folder(job).events_path, offset)
+        return [msgspec.to_builtins(event) for event in found], end
+
+    def file_path(self, job: str, file: str) -> Path:
+        """A LoRA or preview of a training. Raises WorkspaceError for any other file."""
+        folder = self._folder(job)
+        samples = (path.relative_to(folder.path).as_posix() for path in folder.samples_dir.glob("*.png"))
+        if file not in (*self._watch.status(folder).saved, *samples) or not (folder.path / file).is_file():
+            raise WorkspaceError(f"There is no file {file!r} in {folder.path.name}.", "Refresh the page.")
+        return folder.path / file
+
+    # --- details ---
+
+    def _snapshot(self, folder: JobFolder) -> TrainSnapshot:
+        spec = self._spec(folder)
+        job = self._workspace.id_of(folder.path)
+        status = self._watch.status(folder)
+        place = self._jobs.place_of(job)
+        if place is not None and status.state != "running":
+            status = msgspec.structs.replace(status, state="waiting", message="", hint="")
+        settings = spec.settings
+        return TrainSnapshot(
+            job=job,
+            name=spec.name,
+            status=status,
+            place=place,
+            base_model=resolve_base_model(settings.base_model).name,
+            summary=(
+                f"{settings.optimizer} {settings.learning_rate:g} · rank {settings.rank} · "
+                f"batch {settings.batch_size} · {settings.epochs} epochs"
+            ),
+            created=spec.created,
+            loras=self._loras.entries(folder, status),
+        )
+
+    def _folder(self, job: str) -> JobFolder:
+        folder = JobFolder(self._workspace.find_job(job))
+        self._spec(folder)
+        return folder
+
+    def _spec(self, folder: JobFolder) -> TrainSpec:
+        """Written once, so read once. Raises JobError for what is no training."""
+        if folder.path not in self._specs:
+            spec = folder.read_spec()
+            if not isinstance(spec, TrainSpec):
+                raise JobError(f"{folder.path.name} is no training.")
+            self._specs[folder.path] = spec
+        return self._specs[folder.path]
+
+    def _ask(self, job: str, what: str) -> None:
+        folder = self._folder(job)
+        if self._cancel(job):
+            return
+        if not launcher.is_alive(folder):
+            starts = self._jobs.place_of(job) == 0
+            hint = "It is just starting: try again in a moment." if starts else ""
+            raise JobError(f"{folder.path.name} is not running.", hint)
+        folder.request("pause" if what == "pause" else "stop")
+
+    def _cancel(self, job: str) -> bool:
+        """Take the job out of the queue if it waits there."""
+        if (self._jobs.place_of(job) or 0) < 1:
+            return False
+        self._jobs.cancel(job)
+        return True
+
+    def _check_base_model(self, settings: TrainSettings) -> tuple[str, CheckpointFacts | None]:
+        """Why the base model can't be trained on ("" if it can), and what its header tells, if it can be read."""
+        offered = {choice.path for choice in self.base_models()}
+        if settings.base_model and settings.base_model not in offered and not self._host.takes_paths():
+            return "Train base model: choose one of the list; this page is open to others, so it takes no paths.", None
+        try:
+            return "", check_base_model(settings)
+        except TrainToolsError as error:
+            return f"{error.message} {error.hint}".strip(), None
+
+
+def _with_preview_prompt(settings: TrainSettings, concept: str) -> TrainSettings:
+    """Previews want a prompt: without one, the word that calls the LoRA up."""
+    if settings.preview_prompts or not settings.generate_previews:
+        return settings
+    return msgspec.structs.replace(settings, preview_prompts=(settings.trigger_word or concept,))

@@ -1,0 +1,56 @@
+"""The settings of a version: saved as they are changed, given back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.settings import check_settings
+from lora_train.core.workspace import Version, Workspace
+
+
+class VersionSettings:
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def train(self, project: str, version: str) -> dict[str, Any]:
+        """Every training setting, saved or default. Raises WorkspaceError where there is no such version."""
+        return msgspec.structs.asdict(train_settings(self._workspace.find_version(project, version)))
+
+    def dataset(self, project: str, version: str) -> dict[str, Any]:
+        """Every dataset setting, saved or default. Raises WorkspaceError where there is no such version."""
+        return msgspec.structs.asdict(dataset_settings(self._workspace.find_version(project, version)))
+
+    def save(
+        self,
+        project: str,
+        version: str,
+        train: Mapping[str, Any] | None = None,
+        dataset: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Save what is right of some settings, and return a sentence for everything that is wrong.
+
+        Raises WorkspaceError where there is no such version.
+        """
+        found = self._workspace.find_version(project, version)
+        info = found.info()
+        new_train, train_problems = check_settings(train or {}, train_settings(found))
+        new_dataset, dataset_problems = check_settings(dataset or {}, dataset_settings(found))
+        changed = msgspec.structs.replace(
+            info, train=msgspec.to_builtins(new_train), dataset=msgspec.to_builtins(new_dataset)
+        )
+        if changed != info:
+            found.write_info(changed)
+        return train_problems + dataset_problems
+
+
+def train_settings(version: Version) -> TrainSettings:
+    """The saved ones over the defaults; what another release wrote and this one doesn't know is left out."""
+    return check_settings(version.info().train, TrainSettings())[0]
+
+
+def dataset_settings(version: Version) -> DatasetSettings:
+    return check_settings(version.info().dataset, DatasetSettings())[0]

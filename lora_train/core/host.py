@@ -1,0 +1,85 @@
+"""What the engine's front ends need of the program that they live in: a WebUI, or nothing at all."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class BaseModelChoice(msgspec.Struct, frozen=True):
+    """A checkpoint that the host offers: what it is called there, and where it is."""
+
+    name: str
+    path: str
+
+
+class Host(Protocol):
+    """One WebUI, or the standalone page. Every method is quick, may be called from any thread and never raises."""
+
+    name: str
+    """For the person: "Automatic1111 v1.10.1", "Forge", "standalone"."""
+
+    def base_models(self) -> list[BaseModelChoice]:
+        """The checkpoints as the host lists them, without ours."""
+        ...
+
+    def refresh_base_models(self) -> None:
+        """Look at the checkpoint folders again."""
+        ...
+
+    def lora_dir(self) -> Path | None:
+        """Where LoRAs are published: the host's LoRA folder with our sub-folder; None where there is none."""
+        ...
+
+    def lora_root(self) -> Path | None:
+        """The whole folder in which the host looks for LoRAs: no name may occur twice below it."""
+        ...
+
+    def auto_publish(self) -> bool:
+        """Whether a finished train's last LoRA is published by itself."""
+        ...
+
+    def refresh_loras(self) -> None:
+        """Make the host notice new and removed LoRA files."""
+        ...
+
+    def takes_paths(self) -> bool:
+        """Whether a person at the page may name files of this machine (not when the page is open to others)."""
+        ...
+
+    def parked(self, device: str) -> AbstractContextManager[None]:
+        """Frees the card for a worker on `device` ("auto", "cpu", "cuda" ...) while entered, and gives it back."""
+        ...
+
+
+class NoHost:
+    """The command line, and tests: no host around."""
+
+    name = "none"
+
+    def base_models(self) -> list[BaseModelChoice]:
+        return []
+
+    def refresh_base_models(self) -> None:
+        pass
+
+    def lora_dir(self) -> Path | None:
+        return None
+
+    def lora_root(self) -> Path | None:
+        return None
+
+    def auto_publish(self) -> bool:
+        return False
+
+    def refresh_loras(self) -> None:
+        pass
+
+    def takes_paths(self) -> bool:
+        return True
+
+    def parked(self, device: str) -> AbstractContextManager[None]:  # noqa: ARG002  (nothing to park)
+        return nullcontext()
