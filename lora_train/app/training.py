@@ -50,7 +50,7 @@ class Training:
         self._datasets = datasets
         self._loras = loras
         self._watch = watch
-        self._specs: dict[Path, TrainSpec] = {}
+        self._specs: dict[tuple[Path, int], TrainSpec] = {}
 
     # --- before ---
 
@@ -86,8 +86,7 @@ class Training:
             problems=problems,
         )
         problem, facts = self._check_base_model(settings)
-        if problem:
-            forecast.problems.append(problem)
+        forecast.problems += [sentence for sentence in (problem, self._check_vae(settings)) if sentence]
         try:
             dataset = self._datasets.scan(found)
         except DatasetError:
@@ -179,7 +178,7 @@ class Training:
 
     def kill(self, job: str) -> None:
         """End the worker at once; at most the steps since the last state are lost. Raises JobError where none runs."""
-        folder = self._folder(job)
+        folder = self._job(job)
         if self._cancel(job):
             return
         if not launcher.is_alive(folder):
@@ -206,8 +205,6 @@ class Training:
         if self._jobs.place_of(job) is not None or launcher.is_alive(folder):
             raise JobError(f"{folder.path.name} waits or runs.", "Stop it first.")
         entry = self._workspace.trash.put(folder.path.name, [folder.path])
-        self._watch.forget(folder)
-        self._specs.pop(folder.path, None)
         return Undo(folder.path.name, entry)
 
     def draw_previews(self, job: str) -> str:
@@ -233,11 +230,11 @@ class Training:
 
     def log(self, job: str) -> str:
         """The end of the worker's log. Raises JobError or WorkspaceError for what is no job."""
-        return self._folder(job).log_tail(_LOG_LINES)
+        return self._job(job).log_tail(_LOG_LINES)
 
     def events(self, job: str, offset: int) -> tuple[list[dict[str, Any]], int]:
         """The events from a byte offset on, and the offset to go on from."""
-        found, end = read_events(self._folder(job).events_path, offset)
+        found, end = read_events(self._job(job).events_path, offset)
         return [msgspec.to_builtins(event) for event in found], end
 
     def file_path(self, job: str, file: str) -> Path:
@@ -272,22 +269,30 @@ class Training:
             loras=self._loras.entries(folder, status),
         )
 
+    def _job(self, job: str) -> JobFolder:
+        """Any job's folder. Raises WorkspaceError or JobError where there is none."""
+        folder = JobFolder(self._workspace.find_job(job))
+        folder.read_spec()
+        return folder
+
     def _folder(self, job: str) -> JobFolder:
+        """A training's folder. Raises WorkspaceError or JobError for what is none."""
         folder = JobFolder(self._workspace.find_job(job))
         self._spec(folder)
         return folder
 
     def _spec(self, folder: JobFolder) -> TrainSpec:
         """Written once, so read once. Raises JobError for what is no training."""
-        if folder.path not in self._specs:
+        key = folder.path, folder.spec_path.stat().st_mtime_ns if folder.spec_path.is_file() else 0
+        if key not in self._specs:
             spec = folder.read_spec()
             if not isinstance(spec, TrainSpec):
                 raise JobError(f"{folder.path.name} is no training.")
-            self._specs[folder.path] = spec
-        return self._specs[folder.path]
+            self._specs[key] = spec
+        return self._specs[key]
 
     def _ask(self, job: str, what: str) -> None:
-        folder = self._folder(job)
+        folder = self._job(job)
         if self._cancel(job):
             return
         if not launcher.is_alive(folder):
@@ -308,10 +313,18 @@ class Training:
         offered = {choice.path for choice in self.base_models()}
         if settings.base_model and settings.base_model not in offered and not self._host.takes_paths():
             return "Train base model: choose one of the list; this page is open to others, so it takes no paths.", None
+        if not settings.base_model:
+            return "Train base model: choose a checkpoint.", None
         try:
-            return "", check_base_model(settings)
+            return "", check_base_model(msgspec.structs.replace(settings, vae=""))
         except TrainToolsError as error:
             return f"{error.message} {error.hint}".strip(), None
+
+    def _check_vae(self, settings: TrainSettings) -> str:
+        """Why the VAE can't be used; empty if it can, or none was chosen."""
+        if settings.vae and not self._host.takes_paths():
+            return "VAE: leave it empty; this page is open to others, so it takes no paths."
+        return f"VAE: {settings.vae} does not exist." if settings.vae and not Path(settings.vae).is_file() else ""
 
 
 def _with_preview_prompt(settings: TrainSettings, concept: str) -> TrainSettings:

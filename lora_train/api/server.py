@@ -1,0 +1,202 @@
+"""Puts the routes on a server: asks the gate, decodes, calls `App` in a thread, answers.
+
+Nothing is ever raised into the host, whose own handlers would drop our words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, Response
+
+from lora_train.api.gate import TOKEN, Gate
+from lora_train.api.openapi import operation
+from lora_train.api.routes import ROUTES, Route
+from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile
+from lora_train.app import App
+from lora_train.core.errors import ConfigError, TrainToolsError
+
+PREFIX = "/train-tools/v1/"
+_ROOT = Path(__file__).parents[2]
+_LOG = logging.getLogger(__name__)
+_PICTURE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".avif": "image/avif",
+}
+"""Everything else is downloaded, never shown: an SVG may hold a script."""
+
+
+class _Refusal(Exception):  # noqa: N818  (an answer, not a failure)
+    def __init__(self, status: int, error: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = Problem(error, message, hint)
+
+
+def add_routes(fastapi_app: FastAPI, app: App, gate: Gate, live: Callable[[Mapping[str, str]], dict[str, Any]]) -> None:
+    """Put `train-tools/v1/…` on a server. `live` makes what the page's script polls; its pictures' addresses carry
+    the token."""
+    live_route = Route(
+        "GET",
+        "live",
+        "The changing part of the page.",
+        LiveQuery,
+        dict[str, Any],
+        lambda _, query: live({**msgspec.to_builtins(query), "token": TOKEN}),
+    )
+    for route in [*ROUTES, live_route]:
+        fastapi_app.add_api_route(
+            PREFIX + route.path,
+            _endpoint(route, app, gate),
+            methods=[route.method],
+            name=f"train_tools_{route.path}",
+            summary=route.summary,
+            tags=["Train Tools"],
+            response_class=Response,
+            response_model=None,
+            openapi_extra=operation(route),
+        )
+    _add_page_files(fastapi_app)
+
+
+# --- a call ---
+
+
+def _endpoint(route: Route[Any, Any], app: App, gate: Gate) -> Callable[..., Any]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            reason = gate.check(request)
+            if reason is not None:
+                raise _Refusal(401, "Unauthorized", reason)
+            body = await _read_body(request, route.body_limit_bytes) if route.method == "POST" else b""
+            return await run_in_threadpool(_serve, route, app, request, body)
+        except Exception as error:  # the border to the host
+            return _error_answer(error, route)
+
+    return endpoint
+
+
+async def _read_body(request: Request, limit_bytes: int) -> bytes:
+    """A JSON body. Pages of other sites can send other types without being asked first, so those are refused."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise _Refusal(
+            415, "WrongType", f"The body's type is {content_type or 'not given'}.", "Send it as application/json."
+        )
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise _too_large(limit_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return bytes(body)
+
+
+def _too_large(limit_bytes: int) -> _Refusal:
+    return _Refusal(413, "TooLarge", f"The body is larger than {limit_bytes // 2**20} MB.", "Send less at once.")
+
+
+def _serve(route: Route[Any, Any], app: App, request: Request, body: bytes) -> Response:
+    try:
+        if route.method == "POST":
+            taken = msgspec.json.decode(body, type=route.takes)
+        else:
+            taken = msgspec.convert(dict(request.query_params), route.takes, strict=False)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _Refusal(422, "WrongShape", f"{route.path} can't be asked like this: {error}.") from None
+    given = route.call(app, taken)
+    if isinstance(given, FileAnswer):
+        return _file_answer(given, request)
+    return _json_answer(given)
+
+
+# --- answers ---
+
+
+def _json_answer(content: Any, status: int = 200) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+def _file_answer(answer: FileAnswer, request: Request) -> Response:
+    headers = {"Cache-Control": "private", "X-Content-Type-Options": "nosniff"}
+    if isinstance(answer, JpegPicture):
+        headers["ETag"] = tag = f'"{hashlib.sha256(answer.content).hexdigest()[:32]}"'
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(answer.content, headers=headers, media_type="image/jpeg")
+    assert isinstance(answer, StoredFile)
+    if not answer.path.is_file():
+        raise FileNotFoundError(2, "", answer.path.name)
+    picture_type = _PICTURE_TYPES.get(answer.path.suffix.lower())
+    return FileResponse(
+        answer.path,
+        headers=headers,
+        media_type=picture_type or "application/octet-stream",
+        filename=answer.path.name,
+        content_disposition_type="attachment" if answer.is_download or picture_type is None else "inline",
+    )
+
+
+def _error_answer(error: Exception, route: Route[Any, Any]) -> Response:
+    """The answer for what went wrong. Only what is our own mistake goes to the log."""
+    name = type(error).__name__
+    match error:
+        case _Refusal():
+            return _json_answer(error.problem, error.status)
+        case ConfigError():
+            return _json_answer(Problem(name, error.message, error.hint, error.problems), 400)
+        case TrainToolsError():
+            return _json_answer(Problem(name, error.message, error.hint), 400)
+        case FileNotFoundError():
+            missing = Path(error.filename or "The file").name
+            return _json_answer(Problem("NotFound", f"{missing} does not exist.", "It may have been deleted."), 404)
+        case OSError():
+            message = f"{error.filename or 'A file'} could not be read or written: {error.strerror or error}."
+            return _json_answer(Problem(name, message, "Check the disk and the rights of its folder."), 500)
+        case _:
+            _LOG.error("%s %s failed", route.method, route.path, exc_info=error)
+            message = f"{route.path} failed unexpectedly ({name})."
+            return _json_answer(Problem(name, message, "The program's log tells more."), 500)
+
+
+# --- the page's own files, which are no secret ---
+
+
+def _add_page_files(fastapi_app: FastAPI) -> None:
+    async def page_script() -> Response:
+        return _page_file(_ROOT / "javascript" / "train_tools.js", "text/javascript")
+
+    async def page_style() -> Response:
+        return _page_file(_ROOT / "style.css", "text/css")
+
+    async def page_language(language: str) -> Response:
+        known = {path.stem: path for path in _ROOT.glob("localizations/*.json")}
+        return _page_file(known.get(language), "application/json")
+
+    for path, endpoint in (
+        ("page.js", page_script),
+        ("page.css", page_style),
+        ("localizations/{language}.json", page_language),
+    ):
+        fastapi_app.add_api_route(PREFIX + path, endpoint, response_model=None, include_in_schema=False)
+
+
+def _page_file(path: Path | None, media_type: str) -> Response:
+    if path is None or not path.is_file():
+        return _json_answer(Problem("NotFound", "There is no such file."), 404)
+    return FileResponse(path, media_type=media_type, headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,190 @@
+"""What the routes take and give: JSON bodies, queries, and the answers for which `App` has no struct of its own.
+
+Ids are those of `lora_train.app.snapshot`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lora_train.core.settings import SettingField
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    """A misspelt name is told, not passed over."""
+
+
+class _Query(msgspec.Struct):
+    """More than is asked for is no error in an address: it may carry the page's token or a picture's stamp."""
+
+
+class Nothing(_Query):
+    """The route takes, or gives, no values."""
+
+
+# --- taken ---
+
+
+class VersionQuery(_Query):
+    project: str
+    version: str
+
+
+class NameBody(_Body):
+    name: str
+
+
+class ProjectBody(_Body):
+    project: str
+
+
+class ProjectNameBody(ProjectBody):
+    name: str
+
+
+class VersionBody(ProjectBody):
+    version: str
+
+
+class VersionNameBody(VersionBody):
+    name: str
+
+
+class EntryBody(_Body):
+    entry: str
+
+
+class SettingsBody(VersionBody):
+    train: dict[str, Any] = {}
+    dataset: dict[str, Any] = {}
+
+
+class Upload(_Body):
+    name: str
+    content: bytes
+
+
+class UploadBody(VersionBody):
+    files: list[Upload]
+
+
+class PathsBody(VersionBody):
+    paths: list[str]
+
+
+class PictureBody(VersionBody):
+    file: str
+
+
+class CaptionBody(PictureBody):
+    caption: str
+
+
+class PictureQuery(VersionQuery):
+    file: str
+    waiting: bool = False
+    size: Literal["thumb", "full"] = "full"
+
+
+class BaseModelQuery(_Query):
+    name: str
+
+
+class JobQuery(_Query):
+    job: str
+
+
+class EventsQuery(JobQuery):
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class FileQuery(JobQuery):
+    file: str
+    download: bool = False
+
+
+class JobBody(_Body):
+    job: str
+
+
+class LoraBody(JobBody):
+    lora: str
+
+
+class PlaceBody(JobBody):
+    place: Annotated[int, Meta(ge=1)]
+
+
+class LiveQuery(_Query):
+    project: str = ""
+    version: str = ""
+    train: str = ""
+    smoothing: str = ""
+    seen: str = ""
+
+
+# --- given ---
+
+
+class FileAnswer(msgspec.Struct):
+    """Not JSON, but a file as it is."""
+
+
+class StoredFile(FileAnswer):
+    path: Path
+    is_download: bool = False
+
+
+class JpegPicture(FileAnswer):
+    content: bytes
+
+
+class VersionAnswer(msgspec.Struct, frozen=True):
+    version: str
+    host: str
+    api: int = 1
+
+
+class ProblemsAnswer(msgspec.Struct, frozen=True):
+    problems: list[str]
+
+
+class JobAnswer(msgspec.Struct, frozen=True):
+    job: str
+
+
+class NameAnswer(msgspec.Struct, frozen=True):
+    name: str
+
+
+class SettingsAnswer(msgspec.Struct, frozen=True):
+    train: dict[str, Any]
+    dataset: dict[str, Any]
+
+
+class SchemaAnswer(msgspec.Struct, frozen=True):
+    train: list[SettingField]
+    dataset: list[SettingField]
+
+
+class LogAnswer(msgspec.Struct, frozen=True):
+    log: str
+
+
+class EventsAnswer(msgspec.Struct, frozen=True):
+    events: list[dict[str, Any]]
+    offset: int
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, for its reader: what happened, and what to do."""
+
+    error: str
+    message: str
+    hint: str = ""
+    problems: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """One sentence each, where several settings are wrong."""
