@@ -201,6 +201,39 @@ def _bench(options: argparse.Namespace) -> Result:
     return {**result, **result["result"]}
 
 
+def _ui(options: argparse.Namespace) -> Result:
+    from lora_train.app import App
+    from lora_train.core.workspace import Workspace
+    from lora_train.hosts.standalone import LOCAL_HOSTS, Standalone, serve
+
+    is_local = options.host in LOCAL_HOSTS and not options.share
+    auth = _login(options.auth) if options.auth else None
+    problems = [
+        f"{flag}: {folder} is not a folder"
+        for flag, folder in (("--models", options.models), ("--lora-dir", options.lora_dir))
+        if folder and not Path(folder).is_dir()
+    ]
+    if not is_local and auth is None:
+        problems.append("--auth: others could reach the page; give --auth user:password")
+    if problems:
+        raise ConfigError(problems)
+    host = Standalone(
+        models=Path(options.models) if options.models else None,
+        lora_dir=Path(options.lora_dir).absolute() if options.lora_dir else None,
+        is_local=is_local,
+    )
+    app = App(Workspace(Path(options.workspace)), host)
+    serve(app, port=options.port, share=options.share, auth=auth, host=options.host)
+    return {}
+
+
+def _login(text: str) -> tuple[str, str]:
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise ConfigError(["--auth: write it as user:password, both not empty"])
+    return user, password
+
+
 # --- running and watching a job ---
 
 
@@ -351,6 +384,14 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--weights", default="0,0.6,1", help="LoRA weights, comma list")
     preview.add_argument("--out", required=True, metavar="PNG")
     _add_settings(preview, _fields("base_model", "clip_skip", "precision"))
+
+    ui = _add(commands, "ui", _ui, "open the page: everything by hand and eye, in a browser")
+    ui.add_argument("--port", type=int, default=7870)
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen at; others than 127.0.0.1 need --auth")
+    ui.add_argument("--share", action="store_true", help="also through gradio's public tunnel; needs --auth")
+    ui.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
+    ui.add_argument("--models", metavar="DIR", help="offer the checkpoints below this folder")
+    ui.add_argument("--lora-dir", metavar="DIR", help="publish finished LoRAs here (a WebUI's models/Lora)")
 
     inspect = _add(commands, "inspect", _inspect, "tell what is in a checkpoint or LoRA")
     inspect.add_argument("file", metavar="FILE")

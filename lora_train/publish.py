@@ -36,8 +36,10 @@ def publish(
 
     Hosts find LoRAs by bare file name, over all sub-folders of `root` (or of `folder`), and cache them by it. So a copy
     that is there already is left alone, and a file of this name with other content is never touched: the new one gets
-    a free name, which its metadata then tells too. Raises TrainToolsError when the folder can't be written.
+    a free name, which its metadata then tells too. Raises TrainToolsError when the folder can't be written, ModelError
+    when the LoRA is damaged.
     """
+    card_text = _card(lora, description)
     written: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ def publish(
             written.append(str(target))
         card = target.with_suffix(".json")
         if not card.exists():  # a person may have edited it
-            write_bytes(card, _card(lora, description))
+            write_bytes(card, card_text)
             written.append(str(card))
         preview = target.with_suffix(".png")
         if thumbnail is not None and thumbnail.is_file() and not preview.exists():

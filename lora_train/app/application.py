@@ -14,6 +14,7 @@ import msgspec
 
 from lora_train.app.background import Background
 from lora_train.app.datasets import Datasets
+from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
 from lora_train.app.planning import (
     PlannedTrain,
@@ -62,11 +63,10 @@ class App:
         jobs = JobQueue(workspace.root)
         self.settings = VersionSettings(workspace)
         self.loras = Loras(workspace, host, watch)
-        self.projects = Projects(
-            workspace, lambda path: jobs.holds_any_below(workspace.id_of(path)), self.loras.told_of_changes
-        )
         self.datasets = Datasets(workspace, jobs, watch)
-        self.training = Training(workspace, host, jobs, self.datasets, self.loras, watch)
+        in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
+        self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
+        self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
 
@@ -139,6 +139,7 @@ class App:
             raise JobError(f"{job.path} is finished.", "Start a new training to go on learning.")
         if isinstance(spec, TrainSpec):
             check_base_model(spec.settings)
+        job.clear_requests()
         return launcher.start_worker(job)
 
     def status(

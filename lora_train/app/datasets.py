@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
-from lora_train.app.version_settings import dataset_settings, train_settings
+from lora_train.app.thumbnails import Thumbnails
+from lora_train.app.version_settings import known_settings, train_settings
 from lora_train.app.watching import Watch
-from lora_train.core.errors import DatasetError, JobError, WorkspaceError
+from lora_train.core.config import DatasetSettings
+from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
 from lora_train.core.files import write_text
 from lora_train.core.jobs import DatasetSpec, JobFolder, JobStatus
+from lora_train.core.settings import check_settings
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
@@ -26,8 +26,8 @@ from lora_train.launch.queue import JobQueue
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
 
-_THUMBNAIL_PX = 320
-_MOST_THUMBNAILS = 512
+_READS_NO_PICTURES = ("training", "drawing previews")
+"""Phases of a training in which its pictures may change."""
 
 _Stamp = tuple[tuple[str, int, int], ...]
 """Relative path, time of change and size of every file of a folder: another stamp, another content."""
@@ -38,23 +38,26 @@ class Datasets:
         self._workspace = workspace
         self._jobs = jobs
         self._watch = watch
-        self._lock = threading.Lock()
+        self._changing = threading.Lock()
+        self._scanning = threading.Lock()
         self._scans: dict[Path, tuple[_Stamp, Dataset | DatasetError]] = {}
-        self._sizes: dict[tuple[Path, int], tuple[int, int]] = {}
+        self._waiting: dict[Path, tuple[_Stamp, list[PictureEntry]]] = {}
         self._updates: dict[Path, launcher.Worker] = {}
-        self._thumbnails: OrderedDict[tuple[Path, int], bytes] = OrderedDict()
+        self._thumbnails = Thumbnails()
 
     # --- what comes in ---
 
     def add(self, project: str, version: str, files: Sequence[tuple[str, Path]]) -> list[str]:
         """Copy pictures and their caption files (name as uploaded, file) to the version's originals.
 
-        One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version.
+        One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version,
+        DatasetError when its folder can't be written.
         """
         from lora_train.data.intake import keep_uploads
 
         found = self._workspace.find_version(project, version)
-        return keep_uploads(files, found.origin_dir, self._workspace.trash_dir)
+        with self._changing:
+            return keep_uploads(files, found.origin_dir, self._workspace.trash_dir)
 
     def add_bytes(self, project: str, version: str, name: str, content: bytes) -> list[str]:
         """`add` for one file that came over the network."""
@@ -90,22 +93,21 @@ class Datasets:
             ]
             folders = dict.fromkeys(picture.folder for picture in dataset.pictures)
             snapshot.folders = [str(found.dataset_dir / folder) for folder in folders]
-        snapshot.pictures += self._waiting(found)
+        snapshot.pictures += self._waiting_pictures(found)
         return snapshot
 
     def scan(self, version: Version) -> Dataset:
         """The trained set, read again only when a file of it has changed. Raises DatasetError as `scan_dataset`."""
         from lora_train.data.dataset import scan_dataset, with_repeats
 
-        stamp = _stamp_of(version.dataset_dir)
-        with self._lock:
+        with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
+            stamp = _stamp_of(version.dataset_dir)
             kept = self._scans.get(version.dataset_dir)
-        if kept is None or kept[0] != stamp:
-            try:
-                kept = stamp, scan_dataset(version.dataset_dir)
-            except DatasetError as error:
-                kept = stamp, error
-            with self._lock:
+            if kept is None or kept[0] != stamp:
+                try:
+                    kept = stamp, scan_dataset(version.dataset_dir)
+                except DatasetError as error:
+                    kept = stamp, error
                 self._scans[version.dataset_dir] = kept
         if isinstance(kept[1], DatasetError):
             raise kept[1]
@@ -117,55 +119,55 @@ class Datasets:
 
     def thumbnail(self, project: str, version: str, file: str, is_waiting: bool) -> bytes:
         """A JPEG of the picture, at most 320 pixels a side. Raises WorkspaceError, or DatasetError for damage."""
-        from lora_train.data.images import open_picture
-
-        path = self.picture_path(project, version, file, is_waiting)
-        key = path, path.stat().st_mtime_ns
-        with self._lock:
-            if key in self._thumbnails:
-                self._thumbnails.move_to_end(key)
-                return self._thumbnails[key]
-        picture = open_picture(path)
-        picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=85)
-        with self._lock:
-            self._thumbnails[key] = stream.getvalue()
-            if len(self._thumbnails) > _MOST_THUMBNAILS:
-                self._thumbnails.popitem(last=False)
-        return stream.getvalue()
+        return self._thumbnails.of(self.picture_path(project, version, file, is_waiting))
 
     # --- what is done with it ---
 
     def start_update(self, project: str, version: str) -> str:
         """Begin to make the trained set from the originals, in a process of its own; the job's id.
 
-        Raises JobError while the last update runs, or while a training needs the set as it is.
+        Raises JobError while the last update runs, or while a training needs the set as it is, ConfigError for sizes
+        that can't be.
         """
         found = self._workspace.find_version(project, version)
-        self.require_unused(found)
-        info = found.info()
-        if (job := self._update_job(found)) is not None and self._is_updating(job):
-            raise JobError("The dataset is being updated already.")
-        fresh = JobFolder(self._workspace.new_job_dir("dataset"))
-        fresh.create(
-            DatasetSpec(
-                dataset=os.path.relpath(found.path / "dataset", fresh.path),
-                trash=os.path.relpath(self._workspace.trash_dir, fresh.path),
-                settings=dataset_settings(found),
-                concept=found.project.info().name,
-                repeats=train_settings(found).repeats,
+        settings, problems = check_settings(known_settings(found.info().dataset, DatasetSettings), DatasetSettings())
+        if problems:
+            raise ConfigError(problems)
+        with self._changing:
+            self.require_unused(found)
+            if self.is_updating(found):
+                raise JobError("The dataset is being updated already.")
+            job = JobFolder(self._workspace.new_job_dir("dataset"))
+            job.create(
+                DatasetSpec(
+                    dataset=os.path.relpath(found.path / "dataset", job.path),
+                    trash=os.path.relpath(self._workspace.trash_dir, job.path),
+                    settings=settings,
+                    concept=found.project.info().name,
+                    repeats=train_settings(found).repeats,
+                )
             )
-        )
-        self._updates = {fresh.path: launcher.start_worker(fresh), **self._updates}
-        job_id = self._workspace.id_of(fresh.path)
-        found.write_info(msgspec.structs.replace(info, update_job=job_id))
+            for ended in self._updates.values():
+                ended.poll()  # lets the system forget it
+            self._updates[job.path] = launcher.start_worker(job)
+            job_id = self._workspace.id_of(job.path)
+            with found.changing() as info:
+                info.update_job = job_id
         return job_id
+
+    def is_updating(self, version: Version) -> bool:
+        """Whether the last update has not come to its end."""
+        job = self._update_job(version)
+        if job is None:
+            return False
+        worker = self._updates.get(job.path)
+        return launcher.is_alive(job) or (worker is not None and worker.poll() is None)
 
     def stop_update(self, project: str, version: str) -> None:
         """Ask the running update to stop; the old set stays. Raises JobError when none runs."""
-        job = self._update_job(self._workspace.find_version(project, version))
-        if job is None or not launcher.is_alive(job):
+        found = self._workspace.find_version(project, version)
+        job = self._update_job(found)
+        if job is None or not self.is_updating(found):
             raise JobError("No update is running.")
         job.request("stop")
 
@@ -189,26 +191,23 @@ class Datasets:
         unknown one, JobError while a training needs it.
         """
         from lora_train.data.captions import caption_path
-        from lora_train.data.update import read_manifest
+        from lora_train.data.update import origin_names, read_manifest
 
         found = self._workspace.find_version(project, version)
         self.require_unused(found)
+        dataset_dir = found.path / "dataset"
+        names = origin_names(dataset_dir, read_manifest(dataset_dir))
         try:
-            trained = [self._picture(found, file, is_waiting=False)]
-            manifest = read_manifest(found.path / "dataset")
-            made = manifest.files.get(file)
-            name = made.origin if made else trained[0].name
-            trained += [
-                found.dataset_dir / other
-                for other, its in manifest.files.items()
-                if its.origin == name and other != file and (found.dataset_dir / other).is_file()
-            ]
+            pictures = [self._picture(found, file, is_waiting=False)]
+            name = names.get(file, "")
         except WorkspaceError:
-            trained, name = [], self._picture(found, file, is_waiting=True).name
-        pictures = [*trained, found.origin_dir / name]
-        there = [path for path in pictures if path.is_file()]
-        captions = [caption for path in there if (caption := caption_path(path)) is not None]
-        return Undo(name, self._workspace.trash.put(name, [*there, *captions]))
+            pictures, name = [], self._picture(found, file, is_waiting=True).name
+        if name:
+            pictures += [found.dataset_dir / other for other, its in names.items() if its == name and other != file]
+            pictures += [path for path in [found.origin_dir / name] if path.is_file()]
+        captions = [caption for path in pictures if (caption := caption_path(path)) is not None]
+        what = name or pictures[0].name
+        return Undo(what, self._workspace.trash.put(what, [*pictures, *captions]))
 
     def require_unused(self, version: Version) -> None:
         """Raise JobError while a training of the version waits or reads its pictures."""
@@ -217,7 +216,7 @@ class Datasets:
             if place is None:
                 continue
             status = self._watch.status(JobFolder(path))
-            if place > 0 or status.state != "running" or status.step == 0:
+            if place > 0 or status.state != "running" or status.phase not in _READS_NO_PICTURES:
                 raise JobError(
                     f"The training {path.name} waits or begins, and needs the pictures as they are.",
                     "Change them when its steps run, or take it out of the queue first.",
@@ -225,44 +224,19 @@ class Datasets:
 
     # --- details ---
 
-    def _waiting(self, version: Version) -> list[PictureEntry]:
-        from lora_train.data.captions import read_caption
-        from lora_train.data.update import origins, read_manifest, trained_origins
-
-        dataset_dir = version.path / "dataset"
-        trained = trained_origins(dataset_dir, read_manifest(dataset_dir))
-        entries: list[PictureEntry] = []
-        for path in origins(dataset_dir):
-            if path.name in trained:
-                continue
-            width_px, height_px = self._size_of(path)
-            entries.append(
-                PictureEntry(
-                    file=path.name,
-                    width_px=width_px,
-                    height_px=height_px,
-                    caption=read_caption(path),
-                    is_waiting=True,
-                    stamp=f"{path.stat().st_mtime_ns:x}",
-                )
-            )
-        return entries
-
-    def _size_of(self, path: Path) -> tuple[int, int]:
-        from lora_train.data.images import picture_size
-
-        key = path, path.stat().st_mtime_ns
-        if key not in self._sizes:
-            try:
-                self._sizes[key] = picture_size(path)
-            except DatasetError:
-                self._sizes[key] = 0, 0  # it was checked when it came; the update will tell
-        return self._sizes[key]
+    def _waiting_pictures(self, version: Version) -> list[PictureEntry]:
+        """Those that *Update Dataset* will take in; read again only when a file has changed."""
+        with self._scanning:
+            stamp = _stamp_of(version.path / "dataset")
+            kept = self._waiting.get(version.path)
+            if kept is None or kept[0] != stamp:
+                kept = self._waiting[version.path] = stamp, _read_waiting(version)
+        return list(kept[1])
 
     def _picture(self, version: Version, file: str, is_waiting: bool) -> Path:
         """Chosen from the list of what is there: no name leads out of the dataset."""
         if is_waiting:
-            known = [entry.file for entry in self._waiting(version)]
+            known = [entry.file for entry in self._waiting_pictures(version)]
             folder = version.origin_dir
         else:
             try:
@@ -281,13 +255,31 @@ class Datasets:
         except WorkspaceError:
             return None
 
-    def _is_updating(self, job: JobFolder) -> bool:
-        worker = self._updates.get(job.path)
-        return launcher.is_alive(job) or (worker is not None and worker.poll() is None)
-
     def _update_status(self, version: Version) -> JobStatus | None:
         job = self._update_job(version)
         return None if job is None else self._watch.status(job, self._updates.get(job.path))
+
+
+def _read_waiting(version: Version) -> list[PictureEntry]:
+    from lora_train.data.captions import caption_stem
+    from lora_train.data.images import picture_size
+    from lora_train.data.update import captions_in, origin_names, origins, read_manifest
+
+    dataset_dir = version.path / "dataset"
+    trained = set(origin_names(dataset_dir, read_manifest(dataset_dir)).values())
+    waiting = [path for path in origins(dataset_dir) if path.name not in trained]
+    captions = captions_in(version.origin_dir) if waiting else {}
+    entries: list[PictureEntry] = []
+    for path in waiting:
+        with suppress(OSError):  # just removed
+            stamp = f"{path.stat().st_mtime_ns:x}"
+            try:
+                width_px, height_px = picture_size(path)
+            except DatasetError:
+                width_px, height_px = 0, 0  # it was checked when it came; the update will tell
+            caption = captions.get(caption_stem(path), "")
+            entries.append(PictureEntry(path.name, width_px, height_px, caption, is_waiting=True, stamp=stamp))
+    return entries
 
 
 def _stamp_of(folder: Path) -> _Stamp:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,13 +12,16 @@ import msgspec
 from lora_train import publish
 from lora_train.app.snapshot import LoraEntry, Undo
 from lora_train.app.watching import Watch
-from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
+from lora_train.core.errors import JobError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus, TrainSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace, read_json, write_json
 
 _PUBLISHABLE = ("finished", "stopped")
+
+_PREVIEW = re.compile(r"(.+)-(?:grid|p\d+-w-?[\d.e+-]+)\.png", re.DOTALL)
+"""`<stem>-grid.png`, `<stem>-p1-w0.6.png`; weights as `:g` writes them."""
 
 
 class _Record(msgspec.Struct):
@@ -30,17 +35,18 @@ class Loras:
         self._workspace = workspace
         self._host = host
         self._watch = watch
+        self._publishing = threading.Lock()
         self.revision = 0
         """Grows whenever files in the host's folder were added or removed."""
 
     def entries(self, job: JobFolder, status: JobStatus) -> list[LoraEntry]:
         """The LoRAs that are there, newest first."""
         record = _read_record(job)
+        previews = _all_previews(job)
         found: list[LoraEntry] = []
         for file in reversed(status.saved):
             path = job.path / file
-            if not path.is_file():
-                continue
+            told = path.stat()
             published = record.loras.get(file)
             is_there = published is not None and Path(published.path).is_file()
             name = Path(published.path).stem if published is not None and is_there else ""
@@ -48,11 +54,11 @@ class Loras:
                 LoraEntry(
                     file=file,
                     stem=path.stem,
-                    size_bytes=path.stat().st_size,
+                    size_bytes=told.st_size,
                     step=status.step_of_file.get(file, 0),
                     epoch=status.epoch_of_file.get(file, 0),
-                    made=path.stat().st_mtime,
-                    previews=[sample.relative_to(job.path).as_posix() for sample in previews_of(job, path.stem)],
+                    made=told.st_mtime,
+                    previews=previews.get(path.stem, []),
                     published=name,
                     prompt=prompt_of(path, name or path.stem),
                 )
@@ -119,28 +125,29 @@ class Loras:
         self._changed()
 
     def _publish(self, job: JobFolder, lora: Path, folder: Path, root: Path | None) -> Path:
-        spec, status = job.read_spec(), self._watch.status(job)
+        spec, status = self._watch.spec(job), self._watch.status(job)
         assert isinstance(spec, TrainSpec)
-        done = publish.publish(
-            lora,
-            folder,
-            root=root,
-            thumbnail=thumbnail_of(job, lora.stem),
-            description=f"{spec.concept} {spec.version}, {status.step_of_file.get(lora.name, status.step)} steps",
-        )
-        record = _read_record(job)
-        before = record.loras.get(lora.name)
-        if before is not None and before.path == done.path:  # published again: what was written then is still ours
-            kept = [file for file in before.files if file not in done.files and Path(file).exists()]
-            done = msgspec.structs.replace(done, files=[*kept, *done.files])
-        record.loras[lora.name] = done
-        write_json(job.path / "published.json", record)
+        with self._publishing:
+            done = publish.publish(
+                lora,
+                folder,
+                root=root,
+                thumbnail=thumbnail_of(job, lora.stem),
+                description=f"{spec.concept} {spec.version}, {status.step_of_file.get(lora.name, status.step)} steps",
+            )
+            record = _read_record(job)
+            before = record.loras.get(lora.name)
+            if before is not None and before.path == done.path:  # published again: what was written then is still ours
+                kept = [file for file in before.files if file not in done.files and Path(file).exists()]
+                done = msgspec.structs.replace(done, files=[*kept, *done.files])
+            record.loras[lora.name] = done
+            write_json(job.path / "published.json", record)
         self._changed()
         return Path(done.path)
 
     def _find(self, job: str, file: str) -> tuple[JobFolder, Path]:
         folder = JobFolder(self._workspace.find_job(job))
-        if not isinstance(folder.read_spec(), TrainSpec):
+        if not isinstance(self._watch.spec(folder), TrainSpec):
             raise JobError(f"{job} is no training.")
         if file not in self._watch.status(folder).saved:
             raise WorkspaceError(f"There is no LoRA {file!r} in {folder.path}.")
@@ -152,10 +159,8 @@ class Loras:
 
 
 def previews_of(job: JobFolder, stem: str) -> list[Path]:
-    """The grid and the single previews of one LoRA, the grid first."""
-    singles = sorted(job.samples_dir.glob(f"{_glob_safe(stem)}-p*-w*.png"))
-    grid = job.samples_dir / f"{stem}-grid.png"
-    return [grid, *singles] if grid.is_file() else singles
+    """The previews of one LoRA, the one that tells most first: the grid, unless it holds a single picture."""
+    return [job.path / file for file in _all_previews(job).get(stem, [])]
 
 
 def thumbnail_of(job: JobFolder, stem: str) -> Path | None:
@@ -164,24 +169,36 @@ def thumbnail_of(job: JobFolder, stem: str) -> Path | None:
     return max(own, key=_preview_weight) if own else None
 
 
+def _all_previews(job: JobFolder) -> dict[str, list[str]]:
+    """Stem of each LoRA of a training -> its previews, relative to the training's folder, the most telling first."""
+    found: dict[str, list[str]] = {}
+    names = [path.name for path in job.samples_dir.iterdir()] if job.samples_dir.is_dir() else []
+    for name in sorted(names, key=lambda name: (not name.endswith("-grid.png"), name)):
+        if (match := _PREVIEW.fullmatch(name)) is not None:
+            found.setdefault(match[1], []).append(f"{job.samples_dir.name}/{name}")
+    for previews in found.values():
+        if len(previews) == 2:  # a single picture, and a grid that has nothing beside it
+            previews.reverse()
+    return found
+
+
 def prompt_of(lora: Path, name: str) -> str:
     """What makes a picture with a LoRA: its tag, and its trigger words."""
     trigger = _trigger_of(lora, lora.stat().st_mtime_ns)
     return f"<lora:{name}:1>" + (f" {trigger}" if trigger else "")
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=10_000)
 def _trigger_of(lora: Path, mtime_ns: int) -> str:  # noqa: ARG001  (a new time is a new file)
-    return read_tensor_file(lora).metadata.get("modelspec.trigger_phrase", "")
+    try:
+        return read_tensor_file(lora).metadata.get("modelspec.trigger_phrase", "")
+    except ModelError:  # damaged: the others are shown all the same
+        return ""
 
 
 def _preview_weight(path: Path) -> float:
     """The LoRA weight in a preview's name, `<stem>-p1-w0.6.png`."""
     return float(path.stem.rpartition("-w")[2])
-
-
-def _glob_safe(stem: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in stem)
 
 
 def _read_record(job: JobFolder) -> _Record:

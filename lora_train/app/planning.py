@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,9 +128,16 @@ def check_base_model(settings: TrainSettings) -> CheckpointFacts:
         raise ModelError(f"{path} does not exist.", "Check the path of the base model.")
     if settings.vae and not Path(settings.vae).is_file():
         raise ModelError(f"{settings.vae} does not exist.", "Check the path of the VAE.")
-    facts = detect_folder(path) if path.is_dir() else detect_checkpoint(read_tensor_file(path).tensors)
+    told = path.stat()
+    facts = detect_folder(path) if path.is_dir() else _read_header(path, told.st_mtime_ns, told.st_size)
     require_supported(facts, path)
     return facts
+
+
+@lru_cache(maxsize=64)
+def _read_header(path: Path, mtime_ns: int, size_bytes: int) -> CheckpointFacts:  # noqa: ARG001
+    """The header of a large checkpoint takes a while, and the page's sum asks for it every second."""
+    return detect_checkpoint(read_tensor_file(path).tensors)
 
 
 def with_threads(settings: TrainSettings, facts: CheckpointFacts | None) -> TrainSettings:

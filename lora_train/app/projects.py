@@ -6,23 +6,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
+from lora_train.app.in_use import InUse
 from lora_train.app.snapshot import ProjectEntry, Selection, Undo, VersionEntry
-from lora_train.core.errors import JobError, WorkspaceError
-from lora_train.core.files import replace
-from lora_train.core.workspace import Project, Version, Workspace, folder_name, read_json, write_json
+from lora_train.core.errors import WorkspaceError
+from lora_train.core.workspace import Project, Version, Workspace, folder_name, read_json, typed, write_json
 
 
 class Projects:
-    """`is_busy` tells whether a job below a folder waits or runs: such a folder must not move.
+    """`came_back` is called when something outside the projects was restored: a published copy."""
 
-    `came_back` is called when something outside the workspace was restored: a published copy.
-    """
-
-    def __init__(self, workspace: Workspace, is_busy: Callable[[Path], bool], came_back: Callable[[], None]) -> None:
+    def __init__(self, workspace: Workspace, in_use: InUse, came_back: Callable[[], None]) -> None:
         self._workspace = workspace
-        self._is_busy = is_busy
+        self._in_use = in_use
         self._came_back = came_back
         self._selection_path = workspace.root / "page.json"
 
@@ -41,17 +36,18 @@ class Projects:
     def create(self, name: str) -> Selection:
         """Raises WorkspaceError for a name that can't be one, or that another project has."""
         folder_name(name)
-        if any(project.info().name == name.strip() for project in self._workspace.projects()):
-            raise WorkspaceError(f"There is a project {name.strip()} already.", "Choose it above, or another name.")
+        if any(project.info().name == typed(name) for project in self._workspace.projects()):
+            raise WorkspaceError(f"There is a project {typed(name)} already.", "Choose it above, or another name.")
         return self.select(self._workspace.project(name).path.name, "")
 
     def rename(self, project: str, name: str) -> Selection:
         """Raises WorkspaceError for a name that is taken, JobError while something of it trains."""
         found = self._workspace.find_project(project)
         folder_name(name)
-        self._require_idle(found.path, found.info().name)
-        renamed = found.rename(name)
-        return self.select(renamed.path.name, self._newest(renamed))
+        self._in_use.require_idle(found.path, found.info().name)
+        kept = self.selection()
+        version = kept.version if kept.project == found.path.name else ""
+        return self.select(found.rename(name).path.name, version)
 
     def delete(self, project: str) -> Undo:
         """Raises WorkspaceError where there is none, JobError while something of it trains."""
@@ -60,44 +56,48 @@ class Projects:
 
     def create_version(self, project: str, name: str) -> Selection:
         """Raises WorkspaceError for a name that can't be one, or that another version has."""
-        return self._new_version(project, name)
+        return self.select(project, self._new_version(project, name).path.name)
 
     def rename_version(self, project: str, version: str, name: str) -> Selection:
         """Raises WorkspaceError for a name that is taken, JobError while something of it trains."""
         found = self._workspace.find_version(project, version)
         folder_name(name)
-        self._require_idle(found.path, found.info().name)
+        self._in_use.require_idle(found.path, title_of(found))
         return self.select(project, found.rename(name).path.name)
 
     def duplicate_version(self, project: str, version: str, name: str) -> Selection:
         """A version of the same pictures, captions and settings, without trains.
 
-        Raises WorkspaceError for a name that is taken.
+        Raises WorkspaceError for a name that is taken or when the copy can't be made, JobError while the pictures are
+        being updated.
         """
         source = self._workspace.find_version(project, version)
-        selection = self._new_version(project, name)
-        copy = self._workspace.find_version(project, selection.version)
-        if (source.path / "dataset").is_dir():
-            fresh = copy.path / "dataset.new"
-            shutil.copytree(source.path / "dataset", fresh, ignore=shutil.ignore_patterns("processed.new"))
-            replace(fresh, copy.path / "dataset")
-        info = copy.info()
-        copy.write_info(msgspec.structs.replace(source.info(), name=info.name, created=info.created, update_job=""))
-        return selection
+        self._in_use.require_not_updating(source)
+        copy = self._new_version(project, name)
+        try:
+            if (source.path / "dataset").is_dir():
+                unfinished = shutil.ignore_patterns(".incoming-*", ".update-lock", "processed.new", "processed.old")
+                shutil.copytree(source.path / "dataset", copy.path / "dataset", ignore=unfinished)
+        except OSError as error:
+            shutil.rmtree(copy.path, ignore_errors=True)
+            raise WorkspaceError(f"{title_of(source)} can't be copied: {error.strerror or error}.") from None
+        settings = source.info()
+        with copy.changing() as info:
+            info.train, info.dataset = settings.train, settings.dataset
+        return self.select(project, copy.path.name)
 
     def delete_version(self, project: str, version: str) -> Undo:
         """Raises WorkspaceError where there is none, JobError while something of it trains."""
         found = self._workspace.find_version(project, version)
-        return self._to_trash(found.path, f"{found.project.info().name} {found.info().name}")
+        return self._to_trash(found.path, title_of(found))
 
     def restore(self, entry: str) -> Selection:
         """Bring back what was deleted, and return what to look at. Raises WorkspaceError where it can't be."""
         for place in self._workspace.trash.restore(entry):
-            if not place.is_relative_to(self._workspace.root):
-                self._came_back()
-            elif place.is_relative_to(self._workspace.projects_dir):
+            if place.is_relative_to(self._workspace.projects_dir):
                 project, _, below = place.relative_to(self._workspace.projects_dir).as_posix().partition("/versions/")
                 return self.select(project, below.partition("/")[0])
+        self._came_back()
         return self.selection()
 
     def selection(self) -> Selection:
@@ -121,23 +121,19 @@ class Projects:
             write_json(self._selection_path, selection)
         return selection
 
-    def _new_version(self, project: str, name: str) -> Selection:
+    def _new_version(self, project: str, name: str) -> Version:
         found = self._workspace.find_project(project)
         folder_name(name)
-        if any(version.info().name == name.strip() for version in found.versions()):
-            raise WorkspaceError(f"There is a version {name.strip()} already.", "Choose it above, or another name.")
-        return self.select(project, found.version(name).path.name)
+        if any(version.info().name == typed(name) for version in found.versions()):
+            raise WorkspaceError(f"There is a version {typed(name)} already.", "Choose it above, or another name.")
+        return found.version(name)
 
     def _newest(self, project: Project) -> str:
         return next((version.path.name for version in project.versions()), "")
 
     def _to_trash(self, path: Path, what: str) -> Undo:
-        self._require_idle(path, what)
+        self._in_use.require_idle(path, what)
         return Undo(what, self._workspace.trash.put(what, [path]))
-
-    def _require_idle(self, path: Path, what: str) -> None:
-        if self._is_busy(path):
-            raise JobError(f"A training of {what} waits or runs.", "Stop it, or wait for its end.")
 
 
 def title_of(version: Version) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from lora_train.app.datasets import Datasets
+from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras, previews_of
 from lora_train.app.paces import expected_s_per_step
 from lora_train.app.planning import (
@@ -20,7 +21,7 @@ from lora_train.app.planning import (
     with_threads,
 )
 from lora_train.app.snapshot import BaseModelSnapshot, CurvePoint, Forecast, TrainSnapshot, Undo
-from lora_train.app.version_settings import train_settings
+from lora_train.app.version_settings import known_settings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
@@ -29,7 +30,7 @@ from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToo
 from lora_train.core.events import EventWriter, Failed, read_events
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
-from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.jobs import JobFolder, Request, SamplesSpec, TrainSpec, status_from_events
 from lora_train.core.settings import check_settings
 from lora_train.core.workspace import Workspace
 from lora_train.launch import launcher
@@ -42,15 +43,22 @@ _SMALL_MODEL = BaseModelChoice("Small demo model", "demo")
 
 class Training:
     def __init__(
-        self, workspace: Workspace, host: Host, jobs: JobQueue, datasets: Datasets, loras: Loras, watch: Watch
+        self,
+        workspace: Workspace,
+        host: Host,
+        jobs: JobQueue,
+        datasets: Datasets,
+        loras: Loras,
+        in_use: InUse,
+        watch: Watch,
     ) -> None:
         self._workspace = workspace
         self._host = host
         self._jobs = jobs
         self._datasets = datasets
         self._loras = loras
+        self._in_use = in_use
         self._watch = watch
-        self._specs: dict[tuple[Path, int], TrainSpec] = {}
 
     # --- before ---
 
@@ -78,7 +86,7 @@ class Training:
         Raises WorkspaceError for an unknown version; everything else that is wrong stands in `problems`.
         """
         found = self._workspace.find_version(project, version)
-        settings, problems = check_settings(found.info().train, TrainSettings())
+        settings, problems = check_settings(known_settings(found.info().train, TrainSettings), TrainSettings())
         forecast = Forecast(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
@@ -97,13 +105,17 @@ class Training:
                 else "There are no pictures yet: drop some on Upload Dataset, then press Update Dataset."
             )
             return forecast
+        try:
+            plan = make_plan(dataset, settings, facts or CheckpointFacts("sd1"), found.project.info().name)
+        except DatasetError as error:  # no bucket of this resolution
+            forecast.problems.append(error.message)
+            return forecast
         training = [picture for picture in dataset.pictures if not picture.is_regularisation]
-        plan = make_plan(dataset, settings, facts or CheckpointFacts("sd1"), found.project.info().name)
         repeats = {picture.repeats for picture in training}
         forecast.pictures = len(training)
         forecast.repeats = repeats.pop() if len(repeats) == 1 else None
         forecast.regularisation_pictures = len(dataset.pictures) - len(training)
-        forecast.views_per_epoch = sum(picture.repeats for picture in training)
+        forecast.views_per_epoch = len(list(plan.shown(0)))
         forecast.total_steps = count_steps(plan, settings)
         views = forecast.views_per_epoch * settings.epochs
         forecast.is_exact = forecast.total_steps * settings.batch_size * settings.gradient_accumulation_steps == views
@@ -117,21 +129,24 @@ class Training:
         Raises ConfigError with all that stands in the way at once, WorkspaceError for an unknown version or a disk
         that is too full.
         """
+        from lora_train.data.captions import common_tag
+
         found = self._workspace.find_version(project, version)
         forecast = self.forecast(project, version)
         problems = list(forecast.problems)
-        update = self._datasets.snapshot(project, version).update
-        if update is not None and update.state == "running":
+        if self._datasets.is_updating(found):
             problems.append("The dataset is being updated: wait a moment.")
         if problems:
             raise ConfigError(problems)
-        concept = found.project.info().name
-        settings = _with_preview_prompt(with_absolute_paths(train_settings(found)), concept)
+        dataset = self._datasets.scan(found)
+        words = common_tag([picture.caption for picture in dataset.pictures if not picture.is_regularisation])
+        settings = with_absolute_paths(train_settings(found))
+        settings = _with_preview_prompt(settings, words or found.project.info().name)
         facts = check_base_model(settings)
         check_disk(self._workspace.root, settings)
         plan = plan_job(
             found,
-            self._datasets.scan(found),
+            dataset,
             with_threads(settings, facts),
             facts,
             lora_root=self._host.lora_root(),
@@ -153,23 +168,18 @@ class Training:
                 continue
             try:
                 trains.append(self._snapshot(JobFolder(path)))
-            except JobError:  # damaged: the others are shown all the same
+            except (JobError, OSError):  # damaged, or just deleted: the others are shown all the same
                 continue
         return sorted(trains, key=lambda train: train.created, reverse=True)
 
     def choose(self, trains: list[TrainSnapshot], wanted: str) -> TrainSnapshot | None:
         """The train whose progress is shown: the one asked for, else the running one, else the newest."""
-        for is_it in (
-            lambda train: train.job == wanted,
-            lambda train: train.status.state == "running" or train.place == 0,
-        ):
-            for train in trains:
-                if is_it(train):
-                    return train
-        return trains[0] if trains else None
+        asked_for = [train for train in trains if train.job == wanted]
+        running = [train for train in trains if train.status.state == "running" or train.place == 0]
+        return next(iter([*asked_for, *running, *trains]), None)
 
     def stop(self, job: str) -> None:
-        """Finish the step, save LoRA and state, end; a waiting job leaves the queue. Raises JobError where none does."""
+        """Finish the step, save LoRA and state, end; a waiting job leaves the queue. Raises JobError for other jobs."""
         self._ask(job, "stop")
 
     def pause(self, job: str) -> None:
@@ -182,11 +192,15 @@ class Training:
         if self._cancel(job):
             return
         if not launcher.is_alive(folder):
-            raise JobError(f"{folder.path.name} is not running.")
+            if not self._jobs.is_starting(job):
+                raise JobError(f"{folder.path.name} is not running.")
+            folder.request("stop")  # it has not done anything yet, and will not
+            return
         launcher.kill_worker(folder)
-        events = EventWriter(folder.events_path)
-        events.write(Failed("Killed", "Ended at once, as asked for.", "Resume goes on from the last saved state."))
-        events.close()
+        if status_from_events(folder.events()).state == "running":  # else it came to its end by itself just then
+            events = EventWriter(folder.events_path)
+            events.write(Failed("Killed", "Ended at once, as asked for.", "Resume goes on from the last saved state."))
+            events.close()
 
     def resume(self, job: str) -> None:
         """Put an ended training back into the queue. Raises JobError for one that is finished, waits or runs."""
@@ -197,15 +211,17 @@ class Training:
         check_base_model(spec.settings)
         if launcher.is_alive(folder):
             raise JobError(f"{spec.name} is running already.")
+        if self._jobs.place_of(job) is None:
+            folder.clear_requests()
         self._jobs.add(job)
 
     def delete(self, job: str) -> Undo:
         """Move an ended training with its LoRAs to the trash; published copies stay. Raises JobError while it runs."""
         folder = self._folder(job)
-        if self._jobs.place_of(job) is not None or launcher.is_alive(folder):
-            raise JobError(f"{folder.path.name} waits or runs.", "Stop it first.")
-        entry = self._workspace.trash.put(folder.path.name, [folder.path])
-        return Undo(folder.path.name, entry)
+        if launcher.is_alive(folder):  # started from the command line
+            raise JobError(f"{folder.path.name} is running.", "Stop it first.")
+        self._in_use.require_idle(folder.path, folder.path.name)
+        return Undo(folder.path.name, self._workspace.trash.put(folder.path.name, [folder.path]))
 
     def draw_previews(self, job: str) -> str:
         """Queue a job that draws the previews of every LoRA that has none; its id. Raises JobError where none lacks."""
@@ -215,6 +231,8 @@ class Training:
         lacking = [file for file in saved if not previews_of(folder, Path(file).stem)]
         if not lacking:
             raise JobError("Every LoRA of this training has its previews.")
+        if self._in_use.is_drawn_for(folder.path):
+            raise JobError("Previews of this training are being drawn, or wait for the card.")
         drawing = JobFolder(self._workspace.new_job_dir("previews"))
         relative = Path(*[".."] * 2, *folder.path.relative_to(self._workspace.root).parts)
         settings = _with_preview_prompt(spec.settings, spec.concept)
@@ -233,8 +251,8 @@ class Training:
         return self._job(job).log_tail(_LOG_LINES)
 
     def events(self, job: str, offset: int) -> tuple[list[dict[str, Any]], int]:
-        """The events from a byte offset on, and the offset to go on from."""
-        found, end = read_events(self._job(job).events_path, offset)
+        """The events from a byte offset on, and the offset to go on from. Raises as `log` does."""
+        found, end = read_events(self._job(job).events_path, max(0, offset))
         return [msgspec.to_builtins(event) for event in found], end
 
     def file_path(self, job: str, file: str) -> Path:
@@ -252,8 +270,9 @@ class Training:
         job = self._workspace.id_of(folder.path)
         status = self._watch.status(folder)
         place = self._jobs.place_of(job)
-        if place is not None and status.state != "running":
-            status = msgspec.structs.replace(status, state="waiting", message="", hint="")
+        if place is not None and (place > 0 or self._jobs.is_starting(job)):
+            phase = "waiting for the WebUI's picture" if place == 0 and self._host.is_waiting_for_picture() else ""
+            status = msgspec.structs.replace(status, state="waiting", phase=phase, message="", hint="")
         settings = spec.settings
         return TrainSnapshot(
             job=job,
@@ -272,7 +291,7 @@ class Training:
     def _job(self, job: str) -> JobFolder:
         """Any job's folder. Raises WorkspaceError or JobError where there is none."""
         folder = JobFolder(self._workspace.find_job(job))
-        folder.read_spec()
+        self._watch.spec(folder)
         return folder
 
     def _folder(self, job: str) -> JobFolder:
@@ -282,24 +301,19 @@ class Training:
         return folder
 
     def _spec(self, folder: JobFolder) -> TrainSpec:
-        """Written once, so read once. Raises JobError for what is no training."""
-        key = folder.path, folder.spec_path.stat().st_mtime_ns if folder.spec_path.is_file() else 0
-        if key not in self._specs:
-            spec = folder.read_spec()
-            if not isinstance(spec, TrainSpec):
-                raise JobError(f"{folder.path.name} is no training.")
-            self._specs[key] = spec
-        return self._specs[key]
+        """Raises JobError for what is no training."""
+        spec = self._watch.spec(folder)
+        if not isinstance(spec, TrainSpec):
+            raise JobError(f"{folder.path.name} is no training.")
+        return spec
 
-    def _ask(self, job: str, what: str) -> None:
+    def _ask(self, job: str, what: Request) -> None:
         folder = self._job(job)
         if self._cancel(job):
             return
-        if not launcher.is_alive(folder):
-            starts = self._jobs.place_of(job) == 0
-            hint = "It is just starting: try again in a moment." if starts else ""
-            raise JobError(f"{folder.path.name} is not running.", hint)
-        folder.request("pause" if what == "pause" else "stop")
+        if not launcher.is_alive(folder) and not self._jobs.is_starting(job):
+            raise JobError(f"{folder.path.name} is not running.")
+        folder.request(what)
 
     def _cancel(self, job: str) -> bool:
         """Take the job out of the queue if it waits there."""
@@ -327,8 +341,8 @@ class Training:
         return f"VAE: {settings.vae} does not exist." if settings.vae and not Path(settings.vae).is_file() else ""
 
 
-def _with_preview_prompt(settings: TrainSettings, concept: str) -> TrainSettings:
-    """Previews want a prompt: without one, the word that calls the LoRA up."""
+def _with_preview_prompt(settings: TrainSettings, words: str) -> TrainSettings:
+    """Previews want a prompt: without one, what calls the LoRA up."""
     if settings.preview_prompts or not settings.generate_previews:
         return settings
-    return msgspec.structs.replace(settings, preview_prompts=(settings.trigger_word or concept,))
+    return msgspec.structs.replace(settings, preview_prompts=(settings.trigger_word or words,))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from lora_train.core.config import DatasetSettings, TrainSettings
-from lora_train.core.settings import check_settings
+from lora_train.core.settings import Settings, check_settings
 from lora_train.core.workspace import Version, Workspace
 
 
@@ -35,22 +35,27 @@ class VersionSettings:
 
         Raises WorkspaceError where there is no such version.
         """
-        found = self._workspace.find_version(project, version)
-        info = found.info()
-        new_train, train_problems = check_settings(train or {}, train_settings(found))
-        new_dataset, dataset_problems = check_settings(dataset or {}, dataset_settings(found))
-        changed = msgspec.structs.replace(
-            info, train=msgspec.to_builtins(new_train), dataset=msgspec.to_builtins(new_dataset)
-        )
-        if changed != info:
-            found.write_info(changed)
+        with self._workspace.find_version(project, version).changing() as info:
+            new_train, train_problems = check_settings(train or {}, _saved(info.train, TrainSettings))
+            new_dataset, dataset_problems = check_settings(dataset or {}, _saved(info.dataset, DatasetSettings))
+            info.train, info.dataset = msgspec.to_builtins(new_train), msgspec.to_builtins(new_dataset)
         return train_problems + dataset_problems
 
 
 def train_settings(version: Version) -> TrainSettings:
     """The saved ones over the defaults; what another release wrote and this one doesn't know is left out."""
-    return check_settings(version.info().train, TrainSettings())[0]
+    return _saved(version.info().train, TrainSettings)
 
 
 def dataset_settings(version: Version) -> DatasetSettings:
-    return check_settings(version.info().dataset, DatasetSettings())[0]
+    """As `train_settings`."""
+    return _saved(version.info().dataset, DatasetSettings)
+
+
+def known_settings(saved: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]:
+    """Without what only another release knows."""
+    return {name: value for name, value in saved.items() if name in schema.__struct_fields__}
+
+
+def _saved(saved: Mapping[str, Any], schema: type[Settings]) -> Settings:
+    return check_settings(saved, schema())[0]

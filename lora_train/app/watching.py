@@ -6,10 +6,18 @@ import threading
 from pathlib import Path
 
 from lora_train.core.curves import CurveReader, Point
-from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
+from lora_train.core.jobs import JobFolder, JobSpec, JobStatus, StatusReader
 from lora_train.launch import launcher
 
-_Key = tuple[Path, int]
+
+class _Readers:
+    """Of one job. `made` tells it from an earlier one in a folder of the same name."""
+
+    def __init__(self, job: JobFolder, made: int) -> None:
+        self.made = made
+        self.status = StatusReader(job)
+        self.curve = CurveReader(job)
+        self.spec: JobSpec | None = None
 
 
 class Watch:
@@ -17,23 +25,33 @@ class Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._statuses: dict[_Key, StatusReader] = {}
-        self._curves: dict[_Key, CurveReader] = {}
+        self._readers: dict[Path, _Readers] = {}
+
+    def spec(self, job: JobFolder) -> JobSpec:
+        """What is to be done: written once, so read once. Raises JobError as `JobFolder.read_spec`."""
+        with self._lock:
+            readers = self._of(job)
+            if readers.spec is None:
+                readers.spec = job.read_spec()
+            return readers.spec
 
     def status(self, job: JobFolder, worker: launcher.Worker | None = None) -> JobStatus:
         """What the job does or did; `worker` is its process, if it was started here."""
         with self._lock:
-            reader = self._statuses.setdefault(_key(job), StatusReader(job))
-            return launcher.read_status(job, worker, reader)
+            return launcher.read_status(job, worker, self._of(job).status)
 
     def curve(self, job: JobFolder, most: int) -> list[Point]:
+        """Loss and learning rate over the steps, in at most so many points."""
         with self._lock:
-            return self._curves.setdefault(_key(job), CurveReader(job)).read(most)
+            return self._of(job).curve.read(most)
 
-
-def _key(job: JobFolder) -> _Key:
-    """Another job that comes under the name of a deleted one is another job."""
-    try:
-        return job.path, job.spec_path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return job.path, 0
+    def _of(self, job: JobFolder) -> _Readers:
+        """The job's readers; new ones where a project was renamed or deleted, and another made under its name."""
+        try:
+            made = job.spec_path.stat().st_mtime_ns
+        except OSError:
+            made = 0
+        readers = self._readers.get(job.path)
+        if readers is None or readers.made != made:
+            readers = self._readers[job.path] = _Readers(job, made)
+        return readers

@@ -313,7 +313,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     preview_sampler: Annotated[Sampler, Meta(title="Preview sampler", description="As named in the WebUI.")] = "Euler a"
     preview_steps: Annotated[int, Meta(title="Preview sampling steps", description="More is finer.", ge=1, le=500)] = 24
     preview_cfg_scale: Annotated[
-        float, Meta(title="Preview CFG scale", description="Obedience to the prompt.", ge=1, le=50)
+        float, Meta(title="Preview CFG scale", description="How closely previews follow the prompt.", ge=1, le=50)
     ] = 7.0
     preview_seed: Annotated[
         int,

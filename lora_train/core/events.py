@@ -168,6 +168,6 @@ def read_events(path: Path, offset_bytes: int = 0) -> tuple[list[Event], int]:
     for line in content[:end].splitlines():
         try:
             events.append(_DECODER.decode(line))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # a kind of a later version, or the half line of a killed worker
     return events, offset_bytes + end

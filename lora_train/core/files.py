@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises OSError when the disk is full or the folder can't be written; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
@@ -74,3 +75,4 @@ def lock(path: Path) -> IO[bytes] | None:
             stream.close()
             return None
     return stream
+

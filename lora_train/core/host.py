@@ -50,6 +50,10 @@ class Host(Protocol):
         """Whether a person at the page may name files of this machine (not when the page is open to others)."""
         ...
 
+    def is_waiting_for_picture(self) -> bool:
+        """Whether a training waits for the end of a picture that the host is making on the card."""
+        ...
+
     def parked(self, device: str) -> AbstractContextManager[None]:
         """Frees the card for a worker on `device` ("auto", "cpu", "cuda" ...) while entered, and gives it back."""
         ...
@@ -80,6 +84,9 @@ class NoHost:
 
     def takes_paths(self) -> bool:
         return True
+
+    def is_waiting_for_picture(self) -> bool:
+        return False
 
     def parked(self, device: str) -> AbstractContextManager[None]:  # noqa: ARG002  (nothing to park)
         return nullcontext()

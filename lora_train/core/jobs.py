@@ -96,6 +96,9 @@ JobSpec = TrainSpec | PreviewSpec | SamplesSpec | DatasetSpec | CompareSpec | Be
 
 _DECODER = msgspec.json.Decoder(JobSpec)
 
+_LOG_TAIL_BYTES = 64 * 1024
+"""More than any tail has; a whole log may be long, and is asked for every second."""
+
 
 class JobStatus(msgspec.Struct, kw_only=True):
     """What a job's folder tells, for the page, the API and the command line."""
@@ -159,7 +162,7 @@ class JobFolder:
                 f"{self.path} is not a job: it has no job.json.",
                 "Give the folder that `lora-train train` printed first.",
             ) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise JobError(f"{self.spec_path} can't be read: {error}.") from None
 
     def lock(self) -> IO[bytes] | None:
@@ -185,6 +188,17 @@ class JobFolder:
     def events(self) -> list[ev.Event]:
         return ev.read_events(self.events_path)[0]
 
+    def told_bytes(self) -> int:
+        """How much the job's workers have told so far, for `has_told_since`."""
+        try:
+            return self.events_path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def has_told_since(self, told_bytes: int) -> bool:
+        """Whether events were added. (A line end alone closes the half line of a killed worker.)"""
+        return self.told_bytes() > told_bytes + 1
+
     def silent_s(self) -> float:
         """Seconds since the worker last touched its events; 0 before the first."""
         try:
@@ -194,10 +208,12 @@ class JobFolder:
 
     def log_tail(self, lines: int = 20) -> str:
         try:
-            content = self.log_path.read_text(encoding="utf-8", errors="replace")
+            with self.log_path.open("rb") as stream:
+                stream.seek(max(0, self.log_path.stat().st_size - _LOG_TAIL_BYTES))
+                content = stream.read()
         except FileNotFoundError:
             return ""
-        return "\n".join(content.splitlines()[-lines:])
+        return "\n".join(content.decode("utf-8", errors="replace").splitlines()[-lines:])
 
 
 _SMOOTHING = 0.02
@@ -233,7 +249,9 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
     match event:
         case ev.Started():
             status.state, status.pid, status.message, status.hint = "running", event.pid, "", ""
-            if event.step is not None:
+            if event.step is None:  # a worker has just come up: what an earlier one did last is over
+                status.phase, status.phase_done, status.phase_total = "", 0, 0
+            else:
                 status.total_steps, status.epochs = event.total_steps, event.epochs
                 status.step, status.device = event.step, event.device
                 _forget_files_after(status, event.step)

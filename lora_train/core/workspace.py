@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+import threading
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +41,11 @@ _RESERVED = {"con", "prn", "aux", "nul", "none", "addams"} | {
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 _SAVE_SUFFIX = re.compile(r"-(\d{6}|step\d{6,})$")
+
+_version_lock = threading.Lock()
+"""Of all `version.json`: a page saves a setting while it starts a job that is noted in the same file."""
+
+_log = logging.getLogger(__name__)
 
 
 class ProjectInfo(msgspec.Struct):
@@ -116,7 +124,7 @@ class Workspace:
 
     def project(self, name: str) -> Project:
         """The project of this name as typed; made if there is none yet."""
-        name = _typed(name)
+        name = typed(name)
         for project in self.projects():
             if project.info().name == name:
                 return project
@@ -181,6 +189,7 @@ class Project:
         self.path = path
 
     def info(self) -> ProjectInfo:
+        """Called by its folder's name where `project.json` is missing or damaged."""
         return read_json(self.path / "project.json", ProjectInfo, ProjectInfo(name=self.path.name, created=0.0))
 
     def write_info(self, info: ProjectInfo) -> None:
@@ -193,7 +202,7 @@ class Project:
 
     def version(self, name: str) -> Version:
         """The version of this name as typed; made if there is none yet."""
-        name = _typed(name)
+        name = typed(name)
         for version in self.versions():
             if version.info().name == name:
                 return version
@@ -209,7 +218,7 @@ class Project:
 
     def rename(self, name: str) -> Project:
         """Give the project another name, and its folder. Raises WorkspaceError where another has it."""
-        name = _typed(name)
+        name = typed(name)
         _require_free(name, ((other.path, other.info().name) for other in self.workspace.projects()), self.path)
         project = Project(self.workspace, _rename_folder(self.path, name))
         project.write_info(msgspec.structs.replace(project.info(), name=name))
@@ -227,17 +236,29 @@ class Version:
         self.trains_dir = path / "trains"
 
     def info(self) -> VersionInfo:
+        """Called by its folder's name, without settings, where `version.json` is missing or damaged."""
         return read_json(self.path / "version.json", VersionInfo, VersionInfo(name=self.path.name, created=0.0))
 
     def write_info(self, info: VersionInfo) -> None:
         write_json(self.path / "version.json", info)
 
+    @contextmanager
+    def changing(self) -> Generator[VersionInfo, None, None]:
+        """The info to change, written back at the end; other threads that change it wait."""
+        with _version_lock:
+            info = self.info()
+            before = msgspec.json.encode(info)
+            yield info
+            if msgspec.json.encode(info) != before:
+                self.write_info(info)
+
     def rename(self, name: str) -> Version:
         """Give the version another name, and its folder. Raises WorkspaceError where another has it."""
-        name = _typed(name)
+        name = typed(name)
         _require_free(name, ((other.path, other.info().name) for other in self.project.versions()), self.path)
         version = Version(self.project, _rename_folder(self.path, name))
-        version.write_info(msgspec.structs.replace(version.info(), name=name))
+        with version.changing() as info:
+            info.name = name
         return version
 
     def stem(self) -> str:
@@ -245,7 +266,7 @@ class Version:
         return f"{self.project.path.name}-{self.path.name}"
 
 
-def _typed(name: str) -> str:
+def typed(name: str) -> str:
     """A name as its person typed it; macOS hands over decomposed letters."""
     return unicodedata.normalize("NFC", name.strip())
 
@@ -288,16 +309,21 @@ def write_json(path: Path, content: msgspec.Struct) -> None:
 
 
 def read_json(path: Path, kind: type[Struct], default: Struct) -> Struct:
-    """The struct in a JSON file, or `default` where there is no file.
+    """The struct in a JSON file, or `default` where there is no file, or a damaged one.
 
-    Raises WorkspaceError naming a damaged file.
+    A damaged file is set aside as `<name>.damaged`: one broken file must not stop all the others, and a person may
+    still find something in it. Raises OSError when the file can't be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return default
-    except msgspec.DecodeError as error:
-        raise WorkspaceError(f"{path} can't be read: {error}.", "Restore it from a backup, or move it away.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        _log.warning("%s can't be read (%s); it is set aside as %s.", path, error, aside.name)
+        with suppress(OSError):
+            replace(path, aside)
+        return default
 
 
 def _folders(parent: Path) -> Iterator[Path]:

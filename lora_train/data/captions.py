@@ -6,7 +6,7 @@ import random as random_module
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lora_train.core.errors import DatasetError
@@ -104,6 +104,12 @@ def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
     picture do not count. In the order of first occurrence.
     """
     return dict(Counter(tag.lower() for caption in captions for tag in split_tags(caption)))
+
+
+def common_tag(captions: Sequence[str]) -> str:
+    """The first tag that every caption has: what calls the LoRA up when no trigger word was set. "" for none."""
+    tags = [split_tags(caption) for caption in captions]
+    return next((tag for tag in tags[0] if all(tag in own for own in tags)), "") if tags else ""
 
 
 def compose_caption(

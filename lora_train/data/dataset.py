@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
@@ -214,9 +214,11 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         readable = path.encode("utf-8", errors="replace").decode("utf-8")
         return f"{readable} can't be used: its name is not valid Unicode; rename it."
     try:
-        width_px, height_px = open_picture(candidate.path).size
+        told = candidate.path.stat()
+        (width_px, height_px), begun_digest = _read_picture(candidate.path, told.st_mtime_ns, told.st_size)
         caption = b"" if candidate.caption is None else read_caption_bytes(candidate.caption)
-        digest = hashlib.blake2b(candidate.path.read_bytes() + caption, digest_size=16).hexdigest()
+        digest = begun_digest.copy()
+        digest.update(caption)
     except DatasetError as error:
         return error.message
     except OSError as error:
@@ -231,8 +233,14 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         caption=caption_text(caption),
         width_px=width_px,
         height_px=height_px,
-        digest=digest,
+        digest=digest.hexdigest(),
     )
+
+
+@lru_cache(maxsize=10_000)
+def _read_picture(path: Path, mtime_ns: int, size_bytes: int) -> tuple[tuple[int, int], hashlib.blake2b]:  # noqa: ARG001
+    """Width and height in pixels, and the digest so far; a caption that was edited makes no picture be read again."""
+    return open_picture(path).size, hashlib.blake2b(path.read_bytes(), digest_size=16)
 
 
 def _with_automatic_repeats(pictures: list[Picture]) -> Iterable[Picture]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -73,6 +74,7 @@ class EpochPlanner:
         self.flip = flip
         self._training = _repeated(sources, is_regularisation=False)
         self._regularisation = _repeated(sources, is_regularisation=True)
+        self._batch_counts: dict[int, int] = {}
 
     def batches(self, epoch: int) -> list[Batch]:
         """The batches of one epoch (counted from 0), in the order in which they are trained."""
@@ -106,11 +108,12 @@ class EpochPlanner:
 
     def batch_count(self, epoch: int) -> int:
         """How many batches `batches(epoch)` has; a bucket's last batch may be a partial one."""
-        counts: dict[Bucket, int] = {}
-        for source in self.shown(epoch):
-            bucket = self.sources[source].bucket
-            counts[bucket] = counts.get(bucket, 0) + 1
-        return sum(math.ceil(count / self.batch_size) for count in counts.values())
+        pool = self._regularisation
+        start = epoch * len(self._training) % len(pool) if pool else 0  # epochs differ in nothing else
+        if start not in self._batch_counts:
+            counts = Counter(self.sources[source].bucket for source in self.shown(epoch))
+            self._batch_counts[start] = sum(math.ceil(count / self.batch_size) for count in counts.values())
+        return self._batch_counts[start]
 
     def _with_views(self, groups: list[tuple[Bucket, list[int]]], epoch: int) -> list[Batch]:
         batches: list[Batch] = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import filecmp
 import re
 import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import NamedTuple
 
 from lora_train.core.errors import DatasetError
 from lora_train.core.files import replace, write_bytes, write_text
@@ -27,74 +27,115 @@ def keep_uploads(files: Iterable[tuple[str, Path]], origin_dir: Path, trash_dir:
 
     A picture that is there already, by name and content, is not kept twice; one of the same name and other content
     gets a number. A new caption takes the place of an old one, which goes to the trash. Returns a sentence for
-    everything that is neither a picture nor a caption.
+    everything that is neither a picture nor a caption. Raises DatasetError when the folder can't be written.
     """
+    try:
+        origin_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=origin_dir) as incoming:
+            return _keep_all(files, Path(incoming), origin_dir, trash_dir)
+    except OSError as error:
+        raise DatasetError(
+            f"{origin_dir} can't be written: {error.strerror or error}.",
+            "Check that the disk has room and that the folder may be written.",
+        ) from None
+
+
+def _keep_all(files: Iterable[tuple[str, Path]], incoming: Path, origin_dir: Path, trash_dir: Path) -> list[str]:
     problems: list[str] = []
-    new_stems: dict[str, str] = {}
-    captions: list[tuple[PurePosixPath, Path]] = []
-    origin_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=origin_dir) as incoming:
-        for told, path in files:
-            name = _file_name(told)
-            if name.suffix.lower() in CAPTION_SUFFIXES:
-                captions.append((name, path))
-                continue
-            copy = Path(incoming) / name.name
-            try:
-                shutil.copyfile(path, copy)
-                name = _checked(name, copy)
-            except DatasetError as error:
-                problems.append(error.message.replace(str(copy), name.name))
-            except OSError as error:
-                problems.append(f"{name} can't be kept ({error.strerror}).")
-            else:
-                new_stems[fold(name.stem)] = _keep_picture(name, copy, origin_dir)
-    for name, path in captions:  # after the pictures: a caption follows the new name of its own
-        stem = new_stems.get(fold(name.stem), name.stem)
-        _keep_caption(origin_dir / f"{stem}{name.suffix.lower()}", path.read_bytes(), trash_dir)
+    captions: list[tuple[str, _Name, Path]] = []
+    stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
+    new_stems: dict[tuple[str, str], str] = {}
+    for told, path in files:
+        name = _file_name(told)
+        if name.suffix.lower() in CAPTION_SUFFIXES:
+            captions.append((told, name, path))
+            continue
+        copy = incoming / "picture"
+        try:
+            shutil.copyfile(path, copy)
+            suffix = _picture_suffix(name, copy)
+        except DatasetError as error:
+            problems.append(error.message.replace(str(copy), str(name)))
+        except OSError as error:
+            problems.append(f"{name} can't be kept ({error.strerror}).")
+        else:
+            new_stems[_folder_of(told), fold(name.stem)] = _keep_picture(name.stem, suffix, copy, origin_dir, stems)
+    for told, name, path in captions:  # after the pictures: a caption follows the new name of its own
+        stem = new_stems.get((_folder_of(told), fold(name.stem)), name.stem)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            problems.append(f"{name} can't be kept ({error.strerror}).")
+        else:
+            _keep_caption(origin_dir, stem, name.suffix.lower(), content, trash_dir)
     return problems
 
 
-def _file_name(name: str) -> PurePosixPath:
+class _Name(NamedTuple):
+    """A file name that every system allows. The suffix is one of those that we know, or empty."""
+
+    stem: str
+    suffix: str
+
+    def __str__(self) -> str:
+        return self.stem + self.suffix
+
+
+def _file_name(told: str) -> _Name:
     """The last part of an uploaded name, as every system allows it."""
-    last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
-    path = PurePosixPath(_FORBIDDEN.sub("_", last).strip() or "picture")
-    if path.name.startswith("."):  # an upload may lose a stem of emoji
-        path = PurePosixPath(f"picture{path.name}")
-    stem = path.stem.rstrip(". ") or "picture"
-    stem = stem.encode("utf-8", errors="replace")[:_STEM_LIMIT_BYTES].decode("utf-8", errors="ignore").rstrip(". ")
-    return PurePosixPath(f"{stem}_{path.suffix}" if is_reserved(stem) else f"{stem}{path.suffix}")
+    last = unicodedata.normalize("NFC", told).replace("\\", "/").rpartition("/")[2]
+    last = "".join(char for char in last if unicodedata.category(char) != "Cs")
+    last = _FORBIDDEN.sub("_", last).strip()
+    stem, dot, ending = last.rpartition(".")
+    suffix = f"{dot}{ending}"
+    if suffix.lower() not in PICTURE_SUFFIXES.union(CAPTION_SUFFIXES):
+        stem, suffix = last, ""
+    stem = stem.strip(". ").encode("utf-8")[:_STEM_LIMIT_BYTES].decode("utf-8", errors="ignore").rstrip(". ")
+    stem = stem or "picture"  # an upload may lose a stem of emoji
+    if is_reserved(stem):
+        head, dot, tail = stem.partition(".")
+        stem = f"{head.rstrip()}_{dot}{tail}"
+    return _Name(stem, suffix)
 
 
-def _checked(name: PurePosixPath, path: Path) -> PurePosixPath:
-    """The name, with the suffix of the content where an upload lost it. Raises DatasetError for what is no picture."""
-    if name.suffix.lower() in PICTURE_SUFFIXES:
+def _folder_of(told: str) -> str:
+    return told.replace("\\", "/").rpartition("/")[0]
+
+
+def _picture_suffix(name: _Name, path: Path) -> str:
+    """The picture's suffix, that of its content where an upload lost it. Raises DatasetError for what is no picture."""
+    if name.suffix:
         picture_size(path)
-        return name
+        return name.suffix
     try:
-        return PurePosixPath(f"{name}{usual_suffix(path)}")
+        return usual_suffix(path)
     except DatasetError:
         known = ", ".join(sorted(PICTURE_SUFFIXES))
         captions = ", ".join(CAPTION_SUFFIXES)
         raise DatasetError(f"{name} is neither a picture ({known}) nor a caption ({captions}).") from None
 
 
-def _keep_picture(name: PurePosixPath, copy: Path, origin_dir: Path) -> str:
+def _keep_picture(wanted: str, suffix: str, copy: Path, origin_dir: Path, stems: dict[str, Path]) -> str:
     """Give the copied picture its place unless it is there already, and return the stem that it has."""
-    stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
-    number, stem = 1, name.stem
+    number, stem = 1, wanted
     while fold(stem) in stems:
-        if filecmp.cmp(stems[fold(stem)], copy, shallow=False):
+        if _have_same_content(stems[fold(stem)], copy):
             return stems[fold(stem)].stem
         number += 1
-        stem = f"{name.stem}-{number}"
-    replace(copy, origin_dir / f"{stem}{name.suffix}")
+        stem = f"{wanted}-{number}"
+    stems[fold(stem)] = origin_dir / f"{stem}{suffix}"
+    replace(copy, stems[fold(stem)])
     return stem
 
 
-def _keep_caption(path: Path, content: bytes, trash_dir: Path) -> None:
-    for suffix in CAPTION_SUFFIXES:
-        old = path.with_suffix(suffix)
+def _have_same_content(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def _keep_caption(origin_dir: Path, stem: str, suffix: str, content: bytes, trash_dir: Path) -> None:
+    path = origin_dir / f"{stem}{suffix}"
+    for other in CAPTION_SUFFIXES:
+        old = origin_dir / f"{stem}{other}"
         if old.is_file() and not (old == path and old.read_bytes() == content):
             move_to_trash(old, trash_dir)
     write_bytes(path, content)

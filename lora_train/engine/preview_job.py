@@ -45,24 +45,41 @@ def draw_samples(spec: SamplesSpec, job: JobFolder, report: Reporter) -> dict[st
     settings = spec.settings
     train = JobFolder(job.path / spec.train)
     train.samples_dir.mkdir(exist_ok=True)
-    for number, name in enumerate(spec.loras):
-        lora = train.path / name
-        model, network, prompts = load_with_lora(settings, lora, report)
-        draw_with = draw_settings(settings, model.native_resolution_px)
+    model, prompts = load_for_drawing(settings, report)
+    draw_with = draw_settings(settings, settings.resolution or model.native_resolution_px)
+    loras = [path for name in spec.loras if (path := train.path / name).is_file()]  # some may be deleted by now
+    for number, lora in enumerate(loras):
 
         def progress(done: int, total: int, number: int = number) -> None:
-            report.phase("drawing previews", number * total + done, len(spec.loras) * total)
+            report.phase("drawing previews", number * total + done, len(loras) * total)
 
         def told(path: Path, prompt: str, weight: float | None) -> None:
             report.events.write(Sampled(path=path.name, step=0, prompt=prompt, weight=weight))
 
+        network = attach_lora(model, lora)
         rows = draw_previews(model, network, PreviewTexts(prompts, settings), settings, draw_with, progress)
+        network.detach()
         save_previews(train.samples_dir, lora.stem, rows, settings, draw_with, told)
-    return {"drawn": len(spec.loras)}
+    return {"drawn": len(loras)}
 
 
 def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tuple[BaseModel, LoraNetwork, Prompts]:
     """The base model of `settings` with a finished LoRA attached, for drawing and measuring."""
+    model, prompts = load_for_drawing(settings, report)
+    return model, attach_lora(model, lora), prompts
+
+
+def attach_lora(model: BaseModel, lora: Path) -> LoraNetwork:
+    """Let the model draw with a finished LoRA."""
+    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoder)
+    network = load_network(lora, targets)
+    network.requires_grad_(False)
+    network.attach()
+    return network
+
+
+def load_for_drawing(settings: TrainSettings, report: Reporter) -> tuple[BaseModel, Prompts]:
+    """The base model of `settings` as it is, and what encodes prompts for it."""
     device = devices.set_up(settings.device, settings.cpu_threads)
     dtype, _ = devices.choose_precision(settings.precision, device)
     report.phase("loading the base model")
@@ -72,14 +89,10 @@ def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tup
         device=device.torch,
         dtype=dtype,
     )
-    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoder)
-    network = load_network(lora, targets)
-    network.requires_grad_(False)
-    network.attach()
     prompts = Prompts(
         model.tokenizer,
         model.text_encoder,
         clip_skip=settings.clip_skip,
         max_tokens=settings.max_tokens,
     )
-    return model, network, prompts
+    return model, prompts

@@ -19,7 +19,7 @@ from lora_train.core.jobs import TrainSpec
 from lora_train.core.seeds import derive_seed
 from lora_train.core.tensorfiles import file_sha256, legacy_checkpoint_hash
 from lora_train.data.buckets import bucket_info
-from lora_train.data.captions import split_tags, tag_frequency
+from lora_train.data.captions import common_tag, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
 from lora_train.data.epochs import Bucket, EpochPlanner, total_steps
 from lora_train.data.plan import make_planner, place_in_buckets
@@ -242,7 +242,7 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
         regularisation_dirs=_dirs(regular),
         tag_frequency=frequencies,
         bucket_info=dict(bucket_info(placed)),
-        trigger_phrase=settings.trigger_word or _common_tag([p.caption for p in training]),
+        trigger_phrase=settings.trigger_word or common_tag([p.caption for p in training]),
     )
 
 
@@ -252,9 +252,3 @@ def _dirs(pictures: Sequence[Any]) -> dict[str, dict[str, int]]:
         entry = found.setdefault(picture.folder.rpartition("/")[2], {"n_repeats": picture.repeats, "img_count": 0})
         entry["img_count"] += 1
     return found
-
-
-def _common_tag(captions: Sequence[str]) -> str:
-    """The first tag that every caption has: what calls the LoRA up when no trigger word was set."""
-    tags = [split_tags(caption) for caption in captions]
-    return next((tag for tag in tags[0] if all(tag in own for own in tags)), "") if tags else ""

@@ -34,30 +34,33 @@ class Worker(subprocess.Popen[bytes]):
     told_before_bytes: int = 0
 
     def has_begun(self, job: JobFolder) -> bool:
-        """Whether the job's events tell of this worker yet. (A line end alone closes the half line of a killed one.)"""
-        return _size_bytes(job.events_path) > self.told_before_bytes + 1
+        """Whether the job's events tell of this worker yet."""
+        return job.has_told_since(self.told_before_bytes)
 
 
 def start_worker(job: JobFolder) -> Worker:
     """Start the job's worker in a session of its own, its output going to `worker.log`.
 
-    Raises JobError when the job has a worker already.
+    A request that waits in the folder is meant for this worker. Raises JobError when the job has a worker already, or
+    none can be started.
     """
     if is_alive(job) or not wait_for_end(job):
         raise JobError(f"{job.path} is running already.")
-    job.clear_requests()
-    told_before_bytes = _size_bytes(job.events_path)
-    with job.log_path.open("ab") as log:
-        worker = Worker(
-            [sys.executable, "-m", "lora_train.worker", str(job.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=_environment(),
-            cwd=job.path,
-            creationflags=_OWN_CONSOLE,
-            start_new_session=True,
-        )
+    told_before_bytes = job.told_bytes()
+    try:
+        with job.log_path.open("ab") as log:
+            worker = Worker(
+                [sys.executable, "-m", "lora_train.worker", str(job.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                cwd=job.path,
+                creationflags=_OWN_CONSOLE,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise JobError(f"The worker process could not start: {error}.") from None
     worker.told_before_bytes = told_before_bytes
     return worker
 
@@ -153,10 +156,6 @@ def _process(job: JobFolder, pid: int) -> psutil.Process | None:
     except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: another user's process, so not ours
         return None
     return process if "lora_train.worker" in command and str(job.path) in command else None
-
-
-def _size_bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _environment() -> dict[str, str]:

@@ -13,28 +13,43 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.files import lock
-from lora_train.core.jobs import JobFolder
+from lora_train.core.jobs import JobFolder, Request, status_from_events
 from lora_train.core.workspace import read_json, write_json
 from lora_train.launch import launcher
 
+if TYPE_CHECKING:
+    import psutil
+
 _LOCK_WAIT_S = 10.0
 _POLL_S = 0.25
+_RETRY_S = 5.0
 _log = logging.getLogger(__name__)
+
+_card = threading.Lock()
+"""A host whose person chose another workspace has two runners in one process: they take turns."""
+
+
+class Turn(NamedTuple):
+    """A job's time with the card."""
+
+    job: str
+    told_before_bytes: int
+    """What the job had told when its turn began belongs to earlier starts."""
 
 
 class _Content(msgspec.Struct):
     """`queue.json`. Jobs are folders relative to the workspace, with forward slashes."""
 
     running: str = ""
-    taken: float = 0.0
-    """When the running job's turn began: what it told before belongs to earlier starts."""
+    told_before_bytes: int = 0
+    """Of the running job (see `Turn`)."""
     waiting: list[str] = []
 
 
@@ -49,6 +64,11 @@ class JobQueue:
         """The job whose turn it is; empty where there is none."""
         return self._read().running
 
+    def is_starting(self, job: str) -> bool:
+        """Whether it is the job's turn, but its worker has not told anything yet."""
+        content = self._read()
+        return content.running == job and not self._folder(job).has_told_since(content.told_before_bytes)
+
     def waiting(self) -> list[str]:
         """The jobs that wait, the next one first."""
         return self._read().waiting
@@ -59,15 +79,10 @@ class JobQueue:
         jobs = [content.running, *content.waiting]
         return jobs.index(job) if job in jobs else None
 
-    def holds_any_below(self, folder: str) -> bool:
-        """Whether a job below this folder (relative to the workspace) waits or runs."""
-        content = self._read()
-        return any(f"{job}/".startswith(f"{folder}/") for job in (content.running, *content.waiting))
-
     def add(self, job: str) -> None:
-        """Put a job at the end. Raises JobError when it is in the queue already."""
+        """Put a job at the end; also one that has just ended and is about to leave. Raises JobError when it is there."""
         with self._changing() as content:
-            if job in (content.running, *content.waiting):
+            if job in content.waiting or (job == content.running and self.is_starting(job)):
                 raise JobError(f"{job.rpartition('/')[2]} waits or runs already.")
             content.waiting.append(job)
 
@@ -82,21 +97,24 @@ class JobQueue:
         with self._changing() as content:
             _remove(content, job)
 
-    def take_next(self) -> tuple[str, float]:
-        """The job whose turn it is, and since when: the one that runs, else the first that waits; empty for none."""
+    def take_next(self) -> Turn | None:
+        """The running job's turn, or that of the first one that waits; None where there is none."""
         content = self._read()
-        if content.running or not content.waiting:
-            return content.running, content.taken
-        with self._changing() as content:
-            if not content.running and content.waiting:
-                content.running, content.taken = content.waiting.pop(0), time.time()
-            return content.running, content.taken
+        if not content.running and content.waiting:
+            with self._changing() as content:
+                if not content.running and content.waiting:
+                    content.running = content.waiting.pop(0)
+                    content.told_before_bytes = self._folder(content.running).told_bytes()
+        return Turn(content.running, content.told_before_bytes) if content.running else None
 
     def finish(self, job: str) -> None:
         """The running job has come to its end."""
         with self._changing() as content:
             if content.running == job:
                 content.running = ""
+
+    def _folder(self, job: str) -> JobFolder:
+        return JobFolder(self.root / job)
 
     def _read(self) -> _Content:
         return read_json(self._path, _Content, _Content())
@@ -149,63 +167,96 @@ class Runner(threading.Thread):
 
     def run(self) -> None:
         """Wait for the lock of the workspace, then work."""
-        self._queue.root.mkdir(parents=True, exist_ok=True)
-        while (held := lock(self._queue.root / "runner.lock")) is None:
+        while (held := self._try_lock()) is None:
             if self._end.wait(_POLL_S):
                 return
         with held:
             while not self._end.wait(_POLL_S):
                 try:
-                    self._work()
+                    with _card:
+                        self._work()
                 except (OSError, TrainToolsError) as error:  # a full disk, a network drive that is gone: try again
                     _log.warning("The queue can't go on at the moment: %s", error)
-                    self._end.wait(5.0)
+                    self._end.wait(_RETRY_S)
+
+    def _try_lock(self) -> IO[bytes] | None:
+        try:
+            self._queue.root.mkdir(parents=True, exist_ok=True)
+            return lock(self._queue.root / "runner.lock")
+        except OSError as error:
+            _log.warning("The queue can't begin at the moment: %s", error)
+            self._end.wait(_RETRY_S)
+            return None
 
     def _work(self) -> None:
-        job_id, taken = self._queue.take_next()
-        if not job_id:
+        turn = self._queue.take_next()
+        if turn is None:
             return
-        job = JobFolder(self._queue.root / job_id)
-        try:
-            with self._around(job):
-                self._run_to_its_end(job, taken)
-        except Exception as error:  # the border of the thread: one broken job must not end the queue
-            _log.exception("%s failed", job.path)
-            _tell_failure(job, error)
+        job = JobFolder(self._queue.root / turn.job)
+        if not _is_over(job, turn):
+            has_run = False
+            try:
+                with self._around(job):
+                    self._run_to_its_end(job, turn)
+                    has_run = True
+            except Exception as error:  # the border of the thread: one broken job must not end the queue
+                _log.exception("%s failed", job.path)
+                if not has_run and not _is_over(job, turn):
+                    if launcher.is_alive(job):  # only what is around it failed: the card is still taken
+                        self._end.wait(_RETRY_S)
+                        return
+                    _tell_failure(job, error)
         if self._end.is_set():
             return
         try:
             self._on_end(job)
         except Exception:  # as above; the job itself is done
             _log.exception("after %s", job.path)
-        self._queue.finish(job_id)
+        self._queue.finish(turn.job)
 
-    def _run_to_its_end(self, job: JobFolder, taken: float) -> None:
+    def _run_to_its_end(self, job: JobFolder, turn: Turn) -> None:
         """Start the job's worker, or attach to the one that is found at work, and wait."""
-        process = launcher.process_of(job) if launcher.is_alive(job) else None
-        if process is None and _last_word_at(job) >= taken:
-            launcher.wait_for_end(job)  # it said its last word while nobody watched
-            return
-        process = process or launcher.start_worker(job)
-        while launcher.is_running(process):
-            if self._end.wait(_POLL_S):
+        if launcher.process_of(job) is None and not job.has_told_since(turn.told_before_bytes):
+            if (request := job.requested()) is not None:  # came while the card was not free yet
+                _tell_early_end(job, request)
                 return
-        if _last_word_at(job) < taken:
+            if not self._wait(launcher.start_worker(job)):
+                return
+        # Found at work; or ours gave way to one that an earlier runner started just before it died.
+        while (process := launcher.process_of(job)) is not None:
+            if not self._wait(process):
+                return
+        if not job.has_told_since(turn.told_before_bytes):
             tail = job.log_tail(5)
             raise JobError("The worker process could not start." + (f" The end of its log: {tail}" if tail else ""))
 
+    def _wait(self, process: psutil.Process | launcher.Worker) -> bool:
+        """Wait for a worker's end; False when the runner was stopped before."""
+        while launcher.is_running(process):
+            if self._end.wait(_POLL_S):
+                return False
+        return True
 
-def _last_word_at(job: JobFolder) -> float:
-    """When the job's worker told something last; 0 where it never did."""
-    return max((event.t for event in job.events()), default=0.0)
+
+def _is_over(job: JobFolder, turn: Turn) -> bool:
+    """Whether the job's worker said its last word in this turn, or died after its first, while nobody watched."""
+    return job.has_told_since(turn.told_before_bytes) and launcher.process_of(job) is None
+
+
+def _tell_early_end(job: JobFolder, request: Request) -> None:
+    step = status_from_events(job.events()).step
+    _tell(job, ev.Stopped(step=step) if request == "stop" else ev.Paused(step=step))
 
 
 def _tell_failure(job: JobFolder, error: Exception) -> None:
     """Leave the reason where the page looks for it."""
-    if not job.path.is_dir():
-        return
     message = error.message if isinstance(error, TrainToolsError) else f"It could not be started: {error}"
     hint = error.hint if isinstance(error, TrainToolsError) else ""
-    events = ev.EventWriter(job.events_path)
-    events.write(ev.Failed(error=type(error).__name__, message=message, hint=hint))
-    events.close()
+    _tell(job, ev.Failed(error=type(error).__name__, message=message, hint=hint))
+
+
+def _tell(job: JobFolder, event: ev.Event) -> None:
+    if job.path.is_dir():
+        events = ev.EventWriter(job.events_path)
+        events.write(event)
+        events.close()

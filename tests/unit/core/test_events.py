@@ -107,6 +107,7 @@ def test_worker_that_goes_on_ends_the_half_line_of_a_killed_one(path: Path) -> N
         b"",
         b"\xff\xfe",
         b"null",
+        b'{"kind":"note","level":"info","message":"\xff"}',
     ],
 )
 def test_what_can_not_be_understood_is_skipped(path: Path, line: bytes) -> None:

@@ -77,7 +77,7 @@ def test_folders_that_are_no_job(job: JobFolder, tmp_path: Path) -> None:
         JobFolder(tmp_path / "file").read_spec()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"kind":"dance"}', b'{"kind":"train","name":"x"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"kind":"dance"}', b'{"kind":"train","name":"x"}', b'{"kind":"\xff"}'])
 def test_damaged_spec_is_named(content: bytes, job: JobFolder) -> None:
     job.path.mkdir()
     job.spec_path.write_bytes(content)
@@ -108,6 +108,30 @@ def test_heartbeat_and_log(job: JobFolder) -> None:
     assert 99 < job.silent_s() < 110
     job.log_path.write_bytes("\n".join(f"行 {index}" for index in range(30)).encode() + b"\n\xff broken")
     assert job.log_tail(3).splitlines() == ["行 28", "行 29", "\ufffd broken"]
+
+
+def test_the_tail_of_a_long_log_is_read_alone(job: JobFolder) -> None:
+    job.path.mkdir()
+    with job.log_path.open("wb") as stream:
+        stream.truncate(4 * 2**30)  # a sparse file: it takes no room
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"\nlast but one\nlast\n")
+    begun = time.perf_counter()
+    assert job.log_tail(2) == "last but one\nlast"
+    assert time.perf_counter() - begun < 1
+
+
+def test_what_was_told_since(job: JobFolder) -> None:
+    assert job.told_bytes() == 0
+    assert not job.has_told_since(0)
+    job.path.mkdir()
+    job.events_path.write_bytes(b'{"kind":"note","level":"info","mess')
+    told = job.told_bytes()
+    writer = ev.EventWriter(job.events_path)
+    assert not job.has_told_since(told), "the end of the half line is nothing new"
+    writer.write(ev.Started(pid=7))
+    writer.close()
+    assert job.has_told_since(told)
 
 
 # --- status ---
@@ -169,10 +193,12 @@ def test_endings(last: ev.Event, state: str, at: int) -> None:
 
 def test_going_on_after_a_failure() -> None:
     failed = ev.Failed(error="JobError", message="why", hint="what to do")
+    training = ev.Phase("training")
     again = ev.Started(pid=8, total_steps=100, epochs=4, device="CPU", step=20)
-    status = status_from_events([STARTED, step(30, 0.4), failed, ev.Started(pid=8)])
+    status = status_from_events([STARTED, training, step(30, 0.4), failed, ev.Started(pid=8)])
     assert (status.state, status.pid, status.message, status.step) == ("running", 8, "", 30)
-    status = status_from_events([STARTED, step(30, 0.4), failed, ev.Started(pid=8), again])
+    assert status.phase == ""
+    status = status_from_events([STARTED, training, step(30, 0.4), failed, ev.Started(pid=8), again])
     assert (status.state, status.step, status.message, status.hint) == ("running", 20, "", "")
 
 

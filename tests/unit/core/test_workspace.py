@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from lora_train.core.errors import WorkspaceError
-from lora_train.core.workspace import NAME_LIMIT_BYTES, Workspace, folder_name
+from lora_train.core.workspace import NAME_LIMIT_BYTES, Workspace, folder_name, move_to_trash
 
 
 @pytest.fixture
@@ -155,12 +156,90 @@ def test_projects_newest_first(workspace: Workspace) -> None:
     assert [project.info().name for project in workspace.projects()] == ["new", "middle", "old"]
 
 
-def test_damaged_json_is_named(workspace: Workspace) -> None:
-    path = workspace.project("cat").path / "project.json"
-    path.write_bytes(b'{"name": ')
-    with pytest.raises(WorkspaceError) as error:
-        workspace.projects()
-    assert str(path) in error.value.message
+@pytest.mark.parametrize("content", [b"", b'{"name": ', b'{"name": 3}', b"[]", b'{"name": "\xff"}', b"\x00" * 20])
+def test_a_damaged_json_hides_nothing_and_is_kept(workspace: Workspace, content: bytes) -> None:
+    """By itself it can't happen, as files are written whole; a disk or a person may do it."""
+    workspace.project("dog")
+    path = workspace.project("cat: 1").path / "project.json"
+    path.write_bytes(content)
+    assert {project.info().name for project in workspace.projects()} == {"dog", "cat_ 1"}
+    assert path.with_name("project.json.damaged").read_bytes() == content
+    found = workspace.find_project("cat_ 1")
+    version = found.version("v1")
+    (version.path / "version.json").write_bytes(content)
+    assert [own.info().name for own in found.versions()] == ["v1"]
+    assert version.info().train == {}
+
+
+def test_info_is_changed_by_one_at_a_time(workspace: Workspace) -> None:
+    """A page saves settings while it notes a job in the same file."""
+    version = workspace.project("cat").version("v1")
+
+    def count(_: int) -> None:
+        with version.changing() as info:
+            info.train = {"count": int(str(info.train.get("count", 0))) + 1}
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(40)))
+    assert version.info().train == {"count": 40}
+
+
+def test_an_unchanged_info_is_not_written(workspace: Workspace) -> None:
+    version = workspace.project("cat").version("v1")
+    before = (version.path / "version.json").stat().st_mtime_ns
+    with version.changing() as info:
+        info.train = {}
+    assert (version.path / "version.json").stat().st_mtime_ns == before
+
+
+# --- renaming and finding ---
+
+
+def test_rename_takes_the_folder_along(workspace: Workspace) -> None:
+    project = workspace.project("cat")
+    project.version("v1")
+    renamed = project.rename("か\u3099: 2")
+    assert (renamed.path.name, renamed.info().name) == ("が_ 2", "が: 2")
+    assert [version.info().name for version in renamed.versions()] == ["v1"]
+    assert not project.path.exists()
+    version = renamed.find_version("v1").rename("V1")
+    assert (version.path.name, version.info().name) == ("V1", "V1")
+    assert [path.name for path in (renamed.path / "versions").iterdir()] == ["V1"]
+
+
+def test_rename_to_another_ones_name(workspace: Workspace) -> None:
+    workspace.project("dog")
+    cat = workspace.project("cat")
+    with pytest.raises(WorkspaceError, match="exists already"):
+        cat.rename("dog")
+    assert cat.rename("DOG").path.name == "DOG-2", "another name, but not another folder on every system"
+    assert workspace.find_project("DOG-2").rename("DOG").path.name == "DOG-2"
+
+
+@pytest.mark.parametrize("folder", ["", ".", "..", "../cat", "cat/../cat", "cat/versions", "/", "dog", "cat\x00"])
+def test_only_folders_that_are_there_are_found(workspace: Workspace, folder: str) -> None:
+    workspace.project("cat").version("v1")
+    with pytest.raises(WorkspaceError, match="does not exist"):
+        workspace.find_project(folder)
+    with pytest.raises(WorkspaceError, match="does not exist"):
+        workspace.find_version("cat", folder)
+
+
+def test_jobs_are_found_by_their_place(workspace: Workspace) -> None:
+    version = workspace.project("猫").version("v1")
+    train = version.trains_dir / "猫-v1"
+    train.mkdir(parents=True)
+    other = workspace.new_job_dir("preview")
+    other.mkdir(parents=True)
+    for path in (train, other):
+        assert workspace.find_job(workspace.id_of(path)) == path
+    assert workspace.id_of(train) == "projects/猫/versions/v1/trains/猫-v1"
+    for wrong in (
+        *("", "jobs", "jobs/", "jobs/..", "jobs/../trash", "projects", "projects/猫", str(train), "trash/x"),
+        *("projects/猫/versions/v1/trains/..", "projects/猫/versions/v1/dataset/processed", "jobs\\" + other.name),
+    ):
+        with pytest.raises(WorkspaceError, match="does not exist|no job"):
+            workspace.find_job(wrong)
 
 
 def test_folder_without_json_is_called_by_its_name(workspace: Workspace) -> None:
@@ -222,17 +301,16 @@ def test_job_folders_are_free(workspace: Workspace) -> None:
     assert not second.exists()
 
 
-def test_trash_keeps_everything(workspace: Workspace) -> None:
+def test_move_to_trash_keeps_everything(workspace: Workspace) -> None:
     for content in (b"one", b"two"):
         path = workspace.root / "猫.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        target = workspace.trash(path)
+        target = move_to_trash(path, workspace.trash_dir)
         assert not path.exists()
         assert target.parent == workspace.trash_dir
         assert "猫.txt" in target.name
-    folder = workspace.project("cat").path
-    moved = workspace.trash(folder)
+    moved = move_to_trash(workspace.project("cat").path, workspace.trash_dir)
     assert (moved / "project.json").is_file()
     assert {path.read_bytes() for path in workspace.trash_dir.glob("*猫*")} == {b"one", b"two"}
     assert ":" not in "".join(path.name for path in workspace.trash_dir.iterdir())

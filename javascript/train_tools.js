@@ -1,0 +1,574 @@
+// The live part of the Train Tools page: asks the server what is new, redraws what changed, does what buttons say.
+// Works in WebUIs (gradio 3.41 and 4) and on the standalone page. Without it the page's Refresh button shows the same.
+"use strict";
+(() => {
+    if (window.trainToolsRuns) return;
+    window.trainToolsRuns = true;
+
+    // Every word of this script, for the translations in localizations/.
+    const WORDS = {
+        back: "It is back.",
+        cancel: "Cancel",
+        caption: "Caption",
+        captionSaved: "The caption is saved.",
+        close: "Close",
+        copied: "Copied. Paste it into a prompt.",
+        copyByHand: "Copy this into a prompt:",
+        copyPrompt: "Copy prompt",
+        deleted: "Deleted:",
+        loginEnded: "The server was restarted, or your login has ended: reload the page.",
+        lost: "The connection to the server is lost; it is tried again and again.",
+        next: "Next",
+        previous: "Previous",
+        refresh: "Refresh",
+        remove: "Remove",
+        save: "Save",
+        sent: "Put into the txt2img prompt.",
+        undo: "Undo",
+        waits: "The caption can be edited after Update Dataset.",
+        wrong: "Something went wrong. The log of the server has more.",
+    };
+    const VISIBLE_MS = 1000;
+    const HIDDEN_MS = 5000;
+    const LONGEST_MS = 10000;
+    const REQUEST_MS = 15000;
+    const MESSAGE_MS = 8000;
+
+    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const find = (selector) => root().querySelector(selector);
+    const page = () => find("#train_tools_page");
+    const isVisible = () => !document.hidden && Boolean(page()?.getClientRects().length);
+
+    // --- talking to the server ---
+
+    function connection() {
+        const data = find("#train_tools_app[data-base], #train_tools_app [data-base]")?.dataset;
+        return { base: data?.base ?? "./train-tools/v1/", token: data?.token ?? "", localize: data?.localize === "1" };
+    }
+
+    function shown() {
+        const data = find("#train_tools_shown[data-project], #train_tools_shown [data-project]")?.dataset;
+        return { project: data?.project ?? "", version: data?.version ?? "" };
+    }
+
+    const isShown = ({ project, version }) => project === shown().project && version === shown().version;
+
+    async function request(route, options = {}) {
+        const { base, token } = connection();
+        const headers = { ...(token && { "X-Train-Tools": token }), ...options.headers };
+        return fetch(base + route, { ...options, headers, signal: AbortSignal.timeout?.(REQUEST_MS) });
+    }
+
+    // The answer, or an Error with `lines` to show.
+    async function post(route, body) {
+        let response;
+        try {
+            response = await request(route, {
+                method: "POST",
+                headers: { "Content-Type": "application/json" },
+                body: JSON.stringify(body),
+            });
+        } catch {
+            throw Object.assign(new Error("lost"), { lines: [{ words: WORDS.lost }] });
+        }
+        const answer = await response.json().catch(() => null);
+        if (response.ok) return answer ?? {};
+        const told = [...(answer?.problems ?? [answer?.message]), answer?.hint].filter(Boolean);
+        const lines = told.length ? told.map((value) => ({ value })) : [{ words: WORDS.wrong }];
+        throw Object.assign(new Error(route), {
+            lines: response.status === 401 ? [{ words: WORDS.loginEnded }] : lines,
+        });
+    }
+
+    // --- asking what is new ---
+
+    const params = { train: "", smoothing: "" };
+    const marks = new WeakMap(); // live element -> mark of what it shows
+    let lastShown = "";
+    let timer = 0;
+    let isAsking = false;
+    let askAgain = false;
+    let failures = 0;
+    let trouble = "";
+    let lorasRevision = 0;
+
+    async function poll() {
+        clearTimeout(timer);
+        if (isAsking) {
+            askAgain = true;
+            return;
+        }
+        isAsking = true;
+        askAgain = false;
+        try {
+            if (page()) await ask();
+        } catch {
+            failures += 1;
+            if (failures === 3) showTrouble("lost");
+        }
+        isAsking = false;
+        const pause = (isVisible() ? VISIBLE_MS : HIDDEN_MS) * 2 ** Math.min(failures, 5);
+        timer = setTimeout(poll, askAgain ? 0 : Math.min(pause, LONGEST_MS));
+    }
+
+    async function ask() {
+        const selection = shown();
+        const wanted = JSON.stringify(selection);
+        if (wanted !== lastShown) params.train = "";
+        lastShown = wanted;
+        const seen = liveElements().map((element) => marks.get(element)).filter(Boolean).join(",");
+        const query = new URLSearchParams({ ...selection, ...params, seen, token: connection().token });
+        const response = await request(`live?${query}`);
+        if (response.status === 404) return; // the routes come a moment after the page
+        if (response.status === 401) {
+            failures = 3;
+            showTrouble("loginEnded");
+            return;
+        }
+        if (!response.ok) throw new Error(`live: ${response.status}`);
+        const answer = await response.json();
+        failures = 0;
+        showTrouble("");
+        if (JSON.stringify(shown()) !== wanted) {
+            askAgain = true;
+            return;
+        }
+        for (const element of liveElements()) {
+            const name = element.dataset.live;
+            if (name in answer.fragments) redraw(element, answer.fragments[name]);
+            if (name in answer.marks) marks.set(element, answer.marks[name]);
+        }
+        refreshLoras(answer.loras_revision);
+        nameRefreshButtons();
+    }
+
+    function liveElements() {
+        return [...(page()?.querySelectorAll(".train-tools-live") ?? [])];
+    }
+
+    // Gradio's buttons can't carry a name beside their sign.
+    function nameRefreshButtons() {
+        for (const button of page().querySelectorAll("button.train-tools-tool:not([aria-label])")) {
+            button.setAttribute("aria-label", WORDS.refresh);
+            button.title = WORDS.refresh;
+        }
+    }
+
+    function showTrouble(which) {
+        if (which === trouble) return;
+        trouble = which;
+        if (which) say([{ words: WORDS[which] }], "error");
+        else say([]);
+    }
+
+    // The WebUI shows new LoRAs only after its own hidden buttons were pressed.
+    function refreshLoras(revision) {
+        if (revision > lorasRevision) {
+            for (const tab of ["txt2img", "img2img"]) find(`#${tab}_lora_extra_refresh_internal`)?.click();
+        }
+        lorasRevision = revision;
+    }
+
+    // --- redrawing: elements stay what they are, so that focus, scroll, open details and clicks survive ---
+
+    const sources = new WeakMap(); // text node -> its text before anybody translated it
+    const attributeSources = new WeakMap();
+    const TRANSLATED = ["title", "placeholder", "aria-label"];
+    const openDetails = new Set();
+
+    function redraw(element, html) {
+        const template = document.createElement("template");
+        template.innerHTML = html; // made by our own server, which escapes everything foreign
+        prepare(template.content);
+        const focused = document.activeElement?.dataset?.key;
+        morph(element, template.content);
+        for (const details of element.querySelectorAll("details[data-key]")) {
+            details.open = openDetails.has(details.dataset.key);
+        }
+        if (focused && document.activeElement === document.body) {
+            element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+        }
+    }
+
+    function prepare(fragment) {
+        for (const time of fragment.querySelectorAll("time[datetime]")) {
+            const options = { dateStyle: "medium", timeStyle: "short" };
+            time.textContent = new Date(time.dateTime).toLocaleString(document.documentElement.lang || [], options);
+        }
+        if (!promptBox()) {
+            for (const button of fragment.querySelectorAll("[data-send]")) button.textContent = WORDS.copyPrompt;
+        }
+        const texts = document.createTreeWalker(fragment, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode()) sources.set(texts.currentNode, texts.currentNode.data);
+    }
+
+    const keyOf = (node) => node?.dataset?.key ?? "";
+
+    function morph(old, fresh) {
+        const wantedKeys = new Set([...fresh.children].map(keyOf));
+        const keyed = new Map();
+        for (const child of [...old.children]) {
+            if (!keyOf(child)) continue;
+            if (wantedKeys.has(keyOf(child))) keyed.set(keyOf(child), child);
+            else child.remove();
+        }
+        let next = old.firstChild;
+        for (const wanted of [...fresh.childNodes]) {
+            const key = keyOf(wanted);
+            const kept = key ? keyed.get(key) : next && !keyOf(next) ? next : null;
+            if (!kept || kept.nodeName !== wanted.nodeName) {
+                old.insertBefore(wanted, next);
+                continue;
+            }
+            if (kept === next) next = next.nextSibling;
+            else old.insertBefore(kept, next);
+            patch(kept, wanted);
+        }
+        while (next) {
+            const after = next.nextSibling;
+            next.remove();
+            next = after;
+        }
+    }
+
+    function patch(kept, wanted) {
+        if (kept.nodeType !== Node.ELEMENT_NODE) {
+            // A new node, not new text: hosts translate what is added, not what is changed.
+            if ((sources.get(kept) ?? kept.data) !== wanted.data) kept.replaceWith(wanted);
+            return;
+        }
+        const known = attributeSources.get(kept) ?? {};
+        for (const { name, value } of wanted.attributes) {
+            const current = TRANSLATED.includes(name) && name in known ? known[name] : kept.getAttribute(name);
+            if (current !== value) kept.setAttribute(name, value);
+            if (TRANSLATED.includes(name)) known[name] = value;
+        }
+        attributeSources.set(kept, known);
+        for (const { name } of [...kept.attributes]) {
+            if (!wanted.hasAttribute(name) && name !== "open" && name !== "disabled") kept.removeAttribute(name);
+        }
+        morph(kept, wanted);
+    }
+
+    // --- messages ---
+
+    let messageTimer = 0;
+
+    function create(tag, attributes = {}, ...children) {
+        const element = document.createElement(tag);
+        for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+        element.append(...children);
+        return element;
+    }
+
+    // A line is {words} (ours, translated) and/or {value} (never translated).
+    function lineOf({ words, value }) {
+        const line = create("p", { class: "train-tools-line" });
+        if (words) line.append(create("span", {}, words), " ");
+        if (value !== undefined) line.append(create("span", { class: "train-tools-value" }, String(value)));
+        return line;
+    }
+
+    function say(lines, kind = "info", undo = null) {
+        const area = page()?.querySelector('[data-live="message"]');
+        clearTimeout(messageTimer);
+        if (!area) return;
+        area.replaceChildren();
+        if (!lines.length && !undo) return;
+        const text = create("div", {}, ...lines.map(lineOf));
+        if (undo) {
+            const line = lineOf({ words: WORDS.deleted, value: undo.what });
+            const body = JSON.stringify({ entry: undo.entry });
+            const action = { "data-post": "trash/restore", "data-body": body, "data-done": WORDS.back };
+            line.append(" ", create("button", { type: "button", class: "train-tools-button", ...action }, WORDS.undo));
+            text.append(line);
+        }
+        const named = { "data-close": "", "aria-label": WORDS.close, title: WORDS.close };
+        const close = create("button", { type: "button", class: "train-tools-close", ...named }, "×");
+        area.append(create("div", { class: `train-tools-message train-tools-${kind}` }, close, text));
+        if (kind === "info" && !undo) messageTimer = setTimeout(() => area.replaceChildren(), MESSAGE_MS);
+    }
+
+    function sayAnswer(answer, done = "") {
+        if (answer?.entry) say([], "info", answer);
+        else if (answer?.problems?.length) say(answer.problems.map((value) => ({ value })), "error");
+        else if (done) say([{ words: done, value: answer?.name }]);
+    }
+
+    // --- buttons ---
+
+    async function press(button) {
+        const { post: route, body, confirm, done } = button.dataset;
+        if (confirm && !(await confirmed(confirm, button.textContent))) return;
+        button.disabled = true;
+        try {
+            const answer = await post(route, JSON.parse(body || "{}"));
+            sayAnswer(answer, done);
+            // A project or version came back: the lists are gradio's.
+            if (route === "trash/restore" && !isShown(answer)) find("#train_tools_refresh")?.click();
+        } catch (error) {
+            say(error.lines ?? [{ words: WORDS.wrong }], "error");
+        }
+        button.disabled = false;
+        poll();
+    }
+
+    function setParam(name, value) {
+        params[name] = value;
+        poll();
+    }
+
+    document.addEventListener("click", (event) => {
+        const target = event.target.closest?.("button");
+        if (target?.id === "train_tools_train_begin") params.train = ""; // the new one is shown
+        if (!target?.closest(".train-tools-live")) return;
+        const data = target.dataset;
+        if (data.post) press(target);
+        else if (data.param) setParam(data.param, data.value);
+        else if (data.send !== undefined) send(data.send);
+        else if (data.open !== undefined) editor.open(target);
+        else if (data.close !== undefined) target.closest("[data-live]").replaceChildren();
+    });
+
+    document.addEventListener("change", (event) => {
+        const target = event.target;
+        if (target.matches?.(".train-tools-live select[data-param]")) setParam(target.dataset.param, target.value);
+    });
+
+    document.addEventListener(
+        "toggle",
+        (event) => {
+            const key = keyOf(event.target);
+            if (!key || !event.target.isConnected) return;
+            if (event.target.open) openDetails.add(key);
+            else openDetails.delete(key);
+        },
+        true,
+    );
+
+    // --- a prompt for a picture ---
+
+    const promptBox = () => find("#txt2img_prompt textarea");
+
+    function send(prompt) {
+        const box = promptBox();
+        if (!box) {
+            copy(prompt);
+            return;
+        }
+        const before = box.value.replace(/[,\s]+$/, "");
+        if (!before.includes(prompt)) box.value = before ? `${before}, ${prompt}` : prompt;
+        if (typeof updateInput === "function") updateInput(box);
+        else box.dispatchEvent(new Event("input", { bubbles: true }));
+        if (typeof switch_to_txt2img === "function") switch_to_txt2img();
+        say([{ words: WORDS.sent, value: prompt }]);
+    }
+
+    async function copy(text) {
+        try {
+            await navigator.clipboard.writeText(text);
+            say([{ words: WORDS.copied, value: text }]);
+        } catch {
+            // Without https, or where the browser forbids it.
+            say([{ words: WORDS.copyByHand, value: text }], "info", null);
+            clearTimeout(messageTimer);
+            const value = page()?.querySelector('[data-live="message"] .train-tools-value');
+            if (value) window.getSelection()?.selectAllChildren(value);
+        }
+    }
+
+    // --- dialogs ---
+
+    function dialog(id, ...children) {
+        const element = create("dialog", { id, class: "train-tools-dialog" }, ...children);
+        page().append(element);
+        element.addEventListener("keydown", (event) => event.stopPropagation()); // hosts have shortcuts of their own
+        return element;
+    }
+
+    const dialogButton = (text, action) =>
+        create("button", { type: "button", class: "train-tools-button", "data-action": action }, text);
+
+    function confirmed(question, answer) {
+        const text = create("p", { class: "train-tools-line", id: "train_tools_confirm_text" }, question);
+        const buttons = [dialogButton(WORDS.cancel, "cancel"), dialogButton(answer, "yes")];
+        buttons[1].classList.add("train-tools-danger");
+        const row = create("div", { class: "train-tools-actions" }, ...buttons);
+        const element = dialog("train_tools_confirm", text, row);
+        element.setAttribute("aria-labelledby", text.id);
+        return new Promise((resolve) => {
+            buttons[0].addEventListener("click", () => element.close("cancel"));
+            buttons[1].addEventListener("click", () => element.close("yes"));
+            element.addEventListener("close", () => {
+                element.remove();
+                resolve(element.returnValue === "yes");
+            });
+            element.showModal();
+        });
+    }
+
+    // One picture of the dataset, big, with its caption.
+    const editor = {
+        element: null,
+        opener: null,
+        version: null,
+
+        build() {
+            this.title = create("h3", { id: "train_tools_editor_title", class: "train-tools-value" });
+            this.image = create("img", { class: "train-tools-big", alt: "" });
+            this.caption = create("textarea", { id: "train_tools_editor_caption", rows: "3" });
+            this.status = create("p", { class: "train-tools-line train-tools-quiet", role: "status" });
+            this.label = create("label", { for: this.caption.id }, WORDS.caption);
+            const actions = {
+                previous: () => this.step(-1),
+                next: () => this.step(1),
+                remove: () => this.remove(),
+                save: () => this.save(),
+                close: () => this.element.close(),
+            };
+            const names = Object.keys(actions);
+            this.buttons = Object.fromEntries(names.map((name) => [name, dialogButton(WORDS[name], name)]));
+            const row = create("div", { class: "train-tools-actions" }, ...Object.values(this.buttons));
+            this.element = dialog(
+                "train_tools_editor", this.title, this.image, this.label, this.caption, this.status, row,
+            );
+            this.element.setAttribute("aria-labelledby", this.title.id);
+            for (const [name, action] of Object.entries(actions)) this.buttons[name].addEventListener("click", action);
+            this.element.addEventListener("keydown", (event) => this.onKey(event));
+            this.element.addEventListener("close", () => this.opener?.focus());
+        },
+
+        open(opener) {
+            if (!this.element?.isConnected) this.build();
+            this.version = shown();
+            this.show(opener);
+            this.element.showModal();
+            this.caption.focus();
+        },
+
+        show(opener) {
+            const { open: file, picture, caption, waiting } = opener.dataset;
+            this.opener = opener;
+            this.title.textContent = file;
+            this.image.src = picture;
+            this.image.alt = file;
+            this.caption.value = caption;
+            const isWaiting = waiting === "1";
+            this.caption.readOnly = isWaiting;
+            this.buttons.save.disabled = isWaiting;
+            const others = this.openers();
+            this.buttons.previous.disabled = others[0] === opener;
+            this.buttons.next.disabled = others.at(-1) === opener;
+            this.tell(isWaiting ? [{ words: WORDS.waits }] : []);
+        },
+
+        openers: () => [...page().querySelectorAll('[data-live="dataset"] [data-open]')],
+
+        tell(lines) {
+            this.status.replaceChildren(...lines.map(lineOf).flatMap((line) => [...line.childNodes, " "]));
+        },
+
+        async step(by) {
+            const others = this.openers();
+            const other = others[others.indexOf(this.opener) + by];
+            if (!other) return;
+            if (this.isChanged() && !(await this.save())) return;
+            this.show(other);
+        },
+
+        isChanged() {
+            return !this.caption.readOnly && this.caption.value !== this.opener.dataset.caption;
+        },
+
+        async save() {
+            const caption = this.caption.value;
+            const opener = this.opener;
+            try {
+                await post("dataset/caption", { ...this.version, file: opener.dataset.open, caption });
+            } catch (error) {
+                this.tell(error.lines ?? [{ words: WORDS.wrong }]);
+                return false;
+            }
+            opener.dataset.caption = caption;
+            this.tell([{ words: WORDS.captionSaved }]);
+            poll();
+            return true;
+        },
+
+        async remove() {
+            const others = this.openers();
+            const place = others.indexOf(this.opener);
+            try {
+                const answer = await post("dataset/remove", { ...this.version, file: this.opener.dataset.open });
+                this.opener = others[place + 1] ?? others[place - 1] ?? null;
+                this.element.close();
+                sayAnswer(answer);
+            } catch (error) {
+                this.tell(error.lines ?? [{ words: WORDS.wrong }]);
+            }
+            poll();
+        },
+
+        onKey(event) {
+            if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.save();
+            if (event.target === this.caption) return;
+            if (event.key === "ArrowLeft") this.step(-1);
+            if (event.key === "ArrowRight") this.step(1);
+        },
+    };
+
+    // --- languages of the standalone page; WebUIs translate by themselves, from the same files ---
+
+    const LANGUAGES = { ja: ["ja_JP", "ja"], zh: ["zh_CN", "zh-CN"] };
+
+    async function localize() {
+        const wanted = navigator.languages.map((name) => name.slice(0, 2).toLowerCase());
+        const chosen = wanted.find((name) => name === "en" || name in LANGUAGES);
+        if (!connection().localize || !(chosen in LANGUAGES)) return;
+        const [file, tag] = LANGUAGES[chosen];
+        const response = await request(`localizations/${file}.json`);
+        if (!response.ok) return;
+        const dictionary = await response.json();
+        document.documentElement.lang = tag;
+        translate(document.body, dictionary);
+        const watched = { subtree: true, childList: true, characterData: true, attributeFilter: TRANSLATED };
+        new MutationObserver((changes) => {
+            for (const { type, target, addedNodes } of changes) {
+                for (const node of type === "childList" ? addedNodes : [target]) translate(node, dictionary);
+            }
+        }).observe(document.body, watched);
+    }
+
+    function translate(node, dictionary) {
+        const element = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
+        if (!element?.closest || element.closest(".train-tools-value, textarea, script, style")) return;
+        if (node.nodeType === Node.TEXT_NODE) {
+            const key = node.data.trim();
+            if (key && Object.hasOwn(dictionary, key) && dictionary[key] !== key) {
+                node.data = node.data.replace(key, () => dictionary[key]);
+            }
+            return;
+        }
+        for (const name of TRANSLATED) {
+            const key = element.getAttribute(name)?.trim();
+            if (key && Object.hasOwn(dictionary, key) && dictionary[key] !== key) {
+                element.setAttribute(name, dictionary[key]);
+            }
+        }
+        for (const child of element.childNodes) translate(child, dictionary);
+    }
+
+    // --- start ---
+
+    function start() {
+        if (!page()) {
+            setTimeout(start, 200);
+            return;
+        }
+        new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && poll()).observe(page());
+        document.addEventListener("visibilitychange", () => isVisible() && poll());
+        localize().catch(() => {}); // English is there without it
+        poll();
+    }
+    start();
+})();

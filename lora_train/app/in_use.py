@@ -1,0 +1,68 @@
+"""What must not be moved away, because a job waits or runs that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from lora_train.app.watching import Watch
+from lora_train.core.errors import JobError
+from lora_train.core.jobs import JobFolder, SamplesSpec
+from lora_train.core.workspace import Version, Workspace
+from lora_train.launch.queue import JobQueue
+
+
+class InUse:
+    """`is_updating` tells whether *Update Dataset* works on a version."""
+
+    def __init__(
+        self, workspace: Workspace, jobs: JobQueue, watch: Watch, is_updating: Callable[[Version], bool]
+    ) -> None:
+        self._workspace = workspace
+        self._jobs = jobs
+        self._watch = watch
+        self._is_updating = is_updating
+
+    def require_idle(self, folder: Path, what: str) -> None:
+        """Raise JobError while something needs this folder: a project's, a version's or a training's."""
+        versions = [version for version in self._versions() if version.path.is_relative_to(folder)]
+        started_elsewhere = (path for version in versions for path in self._running_trains(version))
+        if any(train.is_relative_to(folder) for train in (*self._queued_trains(), *started_elsewhere)):
+            raise JobError(f"A training of {what} waits or runs.", "Stop it, or wait for its end.")
+        for version in versions:
+            self.require_not_updating(version)
+
+    def require_not_updating(self, version: Version) -> None:
+        """Raise JobError while *Update Dataset* makes the version's pictures."""
+        if self._is_updating(version):
+            raise JobError(
+                f"The dataset of {version.info().name} is being updated.", "Wait for its end, or stop the update."
+            )
+
+    def is_drawn_for(self, train: Path) -> bool:
+        """Whether a job that draws previews of this training waits or runs."""
+        return any(drawn == train for job, drawn in self._queued() if job.path != drawn)
+
+    def _queued_trains(self) -> list[Path]:
+        return [train for _, train in self._queued()]
+
+    def _queued(self) -> Iterator[tuple[JobFolder, Path]]:
+        """The jobs of the queue, each with the folder of the training that it is, or draws for."""
+        for job_id in filter(None, (self._jobs.running(), *self._jobs.waiting())):
+            job = JobFolder(self._workspace.root / job_id)
+            train = job.path
+            with suppress(JobError):  # its folder is gone, or damaged
+                spec = job.read_spec()
+                if isinstance(spec, SamplesSpec):
+                    train = (job.path / spec.train).resolve()
+            yield job, train
+
+    def _versions(self) -> Iterator[Version]:
+        for project in self._workspace.projects():
+            yield from project.versions()
+
+    def _running_trains(self, version: Version) -> Iterator[Path]:
+        for path in version.trains_dir.iterdir() if version.trains_dir.is_dir() else ():
+            if (path / "job.json").is_file() and self._watch.status(JobFolder(path)).state == "running":
+                yield path

@@ -1,0 +1,1 @@
+"""What the page lives in: a WebUI, or a page of its own."""

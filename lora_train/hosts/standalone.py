@@ -1,0 +1,156 @@
+"""The page on its own: `lora-train ui`, on whatever gradio is installed, with folders instead of a WebUI."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.core.errors import JobError, TrainToolsError
+from lora_train.core.host import BaseModelChoice
+
+if TYPE_CHECKING:
+    from lora_train.app import App
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+_SUFFIXES = (".safetensors", ".ckpt")
+_STYLE = Path(__file__).parents[2] / "style.css"
+_LOAD_SCRIPT = """() => {
+    if (!document.querySelector("script[data-train-tools]")) {
+        const script = document.createElement("script");
+        script.src = "./train-tools/v1/page.js";
+        script.dataset.trainTools = "";
+        document.head.append(script);
+    }
+}"""
+
+
+class Standalone:
+    """A host of two folders: checkpoints are looked for below one, LoRAs are published to the other."""
+
+    name = "standalone"
+
+    def __init__(self, *, models: Path | None, lora_dir: Path | None, is_local: bool) -> None:
+        self._models = models
+        self._lora_dir = lora_dir
+        self._is_local = is_local
+        self._found: list[BaseModelChoice] = []
+        self.refresh_base_models()
+
+    def base_models(self) -> list[BaseModelChoice]:
+        return self._found
+
+    def refresh_base_models(self) -> None:
+        """Names are paths below the folder, so that no two are the same."""
+        folder = self._models
+        if folder is None:
+            return
+        paths = sorted(path for path in folder.rglob("*") if _is_checkpoint(path))
+        self._found = [BaseModelChoice(path.relative_to(folder).as_posix(), str(path.absolute())) for path in paths]
+
+    def lora_dir(self) -> Path | None:
+        return self._lora_dir
+
+    def lora_root(self) -> Path | None:
+        return self._lora_dir
+
+    def auto_publish(self) -> bool:
+        return self._lora_dir is not None
+
+    def refresh_loras(self) -> None:
+        pass
+
+    def takes_paths(self) -> bool:
+        return self._is_local
+
+    def is_waiting_for_picture(self) -> bool:
+        return False
+
+    def parked(self, device: str) -> AbstractContextManager[None]:  # noqa: ARG002  (nothing to park)
+        return nullcontext()
+
+
+def _is_checkpoint(path: Path) -> bool:
+    name = path.name.lower()
+    is_vae = any(name.endswith(f".vae{suffix}") for suffix in _SUFFIXES)
+    return path.suffix.lower() in _SUFFIXES and not is_vae and path.is_file()
+
+
+def serve(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, host: str) -> None:
+    """Show the page until Ctrl+C. Raises TrainToolsError without gradio, JobError when the port is taken."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio  # noqa: F401  (asked for here, with a sentence, before anything else needs it)
+    except ImportError as error:
+        raise TrainToolsError(
+            f"The page needs gradio: {error}.", f'Install it with: "{sys.executable}" -m pip install gradio'
+        ) from None
+    page, address = _open(app, port=port, share=share, auth=auth, host=host)
+    app.start_background()
+    print(f"Train Tools: {address}\nCtrl+C closes the page; trainings go on without it.", flush=True)  # noqa: T201
+    try:
+        while True:
+            time.sleep(1)  # an endless wait could not be interrupted on Windows
+    except KeyboardInterrupt:
+        print("Closed. A training that runs goes on; open the page again to see it.", flush=True)  # noqa: T201
+    finally:
+        app.stop_background()
+        page.close(verbose=False)
+
+
+def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, host: str) -> tuple[Any, str]:
+    """Start the server in threads of its own; returns the page and its address."""
+    from lora_train import api
+    from lora_train.ui.live import live
+
+    page, launch_look = _page(app)
+    options = {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "auth": auth,
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "show_api": False,
+        "footer_links": [],
+        "ssr_mode": False,
+        "enable_monitoring": False,
+        **launch_look,
+    }
+    known = inspect.signature(page.launch).parameters
+    try:
+        server, local_url, share_url = page.launch(**{key: value for key, value in options.items() if key in known})
+    except OSError:
+        raise JobError(
+            f"The page could not be opened on {host}, port {port}; another program may use it.",
+            "Choose another --port.",
+        ) from None
+    pairs = [auth] if auth else []
+    api.add_routes(server, app, api.PageGate(lambda: pairs, lambda: True), functools.partial(live, app))
+    return page, share_url or local_url
+
+
+def _page(app: App) -> tuple[Any, dict[str, Any]]:
+    """The tab inside a page of its own, and what `launch` is told of its looks (gradio 6; before, `Blocks` was)."""
+    import gradio as gr
+
+    from lora_train import api
+    from lora_train.ui import compat, tab
+
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    look: dict[str, Any] = {"theme": gr.themes.Default(**fonts)}  # the theme's own fonts would come from Google
+    is_launched_with = "theme" in inspect.signature(gr.Blocks.launch).parameters
+    inner = tab.build(app, token=api.TOKEN, localize=True)
+    with gr.Blocks(title="Train Tools", analytics_enabled=False, **({} if is_launched_with else look)) as page:
+        if _STYLE.is_file():
+            style = f"<style>{_STYLE.read_text(encoding='utf-8')}</style>"
+            compat.make(gr.HTML, value=style, elem_classes=["train-tools-hidden"])
+        inner.render()
+        compat.on(page.load, None, js=_LOAD_SCRIPT)
+    return page, look if is_launched_with else {}

@@ -1,0 +1,94 @@
+"""Every difference between gradio 3.41, 4.40 and 6 that the page meets; the rest of `ui` is written once.
+
+What a version knows is read from its signatures: gradio 3 swallows unknown options without a word, gradio 4 and 6
+refuse them, and Forge wraps the events of its components so that their own signatures say nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+import gradio as gr
+
+Component = Any
+"""A gradio component or layout; the three versions have no base class in common that the types of all agree on."""
+Updates = dict[Component, Any]
+"""What a handler answers: new values, or `gr.update(...)`, by component."""
+Block = TypeVar("Block")
+
+
+def make(kind: Callable[..., Block], **options: Any) -> Block:
+    """A component or layout with those of the options that this gradio has.
+
+    It stays out of the host's `ui-config.json`, which would freeze its first default for ever.
+    """
+    known = _known_options(kind)
+    block = kind(**{name: value for name, value in options.items() if name in known})
+    block.do_not_save_to_config = True  # pyright: ignore[reportAttributeAccessIssue]  (the host's word)
+    return block
+
+
+@cache
+def _known_options(kind: type) -> frozenset[str]:
+    return frozenset(name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters)
+
+
+def on(
+    trigger: Callable[..., Any],
+    handler: Callable[..., Any] | None,
+    inputs: set[Component] | None = None,
+    outputs: set[Component] | None = None,
+    *,
+    js: str | None = None,
+    keeps_latest: bool = False,
+) -> None:
+    """Bind a quick handler to an event such as `button.click`.
+
+    It runs past gradio's queue, which may be full of pictures. Events that come while one is answered are dropped;
+    with `keeps_latest` the last of them is answered too.
+    """
+    wanted = {
+        "queue": False,
+        "show_progress": "hidden",
+        "js": js,
+        "_js": js,
+        "trigger_mode": "always_last" if keeps_latest else "once",
+        **_closed_to_clients(),
+    }
+    options = {name: value for name, value in wanted.items() if name in _event_options()}
+    event = trigger(handler, inputs, outputs, **options)
+    if keeps_latest and "trigger_mode" not in options:  # gradio 3: what was dropped meanwhile is seen by asking again
+        event.then(handler, inputs, outputs, **options)
+
+
+def triggers_of_a_hand(component: Component) -> list[Callable[..., Any]]:
+    """Events that a person causes, and never a value that we set.
+
+    `input` alone is not enough: in a text of gradio 6 it misses what is pasted and deleted.
+    """
+    return [getattr(component, name) for name in ("input", "blur") if hasattr(component, name)]
+
+
+def _closed_to_clients() -> dict[str, Any]:
+    """Our own routes are the API; the page's handlers are for the page alone."""
+    return {"api_visibility": "private"} if "api_visibility" in _event_options() else {"api_name": False}
+
+
+@cache
+def _event_options() -> frozenset[str]:
+    """Options of every event; read from the one event that no host wraps."""
+    return frozenset(inspect.signature(gr.Blocks.load).parameters)
+
+
+def uploaded_name(file: Any) -> str:
+    """The file name of an upload as the person had it; gradio 3 keeps it beside the name of its own copy."""
+    path = str(getattr(file, "orig_name", "") or uploaded_path(file))
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def uploaded_path(file: Any) -> str:
+    """Where gradio keeps an uploaded file."""
+    return str(getattr(file, "name", file))

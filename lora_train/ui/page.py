@@ -1,0 +1,214 @@
+"""What the panels of one page share: which version its controls show, its live parts, and how events are answered.
+
+A page knows what it shows by a hidden text of its own, `project/version`, that is set together with the values of the
+controls, and never by its dropdowns: so an answer that comes late can't carry one version's values into another.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import gradio as gr
+
+from lora_train.app import App
+from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
+from lora_train.core.errors import TrainToolsError
+from lora_train.ui import live, view
+from lora_train.ui.compat import Component, Updates, make, on, triggers_of_a_hand
+from lora_train.ui.form import SettingControl
+from lora_train.ui.html import sentences
+
+Values = dict[Component, Any]
+Handler = Callable[[Values], Updates]
+
+_MISTAKE = "Something went wrong in Train Tools."
+
+_log = logging.getLogger(__name__)
+
+
+class Page:
+    """The components that are not one panel's, and everything that panels ask of each other."""
+
+    def __init__(self, app: App, token: str) -> None:
+        self.app = app
+        self.token = token
+        self._messages = itertools.count()
+        self._live: dict[str, Component] = {}
+        self._settings: dict[SettingControl, Component] = {}
+        self._problems: list[Component] = []
+        self._fillers: list[Callable[[Selection], Updates]] = []
+        self._filled: set[Component] = set()
+
+    # --- making the page ---
+
+    def add_shown(self) -> None:
+        """The hidden memory of what the page shows: one for us, one for the page's script."""
+        self.shown = make(gr.Textbox, value="", visible=False)
+        self._shown_element = make(gr.HTML, value=_shown_html(Selection()), elem_classes=["train-tools-hidden"])
+
+    def add_message(self) -> None:
+        """Where answers, errors and undo buttons appear."""
+        self.message = make(gr.HTML, value=view.live("message", ""), elem_id="train_tools_message_live")
+
+    def add_heading(self, number: str, text: str) -> None:
+        """The head of a step of the story; the number is no part of the text, for the sake of translation."""
+        words = f'<span class="train-tools-step">{number}</span> <span>{text}</span>'
+        make(gr.HTML, value=f'<h2 class="train-tools-heading">{words}</h2>')
+
+    def add_live(self, name: str) -> None:
+        """A part that is drawn from a snapshot, by handlers and by the page's script."""
+        self._live[name] = make(gr.HTML, value=view.live(name, ""), elem_id=f"train_tools_{name}_live")
+
+    def add_filler(self, fill: Callable[[Selection], Updates], *components: Component) -> None:
+        """What a panel shows of a selection: called whenever another one is shown."""
+        self._fillers.append(fill)
+        self._filled.update(components)
+
+    # --- answering events ---
+
+    def on(
+        self,
+        trigger: Callable[..., Any],
+        handler: Handler,
+        inputs: Iterable[Component] = (),
+        outputs: Iterable[Component] = (),
+        *,
+        is_typing: bool = False,
+    ) -> None:
+        """Bind a handler that gets the values of `inputs` and of `shown`. Its errors go to the message.
+
+        `is_typing`: it is called at every letter; the last call counts, and the message before stays.
+        """
+
+        def answer(values: Values) -> Updates:
+            try:
+                cleared = {} if is_typing else {self.message: self.message_html("")}
+                return cleared | handler(values)
+            except TrainToolsError as error:
+                return {self.message: self.message_html(error.message, error.hint, "error")}
+            except OSError as error:
+                words = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+                return {self.message: self.message_html(f"The disk refused: {words}.", kind="error")}
+            except Exception:  # the border to the host: a mistake of ours must not become its error box
+                _log.exception("Train Tools could not answer %s", handler.__name__)
+                return {self.message: self.message_html(_MISTAKE, "The log has more.", "error")}
+
+        on(trigger, answer, {self.shown, *inputs}, {self.message, *outputs}, keeps_latest=is_typing)
+
+    def selection(self, values: Values) -> Selection:
+        """The version that the controls show, whose values these are."""
+        project, _, version = (values[self.shown] or "").partition("/")
+        return Selection(project, version)
+
+    def message_html(self, text: str, hint: str = "", kind: Literal["info", "error"] = "info") -> str:
+        return self._message(view.message_html(text, hint, kind))
+
+    def undo_html(self, undo: Undo) -> str:
+        return self._message(view.message_html("", undo=undo))
+
+    def _message(self, inner: str) -> str:
+        """Never the same text twice: gradio would not draw it again, though the script has emptied the place."""
+        return f"{view.live('message', inner)}<!-- {next(self._messages)} -->"
+
+    # --- showing a version ---
+
+    def everything(self) -> set[Component]:
+        """The outputs of `fill`."""
+        own = {self.shown, self._shown_element, *self._problems, *self._live.values()}
+        return own | self._filled | set(self.controls())
+
+    def fill(self, selection: Selection) -> Updates:
+        """The whole page for a version. Raises WorkspaceError where there is no such version."""
+        updates: Updates = {
+            self.shown: f"{selection.project}/{selection.version}",
+            self._shown_element: _shown_html(selection),
+            **dict.fromkeys(self._problems, ""),
+        }
+        for fill in self._fillers:
+            updates |= fill(selection)
+        return updates | self._saved_settings(selection) | self.redraw(selection, *self._live)
+
+    def refresh(self, values: Values) -> Updates:
+        """What the page shows, read again; where that is gone, what was looked at last."""
+        shown = self.selection(values)
+        exists = any(
+            project.id == shown.project and shown.version in ("", *(version.id for version in project.versions))
+            for project in self.app.projects.list()
+        )
+        return self.fill(shown if exists else self.app.projects.selection())
+
+    def live_parts(self, *names: str) -> set[Component]:
+        """The outputs of `redraw`."""
+        return {self._live[name] for name in names}
+
+    def redraw(self, selection: Selection, *names: str) -> Updates:
+        """Live parts as they are now; empty where no version is shown."""
+        parts = dict.fromkeys(names, "")
+        if selection.version:
+            query = {"project": selection.project, "version": selection.version, "token": self.token}
+            parts |= live.live(self.app, query)["fragments"]
+            if "model" in names:
+                parts["model"] = self._model_html(selection)
+        return {self._live[name]: view.live(name, parts[name]) for name in names}
+
+    def _model_html(self, selection: Selection) -> str:
+        chosen = self.app.settings.train(selection.project, selection.version)["base_model"]
+        return view.model_html(self.app.training.base_model(chosen) if chosen else BaseModelSnapshot())
+
+    # --- settings ---
+
+    def add_settings(self, panel: str, controls: Iterable[SettingControl]) -> None:
+        """Controls of a panel, and here a line that tells what of them could not be saved."""
+        elem_id = f"train_tools_{panel}_problems"
+        problems = make(gr.HTML, value="", elem_id=elem_id, elem_classes=["train-tools-problems"])
+        self._problems.append(problems)
+        for control in controls:
+            self._settings[control] = problems
+
+    def save_as_changed(self) -> None:
+        """Save every control when a person changes it, and draw what depends on it."""
+        for control, problems in self._settings.items():
+            drawn = ("sum", "model") if control.field.name == "base_model" else ("sum",)
+            outputs = {problems, *self.live_parts(*drawn)}
+            save = self._saving(problems, drawn)
+            for trigger in triggers_of_a_hand(control.component):
+                self.on(trigger, save, [control.component], outputs, is_typing=True)
+
+    def _saving(self, problems: Component, drawn: tuple[str, ...]) -> Handler:
+        def save(values: Values) -> Updates:
+            told = sentences(self.save(values), "train-tools-error")
+            return {problems: told, **self.redraw(self.selection(values), *drawn)}
+
+        return save
+
+    def controls(self) -> list[Component]:
+        return [control.component for control in self._settings]
+
+    def save(self, values: Values) -> list[str]:
+        """Save what those of `values` that are controls hold; returns what is wrong with them."""
+        selection = self.selection(values)
+        given: dict[str, dict[str, Any]] = {"train": {}, "dataset": {}}
+        for control in self._settings:
+            if control.component in values:
+                given[control.section][control.field.name] = control.meant(values[control.component])
+        return self.app.settings.save(selection.project, selection.version, given["train"], given["dataset"])
+
+    def _saved_settings(self, selection: Selection) -> Updates:
+        if not selection.version:
+            return {}
+        saved = {
+            "train": self.app.settings.train(selection.project, selection.version),
+            "dataset": self.app.settings.dataset(selection.project, selection.version),
+        }
+        return {
+            control.component: control.update(saved[control.section][control.field.name]) for control in self._settings
+        }
+
+
+def _shown_html(selection: Selection) -> str:
+    project, version = html.escape(selection.project), html.escape(selection.version)
+    return f'<div id="train_tools_shown" hidden data-project="{project}" data-version="{version}"></div>'

@@ -1,0 +1,1 @@
+"""The parts of the page, from top to bottom: project, dataset, train, results."""

@@ -1,0 +1,210 @@
+"""The head of the page: which project and version is shown; making, renaming, copying and deleting them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from lora_train.app.snapshot import ProjectEntry, Selection, Undo
+from lora_train.core.errors import WorkspaceError
+from lora_train.ui.compat import Component, Updates, make, on
+from lora_train.ui.form import label_of, labels, refresh_button
+from lora_train.ui.page import Page, Values
+
+_FIRST_VERSION = "v1"
+_ANOTHER = "Refresh the list, and choose another."
+
+
+class ProjectPanel:
+    """Dropdowns of gradio 3.41 hold texts alone, so a choice is a name; `labels` tells whose."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        with make(gr.Row, equal_height=False, elem_classes=["train-tools-head"]):
+            with make(gr.Column, min_width=320), make(gr.Row, elem_classes=["train-tools-with-tool"]):
+                self.project = _choice("project", "Project")
+                self.project_refresh = refresh_button("project")
+                self.project_create = _button("project_create", "Create Project")
+            self.version_part = make(gr.Column, min_width=320, visible=False)
+            with self.version_part, make(gr.Row, elem_classes=["train-tools-with-tool"]):
+                self.version = _choice("version", "Version")
+                self.version_refresh = refresh_button("version")
+                self.version_create = _button("version_create", "Create Version")
+            self.refresh = _button("refresh", "Refresh", scale=0)
+        with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.project_ask:
+            self.project_name = _name("project_name", "Project name")
+            self.project_ok = _button("project_create_ok", "Create", variant="primary")
+        with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.version_ask:
+            self.version_name = _name("version_name", "Version name", _FIRST_VERSION)
+            self.version_ok = _button("version_create_ok", "Create", variant="primary")
+        with make(gr.Accordion, label="Manage", open=False, visible=False, elem_id="train_tools_manage") as self.manage:
+            with make(gr.Row, elem_classes=["train-tools-ask"]):
+                self.project_new_name = _name("project_new_name", "New project name")
+                self.project_rename = _button("project_rename", "Rename Project")
+                self.project_delete = _button("project_delete", "Delete Project", variant="stop")
+            with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.manage_version:
+                self.version_new_name = _name("version_new_name", "New version name")
+                self.version_rename = _button("version_rename", "Rename Version")
+                self.version_duplicate = _button("version_duplicate", "Duplicate Version")
+                self.version_delete = _button("version_delete", "Delete Version", variant="stop")
+        page.add_filler(
+            self._fill,
+            *(self.project, self.version, self.version_part, self.project_ask, self.version_ask),
+            *(self.manage, self.manage_version),
+            *(self.project_name, self.version_name, self.project_new_name, self.version_new_name),
+        )
+
+    def bind(self) -> None:
+        """After every panel is there: a selection fills them all."""
+        self._on(self.project.input, self._select_project, self.project)
+        self._on(self.version.input, self._select_version, self.version)
+        for refresh in (self.project_refresh, self.version_refresh, self.refresh):
+            self._on(refresh.click, self.page.refresh)
+        for ask, row, name in (
+            (self.project_create, self.project_ask, "project"),
+            (self.version_create, self.version_ask, "version"),
+        ):
+            self.page.on(ask.click, _revealing(row), [], [row])
+            on(ask.click, None, js=_focus(f"train_tools_{name}_name"))
+        for trigger in (self.project_ok.click, self.project_name.submit):
+            self._on(trigger, self._create_project, self.project_name)
+        for trigger in (self.version_ok.click, self.version_name.submit):
+            self._on(trigger, self._create_version, self.version_name)
+        for trigger in (self.project_rename.click, self.project_new_name.submit):
+            self._on(trigger, self._rename_project, self.project_new_name)
+        for trigger in (self.version_rename.click, self.version_new_name.submit):
+            self._on(trigger, self._rename_version, self.version_new_name)
+        self._on(self.version_duplicate.click, self._duplicate_version, self.version_new_name)
+        self._on(self.project_delete.click, self._delete_project)
+        self._on(self.version_delete.click, self._delete_version)
+
+    def _on(self, trigger: Callable[..., None], handler: Callable[[Values], Updates], *inputs: Component) -> None:
+        self.page.on(trigger, handler, inputs, self.page.everything())
+
+    # --- what is shown ---
+
+    def _fill(self, selection: Selection) -> Updates:
+        projects = self.page.app.projects.list()
+        versions = _versions(projects, selection.project)
+        project_labels = _project_labels(projects)
+        has_project, has_version = bool(selection.project), bool(selection.version)
+        return {
+            self.project: gr.update(choices=list(project_labels), value=label_of(project_labels, selection.project)),
+            self.version: gr.update(choices=list(versions), value=label_of(versions, selection.version)),
+            self.version_part: gr.update(visible=has_project),
+            self.project_ask: gr.update(visible=False),
+            self.version_ask: gr.update(visible=has_project and not has_version),
+            self.manage: gr.update(visible=has_project),
+            self.manage_version: gr.update(visible=has_version),
+            self.project_name: "",
+            self.version_name: "" if has_version else _FIRST_VERSION,
+            self.project_new_name: "",
+            self.version_new_name: "",
+        }
+
+    # --- choosing ---
+
+    def _select_project(self, values: Values) -> Updates:
+        projects = self.page.app.projects.list()
+        chosen = _project_labels(projects).get(values[self.project] or "")
+        if chosen is None:
+            raise WorkspaceError(
+                f"There is no project {values[self.project]}.", "Press Refresh to see those there are."
+            )
+        return self.page.fill(self.page.app.projects.select(chosen, ""))
+
+    def _select_version(self, values: Values) -> Updates:
+        project = self.page.selection(values).project
+        chosen = _versions(self.page.app.projects.list(), project).get(values[self.version] or "")
+        if chosen is None:
+            raise WorkspaceError(
+                f"There is no version {values[self.version]}.", "Press Refresh to see those there are."
+            )
+        return self.page.fill(self.page.app.projects.select(project, chosen))
+
+    # --- making and changing ---
+
+    def _create_project(self, values: Values) -> Updates:
+        return self.page.fill(self.page.app.projects.create(values[self.project_name]))
+
+    def _create_version(self, values: Values) -> Updates:
+        project = self.page.selection(values).project
+        return self.page.fill(self.page.app.projects.create_version(project, values[self.version_name]))
+
+    def _rename_project(self, values: Values) -> Updates:
+        project = self.page.selection(values).project
+        return self.page.fill(self.page.app.projects.rename(project, values[self.project_new_name]))
+
+    def _rename_version(self, values: Values) -> Updates:
+        shown, name = self.page.selection(values), values[self.version_new_name]
+        return self.page.fill(self.page.app.projects.rename_version(shown.project, shown.version, name))
+
+    def _duplicate_version(self, values: Values) -> Updates:
+        shown, name = self.page.selection(values), values[self.version_new_name]
+        return self.page.fill(self.page.app.projects.duplicate_version(shown.project, shown.version, name))
+
+    def _delete_project(self, values: Values) -> Updates:
+        return self._deleted(self.page.app.projects.delete(self.page.selection(values).project))
+
+    def _delete_version(self, values: Values) -> Updates:
+        shown = self.page.selection(values)
+        return self._deleted(self.page.app.projects.delete_version(shown.project, shown.version))
+
+    def _deleted(self, undo: Undo) -> Updates:
+        updates = self.page.fill(self.page.app.projects.selection())
+        return {**updates, self.page.message: self.page.undo_html(undo)}
+
+
+def _project_labels(projects: list[ProjectEntry]) -> dict[str, str]:
+    return labels((project.name, project.id) for project in projects)
+
+
+def _versions(projects: list[ProjectEntry], project: str) -> dict[str, str]:
+    """Label -> id of the versions of a project."""
+    found = next((entry.versions for entry in projects if entry.id == project), [])
+    return labels((version.name, version.id) for version in found)
+
+
+def _revealing(row: Component) -> Callable[[Values], Updates]:
+    def reveal(_: Values) -> Updates:
+        return {row: gr.update(visible=True)}
+
+    return reveal
+
+
+def _focus(elem_id: str) -> str:
+    """Script that puts the cursor into a text field which is being revealed."""
+    field = f"document.querySelector('#{elem_id} textarea, #{elem_id} input')"
+    return f"() => {{ setTimeout(() => {{ const field = {field}; if (field) field.focus(); }}, 300); }}"
+
+
+def _choice(name: str, label: str) -> Component:
+    return make(
+        gr.Dropdown,
+        choices=[],
+        value=None,
+        label=label,
+        interactive=True,
+        elem_id=f"train_tools_{name}_choice",
+        min_width=160,
+        scale=3,
+    )
+
+
+def _button(name: str, text: str, variant: str = "secondary", scale: int = 1) -> Component:
+    return make(
+        gr.Button,
+        value=text,
+        variant=variant,
+        elem_id=f"train_tools_{name}",
+        elem_classes=["train-tools-head-button"],
+        min_width=120,
+        scale=scale,
+    )
+
+
+def _name(name: str, label: str, text: str = "") -> Component:
+    return make(
+        gr.Textbox, value=text, label=label, max_lines=1, interactive=True, elem_id=f"train_tools_{name}", scale=3
+    )

@@ -1,0 +1,174 @@
+"""Step 2: the settings of a training, what they amount to, and how it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lora_train.app import App
+from lora_train.core.config import TrainSettings
+from lora_train.core.errors import ConfigError
+from lora_train.core.settings import SettingField, setting_fields
+from lora_train.ui.compat import Updates, make
+from lora_train.ui.form import SettingControl, label_of, labels, refresh_button, setting_control
+from lora_train.ui.page import Page, Values
+
+FIRST = (
+    ("clip_skip", "save_every_epochs"),
+    ("batch_size", "epochs"),
+    ("learning_rate", "optimizer"),
+    ("rank", "alpha"),
+    ("generate_previews",),
+)
+"""What the tutorial needs, row by row, below the base model."""
+
+GROUPS = (
+    (
+        "Learning rate and optimizer",
+        "How fast it learns, and how that changes over the run.",
+        (
+            *("train_text_encoder", "text_encoder_lr", "lr_scheduler", "lr_warmup_steps", "lr_cycles"),
+            *("weight_decay", "max_grad_norm", "gradient_accumulation_steps"),
+        ),
+    ),
+    (
+        "Resolution and memory",
+        "For other picture sizes, for small cards, and for training without one.",
+        (
+            *("resolution", "bucket_step_px", "upscale_limit", "precision", "gradient_checkpointing"),
+            *("vae", "device", "cpu_threads"),
+        ),
+    ),
+    (
+        "Captions and noise",
+        "How captions are read, and which noise the pictures get.",
+        (
+            *("trigger_word", "max_tokens", "shuffle_captions", "keep_tags", "caption_dropout", "flip"),
+            *("min_snr_gamma", "noise_offset", "prior_loss_weight", "seed"),
+        ),
+    ),
+    (
+        "Previews",
+        "Pictures that are drawn with every saved LoRA, to choose the best by eye.",
+        (
+            *("preview_prompts", "preview_negative_prompt", "preview_weights", "preview_sampler", "preview_steps"),
+            *("preview_cfg_scale", "preview_seed", "preview_size_px"),
+        ),
+    ),
+    (
+        "Output",
+        "What the LoRA file holds, and how often work in progress is kept.",
+        ("conv_rank", "conv_alpha", "save_precision", "private_metadata", "state_every_s"),
+    ),
+)
+"""The rest, in closed accordions: title, one line of help, settings. `repeats` stands in the dataset panel."""
+
+_WIDE = ("preview_prompts", "preview_negative_prompt", "vae")
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModelControl(SettingControl):
+    """The choice of a checkpoint: names are shown, paths are saved."""
+
+    app: App
+
+    def update(self, value: str) -> Any:
+        names, shown = list(self._labels()), self.shown(value)
+        if shown is not None and shown not in names:  # gradio 4 refuses what is no choice
+            names.append(shown)
+        return gr.update(choices=names, value=shown)
+
+    def shown(self, value: str) -> str | None:
+        return (label_of(self._labels(), value) or value) if value else None
+
+    def meant(self, given: Any) -> str:
+        """The path; a text that is no choice is a path itself, where the host lets people name files."""
+        path = self._labels().get(given or "", "")
+        return path or (str(given or "").strip() if self.app.host.takes_paths() else "")
+
+    def _labels(self) -> dict[str, str]:
+        return labels((choice.name, choice.path) for choice in self.app.training.base_models())
+
+
+class TrainPanel:
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self._fields = {field.name: field for field in setting_fields(TrainSettings)}
+        page.add_heading("2", "Train")
+        with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
+            with make(gr.Column, scale=3, min_width=320):
+                self._add_form()
+            with make(gr.Column, scale=2, min_width=320):
+                page.add_live("model")
+                page.add_live("sum")
+                self.begin = make(gr.Button, value="Begin Train", variant="primary", elem_id="train_tools_train_begin")
+                page.add_live("progress")
+                page.add_live("queue")
+
+    def _add_form(self) -> None:
+        with make(gr.Row, elem_classes=["train-tools-with-tool"]):
+            self.base_model = self._base_model()
+            self.base_model_refresh = refresh_button("train_base_model")
+        controls: list[SettingControl] = [self.base_model]
+        for names in FIRST:
+            with make(gr.Row):
+                controls += [self._control(name) for name in names]
+        for title, help_, names in GROUPS:
+            with make(gr.Accordion, label=title, open=False, elem_classes=["train-tools-group"]):
+                make(gr.HTML, value=f'<p class="train-tools-help">{help_}</p>')
+                controls += self._group(names)
+        self.page.add_settings("train", controls)
+
+    def _group(self, names: tuple[str, ...]) -> list[SettingControl]:
+        """Two in a row; long texts have rows of their own."""
+        wide = [name for name in names if name in _WIDE]
+        rows = [(name,) for name in wide]
+        narrow = [name for name in names if name not in _WIDE]
+        rows += [tuple(narrow[start : start + 2]) for start in range(0, len(narrow), 2)]
+        controls: list[SettingControl] = []
+        for row in rows:
+            with make(gr.Row):
+                controls += [self._control(name) for name in row]
+        return controls
+
+    def _control(self, name: str) -> SettingControl:
+        takes_paths = self.page.app.host.takes_paths()
+        options = {"interactive": False} if name == "vae" and not takes_paths else {}
+        return setting_control(self._fields[name], "train", panel="train", **options)
+
+    def _base_model(self) -> BaseModelControl:
+        field: SettingField = self._fields["base_model"]
+        app = self.page.app
+        control = setting_control(
+            field,
+            "train",
+            panel="train",
+            value=None,
+            choices=[choice.name for choice in app.training.base_models()],
+            allow_custom_value=app.host.takes_paths(),
+            scale=8,
+        )
+        return BaseModelControl("train", field, control.component, app)
+
+    def bind(self) -> None:
+        page = self.page
+        page.on(self.base_model_refresh.click, self._refresh_models, [], [self.base_model.component])
+        drawn = page.live_parts("sum", "model", "progress", "queue", "results")
+        page.on(self.begin.click, self._begin, page.controls(), drawn)
+
+    def _refresh_models(self, values: Values) -> Updates:
+        app, selection = self.page.app, self.page.selection(values)
+        app.host.refresh_base_models()
+        saved = app.settings.train(selection.project, selection.version)["base_model"]
+        return {self.base_model.component: self.base_model.update(saved)}
+
+    def _begin(self, values: Values) -> Updates:
+        """What stands on the page is what is trained, also where its saving was missed."""
+        selection = self.page.selection(values)
+        problems = self.page.save(values)
+        if problems:
+            raise ConfigError(problems)
+        self.page.app.training.begin(selection.project, selection.version)
+        return self.page.redraw(selection, "sum", "model", "progress", "queue", "results")

@@ -1,0 +1,207 @@
+"""The progress of the shown training and the queue, as HTML."""
+
+from __future__ import annotations
+
+from html import escape
+
+from lora_train.app.snapshot import QueueEntry, Snapshot, TrainSnapshot
+from lora_train.core.jobs import JobStatus
+from lora_train.ui.chart import chart_html
+from lora_train.ui.html import (
+    attributes_text,
+    duration_text,
+    error_panel,
+    job_file_url,
+    paragraph,
+    post_button,
+    progress_bar,
+    sentences,
+    value,
+    words,
+)
+
+_SILENCE_S = 30.0
+_STRIP_LENGTH = 24
+_STATES = {
+    "waiting": "Waiting",
+    "running": "Running",
+    "finished": "Finished",
+    "stopped": "Stopped",
+    "paused": "Paused",
+    "failed": "Failed",
+}
+_PHASES = {
+    "loading the base model": "Loading the base model",
+    "reading the pictures": "Reading the pictures",
+    "encoding the pictures": "Encoding the pictures",
+    "training": "Training",
+    "drawing previews": "Drawing previews",
+    "waiting for the WebUI's picture": "Waiting for the WebUI's picture",
+}
+_KINDS = {"train": "training", "preview": "previews"}
+
+
+def progress_html(snapshot: Snapshot, smoothing: float, token: str = "") -> str:
+    """State, numbers, chart, previews and log of the shown training, with the buttons that its state allows."""
+    foreign = paragraph(value(snapshot.foreign), "train-tools-notice") if snapshot.foreign else ""
+    train = snapshot.shown
+    if train is None:
+        return foreign + paragraph(words("No training yet. Begin Train starts one."), "train-tools-quiet")
+    status = train.status
+    parts = [
+        foreign,
+        _headline(train),
+        _bar(status),
+        _numbers(status),
+        _silence(status),
+        _failure(status),
+        sentences(status.notes),
+        f'<div class="train-tools-actions">{_buttons(train)}</div>',
+    ]
+    if status.state != "waiting" or snapshot.curve:
+        parts += [chart_html(snapshot.curve, smoothing), _strip(train, token)]
+    if snapshot.log_tail:
+        parts.append(_log(snapshot.log_tail))
+    return "".join(parts)
+
+
+def state_html(train: TrainSnapshot) -> str:
+    """A coloured dot and the state in words."""
+    state = train.status.state
+    text = _STATES[state]
+    if state == "waiting":
+        text = {None: "Not started", 0: "Starting"}.get(train.place, text)
+    return f'<span class="train-tools-state train-tools-{state}"><i aria-hidden="true"></i>{words(text)}</span>'
+
+
+def _headline(train: TrainSnapshot) -> str:
+    status = train.status
+    more = ""
+    if status.state == "waiting" and train.place:
+        more = f" {words('Place in the queue:')} {value(train.place)}"
+    elif status.state in ("running", "waiting") and status.phase:
+        phase = words(_PHASES[status.phase]) if status.phase in _PHASES else value(status.phase)
+        done = value(f"{status.phase_done} / {status.phase_total}") if status.phase_total else ""
+        more = f" {phase} {done}"
+    return f'<div class="train-tools-headline">{state_html(train)}{value(train.name, "train-tools-strong")}{more}</div>'
+
+
+def _bar(status: JobStatus) -> str:
+    if status.state == "running" and status.phase not in ("", "training"):
+        return progress_bar(status.phase_done, status.phase_total)
+    if status.total_steps or status.state == "running":
+        return progress_bar(status.step, status.total_steps)
+    return ""
+
+
+def _numbers(status: JobStatus) -> str:
+    cells: list[tuple[str, str]] = []
+    if status.total_steps:
+        cells.append(("Step", f"{status.step} / {status.total_steps}"))
+    if status.epochs:
+        cells.append(("Epoch", f"{status.epoch} / {status.epochs}"))
+    if status.loss is not None:
+        cells.append(("Loss", f"{status.loss:.4g}"))
+    if status.lr is not None:
+        cells.append(("Learning rate", f"{status.lr:.3g}"))
+    if status.s_per_step is not None:
+        cells.append(("Speed", f"{status.s_per_step:.3g} s/step"))
+    if status.eta_s is not None and status.state == "running":
+        cells.append(("Time left", duration_text(status.eta_s)))
+    if status.peak_memory_mb:
+        cells.append(("Peak memory", f"{status.peak_memory_mb / 1024:.1f} GB"))
+    if status.device:
+        cells.append(("Device", status.device))
+    listed = "".join(f"<div><dt>{label}</dt><dd>{value(text)}</dd></div>" for label, text in cells)
+    return f'<dl class="train-tools-numbers">{listed}</dl>' if listed else ""
+
+
+def _silence(status: JobStatus) -> str:
+    if status.state != "running" or status.silent_s <= _SILENCE_S:
+        return ""
+    advice = words("It may be busy with something long. Stop now ends it; Resume then goes on from the last state.")
+    return paragraph(
+        f"{words('No sign of life for')} {value(duration_text(status.silent_s))} {advice}", "train-tools-notice"
+    )
+
+
+def _failure(status: JobStatus) -> str:
+    if status.state != "failed":
+        return ""
+    return error_panel("The training failed.", status.message, status.hint)
+
+
+def _buttons(train: TrainSnapshot) -> str:
+    body = {"job": train.job}
+    if train.status.state == "running":
+        return (
+            post_button("Stop and save", "jobs/stop", body, done="It stops after this step and saves the LoRA.")
+            + post_button("Pause", "jobs/pause", body, done="It pauses after this step and frees the card.")
+            + post_button(
+                "Stop now",
+                "jobs/kill",
+                body,
+                confirm="Stop at once? The steps since the last saved state are lost.",
+                done="Stopped.",
+            )
+        )
+    if train.status.state == "waiting" and train.place is not None:
+        return post_button("Cancel", "queue/cancel", body, done="Taken out of the queue.")
+    if train.status.state == "finished":
+        return ""
+    text = "Put into the queue" if train.status.state == "waiting" else "Resume"
+    return post_button(text, "jobs/resume", body, done="Put into the queue.")
+
+
+def _strip(train: TrainSnapshot, token: str) -> str:
+    """A preview of every LoRA as they come, newest first."""
+    pictures: list[str] = []
+    for lora in [lora for lora in train.loras if lora.previews][:_STRIP_LENGTH]:
+        path = lora.previews[0]
+        url = job_file_url(train.job, path, token)
+        caption = f"<figcaption>{words('Step')} {value(lora.step)}</figcaption>"
+        link = attributes_text({"href": url, "target": "_blank", "rel": "noopener", "data-key": f"sample {path}"})
+        image = attributes_text({"src": url, "alt": path.rpartition("/")[2]})
+        key = attributes_text({"data-key": f"strip {path}"})
+        pictures.append(
+            f'<figure{key}><a class="train-tools-value"{link}><img loading="lazy" width="128" height="128"{image}></a>'
+            f"{caption}</figure>"
+        )
+    if not pictures:
+        return ""
+    return f'<div class="train-tools-strip" tabindex="0" role="group" aria-label="Previews">{"".join(pictures)}</div>'
+
+
+def _log(tail: str) -> str:
+    summary = f"<summary>{words('Log')}</summary>"
+    pre = f'<pre class="train-tools-log train-tools-value" tabindex="0">{escape(tail)}</pre>'
+    return f'<details class="train-tools-details" data-key="log">{summary}{pre}</details>'
+
+
+def queue_html(snapshot: Snapshot) -> str:
+    """What runs and what waits, over all projects, with the buttons that change the order."""
+    if not snapshot.queue:
+        return paragraph(words("Nothing is running or waiting."), "train-tools-quiet")
+    waiting = [entry for entry in snapshot.queue if entry.state == "waiting"]
+    rows = [_queue_row(entry, "") for entry in snapshot.queue if entry.state == "running"]
+    for place, entry in enumerate(waiting, start=1):
+        body = {"job": entry.job}
+        moves = post_button("↑", "queue/move", {**body, "place": place - 1}, name="Move up") if place > 1 else ""
+        if place < len(waiting):
+            moves += post_button("↓", "queue/move", {**body, "place": place + 1}, name="Move down")
+        moves += post_button("Cancel", "queue/cancel", body, done="Taken out of the queue.")
+        rows.append(_queue_row(entry, moves))
+    return f'<ol class="train-tools-queue">{"".join(rows)}</ol>'
+
+
+def _queue_row(entry: QueueEntry, buttons: str) -> str:
+    if entry.state == "running":
+        text = "Stop and save" if entry.kind == "train" else "Stop"
+        buttons = post_button(text, "jobs/stop", {"job": entry.job}, done="It stops after this step.")
+    state = (
+        f'<span class="train-tools-state train-tools-{entry.state}"><i aria-hidden="true"></i>'
+        f"{words(_STATES[entry.state])}</span>"
+    )
+    title = value(entry.title, "train-tools-strong")
+    key = attributes_text({"data-key": f"queue {entry.job}"})
+    return f'<li{key}>{state}{title}{words(_KINDS[entry.kind])}<span class="train-tools-actions">{buttons}</span></li>'

@@ -1,0 +1,109 @@
+"""Every train of a version and its LoRAs, as HTML."""
+
+from __future__ import annotations
+
+from html import escape
+
+from lora_train.app.snapshot import LoraEntry, Snapshot, TrainSnapshot
+from lora_train.ui.html import (
+    apart,
+    attributes_text,
+    badge,
+    counted,
+    job_file_url,
+    local_time,
+    paragraph,
+    post_button,
+    size_text,
+    value,
+    words,
+)
+from lora_train.ui.view_progress import state_html
+
+
+def results_html(snapshot: Snapshot, token: str) -> str:
+    """The trains to choose from, and the LoRAs of the shown one as cards."""
+    if not snapshot.trains:
+        return paragraph(words("Finished LoRAs appear here."), "train-tools-quiet")
+    shown = snapshot.shown or snapshot.trains[0]
+    rows = "".join(_train_row(train, is_shown=train.job == shown.job) for train in snapshot.trains)
+    cards = "".join(_card(shown, lora, token) for lora in shown.loras)
+    below = f'<div class="train-tools-cards">{cards}</div>'
+    if not cards:
+        below = paragraph(words("No LoRA has been saved by this training yet."), "train-tools-quiet")
+    return f'<ul class="train-tools-trains">{rows}</ul>{_train_facts(shown)}{below}'
+
+
+def _train_row(train: TrainSnapshot, *, is_shown: bool) -> str:
+    pressed = "true" if is_shown else "false"
+    attributes = attributes_text(
+        {"data-param": "train", "data-value": train.job, "data-key": f"train {train.job}", "aria-pressed": pressed}
+    )
+    count = f"<span>{counted(len(train.loras), 'LoRA', 'LoRAs')}</span>"
+    facts = f"{state_html(train)}{count}{local_time(train.created)}"
+    return (
+        f'<li><button type="button" class="train-tools-train"{attributes}>'
+        f"{value(train.name, 'train-tools-strong')}{facts}</button></li>"
+    )
+
+
+def _train_facts(train: TrainSnapshot) -> str:
+    """Base model and settings of the shown train, and what can be done with the whole of it."""
+    body = {"job": train.job}
+    buttons = ""
+    if any(not lora.previews for lora in train.loras) and train.status.state != "running":
+        buttons = post_button("Draw previews", "jobs/previews", body, done="Drawing previews is in the queue.")
+    if train.place is None and train.status.state != "running":
+        buttons += post_button("Delete train", "jobs/delete", body)
+    facts = [f"{words('Base model:')} {value(train.base_model)}"] if train.base_model else []
+    facts += [value(train.summary)] if train.summary else []
+    return (
+        f'<div class="train-tools-facts-row">{paragraph(apart(facts))}'
+        f'<span class="train-tools-actions">{buttons}</span></div>'
+    )
+
+
+def _card(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
+    title = lora.published or lora.stem
+    published = badge("in models/Lora", "good") if lora.published else ""
+    made = apart([f"{words('Step')} {value(lora.step)}", f"{words('Epoch')} {value(lora.epoch)}"])
+    file = apart([value(size_text(lora.size_bytes)), local_time(lora.made)])
+    key = attributes_text({"data-key": f"card {lora.file}"})
+    heading = f'<h3 class="train-tools-value" title="{escape(title)}">{escape(title)}</h3>'
+    return (
+        f'<article class="train-tools-card"{key}>{_preview(train, lora, token)}<div class="train-tools-card-text">'
+        f"{heading}{paragraph(made)}{paragraph(file, 'train-tools-quiet')}{published}</div>"
+        f'<div class="train-tools-actions">{_lora_buttons(train, lora, token)}</div></article>'
+    )
+
+
+def _preview(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
+    if not lora.previews:
+        return f'<div class="train-tools-placeholder">{words("no preview")}</div>'
+    url = job_file_url(train.job, lora.previews[0], token)
+    link = attributes_text({"href": url, "target": "_blank", "rel": "noopener", "data-key": f"preview {lora.file}"})
+    image = attributes_text({"src": url, "alt": lora.previews[0].rpartition("/")[2]})
+    return (
+        f'<a class="train-tools-preview train-tools-value"{link}>'
+        f'<img loading="lazy" width="256" height="192"{image}></a>'
+    )
+
+
+def _lora_buttons(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
+    body = {"job": train.job, "lora": lora.file}
+    if lora.published:
+        publish = post_button("Un-publish", "loras/unpublish", body)
+    else:
+        publish = post_button("Publish", "loras/publish", body, done="Copied into the LoRA folder.")
+    send = attributes_text({"data-send": lora.prompt, "data-key": f"send {lora.file}"})
+    download = attributes_text(
+        {
+            "href": job_file_url(train.job, lora.file, token, download=True),
+            "download": lora.file,
+            "data-key": f"download {lora.file}",
+        }
+    )
+    return (
+        f'<button type="button" class="train-tools-button"{send}>Send to txt2img</button>{publish}'
+        f'<a class="train-tools-button"{download}>Download</a>{post_button("Delete", "loras/delete", body)}'
+    )

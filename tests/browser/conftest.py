@@ -1,0 +1,331 @@
+"""Real pages in headless Chromium: the standalone page, a small WebUI of our own, and a genuine one where there is one.
+
+TRAIN_TOOLS_SITES    what to test, e.g. "webui=/venv-a/bin/python,webui=/venv-b/bin/python,standalone=/venv-c/bin/python":
+                     each Python has the gradio that its page is to run on. Without it: "standalone" on this Python.
+TRAIN_TOOLS_WEBUI    a command that starts a genuine WebUI with this extension installed, and its address, as
+                     "http://127.0.0.1:7861 /path/to/start.sh"; the tests that need no restart then run against it.
+TRAIN_TOOLS_CHROMIUM the browser (default: /usr/bin/chromium)
+TRAIN_TOOLS_AXE      axe.min.js of axe-core; the accessibility test is skipped without it
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "lora_train" / "assets" / "demo"
+START_S = 90
+CHROMIUM_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+class Kind(NamedTuple):
+    """A page to test: "standalone" or "webui", and the Python that serves it."""
+
+    name: str
+    python: str
+
+    def __str__(self) -> str:
+        version = subprocess.run(
+            [self.python, "-c", "import importlib.metadata as m; print(m.version('gradio'))"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+        return f"{self.name}-gradio{version}"
+
+
+def _kinds() -> list[Kind]:
+    given = os.environ.get("TRAIN_TOOLS_SITES", f"standalone={sys.executable}")
+    return [Kind(*entry.strip().split("=", 1)) for entry in given.split(",")]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" in metafunc.fixturenames:
+        kinds = _kinds()
+        only = metafunc.definition.get_closest_marker("sites")
+        if only is not None:
+            kinds = [kind for kind in kinds if kind.name in only.args]
+        metafunc.parametrize("kind", kinds, ids=str, scope="module")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = next((name for name in ("playwright", "gradio") if importlib.util.find_spec(name) is None), None)
+    if missing is None and not Path(os.environ.get("TRAIN_TOOLS_CHROMIUM", "/usr/bin/chromium")).exists():
+        missing = "Chromium"
+    here = str(Path(__file__).parent)
+    for item in items:
+        if missing and str(item.path).startswith(here):
+            item.add_marker(pytest.mark.skip(reason=f"browser tests need {missing}"))
+
+
+class Site:
+    """A running page over a workspace of its own."""
+
+    def __init__(self, kind: Kind, root: Path, flags: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.root = root
+        self.flags = flags
+        self.port = _free_port()
+        self.lora_dir = root / "models" / "Lora"
+        self.models_dir = root / "models" / "Stable-diffusion"
+        self.log_path = root / "site.log"
+        is_webui = kind.name == "webui"
+        self.workspace = root / "outputs" / "train_tools" if is_webui else root / "workspace"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.lora_dir.mkdir(parents=True, exist_ok=True)
+        self.models_dir.mkdir(parents=True, exist_ok=True)
+        model = self.models_dir / "tiny_sd.safetensors"
+        if not model.exists():
+            shutil.copyfile(DEMO / "tiny_sd.safetensors", model)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "PYTHONUTF8": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdout=log, stderr=log, cwd=self.root, env=environment, start_new_session=True
+            )
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                break
+            if self.answers():
+                return
+            time.sleep(0.2)
+        pytest.fail(f"{self.kind} did not start:\n{self.log()}")
+
+    def kill(self) -> None:
+        """End the server as a crash would; its workers go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")[-8000:]
+
+    def _command(self) -> list[str]:
+        if self.kind.name == "webui":
+            launch = [str(ROOT / "tests" / "host" / "minimal_host" / "launch.py")]
+            own = ["--data-dir", str(self.root), "--extension", str(ROOT)]
+        else:
+            launch = [
+                "-c",
+                f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lora_train.__main__ import main; main()",
+                "ui",
+            ]
+            own = [
+                *("--workspace", str(self.workspace), "--models", str(self.models_dir)),
+                *("--lora-dir", str(self.lora_dir)),
+            ]
+        return [self.kind.python, *launch, "--port", str(self.port), *own, *self.flags]
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}train-tools/v1/page.js", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=os.environ.get("TRAIN_TOOLS_CHROMIUM", "/usr/bin/chromium"), args=CHROMIUM_FLAGS
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Starts sites that end with the test."""
+    sites: list[Site] = []
+
+    def start(kind: Kind, *flags: str) -> Site:
+        site = Site(kind, tmp_path / f"site{len(sites)}", flags)
+        site.start()
+        sites.append(site)
+        return site
+
+    yield start
+    for site in sites:
+        site.kill()
+
+
+@pytest.fixture(scope="module")
+def site(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One site for the tests of a module that don't disturb each other."""
+    running = Site(kind, tmp_path_factory.mktemp("site"))
+    running.start()
+    yield running
+    running.kill()
+
+
+class Tab:
+    """The Train Tools tab in one browser page, by the words and ids that a person and a user's CSS rely on."""
+
+    def __init__(self, page: Page, site: Site, theme: str) -> None:
+        self.page = page
+        self.site = site
+        self.theme = theme
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self) -> Tab:
+        """Load the page and turn to the tab."""
+        self.page.goto(f"{self.site.url}?__theme={self.theme}", wait_until="domcontentloaded")
+        if self.site.kind.name == "webui":
+            self.page.get_by_role("tab", name="Train Tools").or_(
+                self.page.locator("button", has_text=re.compile("^\\s*Train Tools\\s*$"))
+            ).first.click()
+        self.id("project_create").wait_for(state="visible", timeout=30_000)
+        self.live("message").wait_for(state="attached")
+        return self
+
+    def id(self, name: str) -> Locator:
+        return self.page.locator(f"#train_tools_{name}")
+
+    def live(self, name: str) -> Locator:
+        return self.page.locator(f'[data-live="{name}"]')
+
+    def field(self, name: str) -> Locator:
+        """The thing to type into, of a component."""
+        return self.id(name).locator("input, textarea").first
+
+    def fill(self, name: str, text: str) -> None:
+        """Type into a field and leave it, as a person does."""
+        field = self.field(name)
+        field.fill(text)
+        field.press("Tab")
+
+    def tick(self, name: str, wanted: bool) -> None:
+        box = self.id(name).locator("input[type=checkbox]")
+        if box.is_checked() != wanted:
+            box.click()
+
+    def choose(self, name: str, label: str) -> None:
+        """Choose an entry of a dropdown by its words."""
+        self.field(name).click()
+        option = self.page.get_by_role("option", name=label, exact=True).or_(
+            self.page.locator("ul.options li", has_text=label)
+        )
+        option.first.click()
+
+    def chosen(self, name: str) -> str:
+        """What a dropdown shows."""
+        field = self.field(name)
+        return field.input_value() if field.count() else ""
+
+    def make(self, project: str, version: str = "v1") -> None:
+        """Create Project and Create Version, as the tutorial says."""
+        self.id("project_create").click()
+        self.fill("project_name", project)
+        self.id("project_create_ok").click()
+        self.id("version_create").wait_for(state="visible")
+        self.id("version_create").click()
+        self.fill("version_name", version)
+        self.id("version_create_ok").click()
+        self.shows(lambda: self.chosen("version_choice") == version)
+
+    def drop(self, files: list[Path]) -> None:
+        """Drop files on Upload Dataset: real drag-and-drop events with real files."""
+        payload = [(path.name, base64.b64encode(path.read_bytes()).decode()) for path in files]
+        transfer = self.page.evaluate_handle(
+            """files => {
+                const transfer = new DataTransfer();
+                for (const [name, content] of files) {
+                    const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+                    const type = name.endsWith(".txt") ? "text/plain" : "image/png";
+                    transfer.items.add(new File([bytes], name, {type}));
+                }
+                return transfer;
+            }""",
+            payload,
+        )
+        zone = self.id("dataset_upload").locator("input[type=file]").locator("xpath=..")
+        for event in ("dragenter", "dragover", "drop"):
+            zone.dispatch_event(event, {"dataTransfer": transfer})
+
+    def make_dataset(self, files: list[Path]) -> None:
+        """Upload Dataset and Update Dataset, with pictures and their captions."""
+        count = sum(path.suffix != ".txt" for path in files)
+        self.drop(files)
+        self.shows(lambda: self.live("dataset").locator("figure").count() == count)
+        self.page.get_by_role("button", name="Update Dataset").click()
+        self.shows(lambda: self.live("dataset").get_by_text("512 × 512").count() == count)
+
+    def shows(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
+        """Wait until something is true of the page."""
+        until = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > until:
+                where = self.site.root / "failure.png"
+                self.page.screenshot(path=where, full_page=True)
+                pytest.fail(f"not seen within {timeout_s:g} s; see {where}\n{self.site.log()[-3000:]}")
+            self.page.wait_for_timeout(100)
+
+    def text(self, live: str) -> str:
+        return " ".join(self.live(live).first.inner_text().split())
+
+
+@pytest.fixture(scope="module")
+def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
+    """Opens the tab in a new browser window with cookies and storage of its own."""
+    contexts: list[Any] = []
+
+    def start(site: Site, *, theme: str = "light", **options: Any) -> Tab:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options})
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        return Tab(context.new_page(), site, theme).open()
+
+    yield start
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def concept_files() -> list[Path]:
+    """The 16 pictures of the demo's concept and their captions."""
+    return sorted((DEMO / "pictures" / "1_sks").iterdir())

@@ -1,0 +1,2 @@
+def git_tag() -> str:
+    return "v0.1-minimal"

@@ -1,0 +1,154 @@
+"""An App over a new workspace within a host of two folders; trains are written by hand, no worker is started."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lora_train.app import App
+from lora_train.core import events as ev
+from lora_train.core.config import TrainSettings
+from lora_train.core.host import BaseModelChoice, NoHost
+from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.workspace import Workspace
+
+
+class TwoFolders(NoHost):
+    """A host with a LoRA folder and a sub-folder in it for ours."""
+
+    name = "tested host"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "models" / "Lora"
+        self.sub_folder = ""
+        self.publishes = True
+        self.is_local = True
+        self.refreshed = 0
+        self.checkpoints: list[BaseModelChoice] = []
+
+    def base_models(self) -> list[BaseModelChoice]:
+        return self.checkpoints
+
+    def lora_dir(self) -> Path | None:
+        return self.root / self.sub_folder
+
+    def lora_root(self) -> Path | None:
+        return self.root
+
+    def auto_publish(self) -> bool:
+        return self.publishes
+
+    def refresh_loras(self) -> None:
+        self.refreshed += 1
+
+    def takes_paths(self) -> bool:
+        return self.is_local
+
+
+class Desk:
+    """What a test does and looks at: the App, and the files around it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.host = TwoFolders(root)
+        self.app = App(Workspace(root / "work space"), self.host)
+        self.workspace = self.app.workspace
+
+    def again(self) -> App:
+        """Another App over the same folders, as after a restart."""
+        return App(Workspace(self.workspace.root), self.host)
+
+    def version(self, project: str = "cat", version: str = "v1") -> tuple[str, str]:
+        """The ids of a version, made if it is not there."""
+        found = self.workspace.project(project).version(version)
+        return found.project.path.name, found.path.name
+
+    def picture(self, size: tuple[int, int] = (64, 64), color: tuple[int, int, int] = (200, 10, 10)) -> Path:
+        """A picture file outside the workspace."""
+        path = self.root / f"picture-{time.time_ns()}.png"
+        Image.new("RGB", size, color).save(path)
+        return path
+
+    def trained(self, *files: str, size: tuple[int, int] = (64, 64), project: str = "cat") -> Path:
+        """Pictures in the trained set of a version; where that is."""
+        found = self.workspace.find_version(*self.version(project))
+        for number, file in enumerate(files):
+            path = found.dataset_dir / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size, (number, 10, 200)).save(path)
+            path.with_suffix(".txt").write_text(f"caption of {path.name}", encoding="utf-8")
+        return found.dataset_dir
+
+    def train(
+        self,
+        name: str = "cat-v1",
+        *,
+        project: str = "cat",
+        events: Sequence[ev.Event] = (),
+        loras: Sequence[str] = (),
+        created: float = 1.0,
+        **settings: Any,
+    ) -> str:
+        """A train in the version `v1` of a project, its LoRAs saved, `events` told after that; its id."""
+        found = self.workspace.find_version(*self.version(project))
+        job = JobFolder(found.trains_dir / name)
+        spec = TrainSpec(
+            name=name,
+            dataset="../../dataset/processed",
+            dataset_fingerprint="0" * 32,
+            trash="../../../../../../trash",
+            settings=TrainSettings(**{"base_model": "demo", **settings}),
+            concept=project,
+            created=created,
+            version="v1",
+        )
+        job.create(spec)
+        told: list[ev.Event] = []
+        for number, lora in enumerate(loras):
+            write_lora(job.path / lora, stem=Path(lora).stem, value=number, trigger=settings.get("trigger_word", project))
+            told.append(ev.Saved(lora, step=10 * (number + 1), epoch=number + 1))
+        if told or events:
+            started = ev.Started(pid=0, total_steps=10 * len(loras), epochs=len(loras), device="CPU", step=0)
+            self.tell(job, started, *told, *events)
+        return self.workspace.id_of(job.path)
+
+    def finished(self, name: str = "cat-v1", *, loras: Sequence[str] | None = None, **options: Any) -> str:
+        """A train that came to its end."""
+        files = [f"{name}.safetensors"] if loras is None else loras
+        return self.train(name, loras=files, events=[ev.Finished(step=10 * len(files))], **options)
+
+    def job(self, job: str) -> JobFolder:
+        return JobFolder(self.workspace.root / job)
+
+    def tell(self, job: JobFolder, *events: ev.Event) -> None:
+        writer = ev.EventWriter(job.events_path)
+        writer.write(*events)
+        writer.close()
+
+    def previews(self, job: str, *names: str) -> None:
+        folder = self.job(job).samples_dir
+        folder.mkdir(exist_ok=True)
+        for number, name in enumerate(names):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
+
+
+def write_lora(path: Path, *, stem: str, value: int = 0, trigger: str = "cat") -> None:
+    """A .safetensors file of one tensor, as small as can be."""
+    metadata = {"ss_output_name": stem, "modelspec.title": stem, "modelspec.trigger_phrase": trigger}
+    header = {"__metadata__": metadata, "alpha": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack("<f", float(value)))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)

@@ -1,0 +1,134 @@
+"""The languages are complete: their keys are the texts that the page shows, no fewer and no more."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+
+import gradio as gr
+
+from lora_train.app import App
+from lora_train.app.snapshot import Selection
+from lora_train.core.workspace import Workspace
+from lora_train.hosts import webui
+from lora_train.ui import tab
+
+pytestmark = pytest.mark.compat
+
+LOCALIZATIONS = Path(__file__).parents[3] / "localizations"
+LANGUAGES = ("ja_JP", "zh_CN")
+NAMES = {"Train Tools", "LoRA", "VAE"}
+"""Words that are the same in every language, and so are no keys."""
+DROPDOWNS_OF_WORDS = ("train_tools_dataset_caption_action", "train_tools_train_base_model")
+"""Whose choices are words; those of the others are names from papers and programs."""
+PICTOGRAPHS_AMONG_LETTERS = "ℹ‼⁉↔〰〽◽◾"
+"""Pictographs that Unicode does not count as `So`, with which they share that WebUIs never translate them."""
+
+
+class Option:
+    """A setting of the host, which shows what is told of it in brackets."""
+
+    def __init__(self, default: Any, label: str, section: tuple[str, str]) -> None:
+        self.shown = {label, section[1]}
+
+    def info(self, text: str) -> Option:
+        self.shown.add(f"({text})")
+        return self
+
+    def needs_reload_ui(self) -> Option:
+        return self
+
+
+def host_words() -> set[str]:
+    """The host's tab and our section of its settings."""
+    found = {"Train Tools"}
+    opts = SimpleNamespace(add_option=lambda name, option: found.update(option.shown))
+    shared = SimpleNamespace(OptionInfo=Option, opts=opts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webui, "host_module", lambda name: shared)
+        webui.register_settings()
+    return found
+
+
+def component_words(app: App, page_words: Callable[[str], set[str]]) -> set[str]:
+    """What the page's components show, whatever they are filled with later."""
+    found: set[str] = set()
+    for block in tab.build(app, token="", localize=True).blocks.values():
+        found |= {getattr(block, name, None) or "" for name in ("label", "info", "placeholder")}
+        if isinstance(block, gr.Button):
+            found.add(str(block.value))
+        if isinstance(block, gr.HTML):
+            found |= page_words(str(block.value))
+        if getattr(block, "elem_id", None) in DROPDOWNS_OF_WORDS:
+            choices: list[Any] = block.choices
+            found |= {choice if isinstance(choice, str) else choice[0] for choice in choices}
+    return found | page_words(tab._hint_html(Selection("project")))
+
+
+@pytest.fixture(scope="module")
+def shown(
+    tmp_path_factory: pytest.TempPathFactory,
+    rendered_states: dict[str, str],
+    script_words: set[str],
+    page_words: Callable[[str], set[str]],
+) -> set[str]:
+    """Every text that a language has to translate."""
+    app = App(Workspace(tmp_path_factory.mktemp("workspace")))
+    live_words = set[str]().union(*(page_words(html) for html in rendered_states.values()))
+    texts = live_words | script_words | host_words() | component_words(app, page_words)
+    return {text.strip() for text in texts if any(letter.isalpha() for letter in text)}
+
+
+def entries(language: str) -> list[tuple[str, str]]:
+    text = (LOCALIZATIONS / f"{language}.json").read_text(encoding="utf-8")
+    return json.loads(text, object_pairs_hook=lambda pairs: pairs)
+
+
+def test_texts_of_every_kind_are_found(shown: set[str]) -> None:
+    expected = {
+        *("Create Project", "Manage", "Learning rate and optimizer", "How fast it learns"),
+        *("Width", "prepend", "Small demo model", "Stop and save", "Time left", "Move up", "Put into the txt2img prompt."),
+        *("Workspace folder", "Stop at once? The steps since the last saved state are lost.", "Begin Train"),
+    }
+    assert {text for text in expected if not any(other.startswith(text) for other in shown)} == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_nothing_is_missing_and_nothing_is_left_over(language: str, shown: set[str]) -> None:
+    keys = {key for key, _ in entries(language)}
+    assert sorted(shown - NAMES - keys) == [], "not translated"
+    assert sorted(keys - (shown - NAMES)) == [], "shown nowhere"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_entry_is_a_translation_that_hosts_can_use(language: str) -> None:
+    pairs = entries(language)
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    assert twice == []
+    for key, text in pairs:
+        assert key == key.strip()
+        assert text == text.strip() != ""
+        assert text != key
+        assert not any(unicodedata.category(letter) == "So" or letter in PICTOGRAPHS_AMONG_LETTERS for letter in key)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_sentences_end_as_in_english(language: str) -> None:
+    for key, text in entries(language):
+        assert text.endswith("。") == key.endswith("."), key
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_translation_is_another_key(language: str) -> None:
+    """It would be translated a second time when the page is drawn again."""
+    pairs = dict(entries(language))
+    assert [text for text in pairs.values() if text in pairs] == []
