@@ -107,7 +107,7 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
 def _failure(error: Exception) -> ev.Failed:
     """The last event of a job that failed, in the words of the person who reads it."""
     trace = traceback.format_exc()
-    if not isinstance(error, TrainToolsError) and "torch" in sys.modules:
+    if not isinstance(error, TrainToolsError) and sys.modules.get("torch") is not None:
         from lora_train.engine.devices import is_out_of_memory, out_of_memory
 
         if is_out_of_memory(error):

@@ -161,7 +161,8 @@ class Datasets:
         if job is None:
             return False
         worker = self._updates.get(job.path)
-        return launcher.is_alive(job) or (worker is not None and worker.poll() is None)
+        state = self._watch.status(job, worker).state
+        return state == "running" or (state == "waiting" and worker is not None)
 
     def stop_update(self, project: str, version: str) -> None:
         """Ask the running update to stop; the old set stays. Raises JobError when none runs."""

@@ -161,7 +161,7 @@ class Snapshot(msgspec.Struct):
     trains: list[TrainSnapshot] = []
     """Newest first."""
     shown: TrainSnapshot | None = None
-    """The train whose progress is shown: the one asked for, else the running one, else the newest."""
+    """The train whose progress is shown: the one asked for, else the running one, else what happened last."""
     curve: list[CurvePoint] = []
     """Of the shown train, at most 400 points."""
     log_tail: str = ""

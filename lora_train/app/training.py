@@ -173,10 +173,11 @@ class Training:
         return sorted(trains, key=lambda train: train.created, reverse=True)
 
     def choose(self, trains: list[TrainSnapshot], wanted: str) -> TrainSnapshot | None:
-        """The train whose progress is shown: the one asked for, else the running one, else the newest."""
+        """The train whose progress is shown: the one asked for, else the running one, else what happened last."""
         asked_for = [train for train in trains if train.job == wanted]
         running = [train for train in trains if train.status.state == "running" or train.place == 0]
-        return next(iter([*asked_for, *running, *trains]), None)
+        latest = sorted(trains, key=lambda train: max(train.status.last_event_t, train.created), reverse=True)
+        return next(iter([*asked_for, *running, *latest]), None)
 
     def stop(self, job: str) -> None:
         """Finish the step, save LoRA and state, end; a waiting job leaves the queue. Raises JobError for other jobs."""
@@ -211,7 +212,7 @@ class Training:
         check_base_model(spec.settings)
         if launcher.is_alive(folder):
             raise JobError(f"{spec.name} is running already.")
-        if self._jobs.place_of(job) is None:
+        if not self._jobs.is_starting(job):
             folder.clear_requests()
         self._jobs.add(job)
 
@@ -235,7 +236,8 @@ class Training:
             raise JobError("Previews of this training are being drawn, or wait for the card.")
         drawing = JobFolder(self._workspace.new_job_dir("previews"))
         relative = Path(*[".."] * 2, *folder.path.relative_to(self._workspace.root).parts)
-        settings = _with_preview_prompt(spec.settings, spec.concept)
+        wanted = msgspec.structs.replace(spec.settings, generate_previews=True)
+        settings = _with_preview_prompt(wanted, spec.concept)
         drawing.create(SamplesSpec(train=relative.as_posix(), loras=tuple(lacking), settings=settings))
         drawing_id = self._workspace.id_of(drawing.path)
         self._jobs.add(drawing_id)

@@ -80,7 +80,7 @@ class JobQueue:
         return jobs.index(job) if job in jobs else None
 
     def add(self, job: str) -> None:
-        """Put a job at the end; also one that has just ended and is about to leave. Raises JobError when it is there."""
+        """Put a job at the end, also one that has just ended and is about to leave. Raises JobError when it waits."""
         with self._changing() as content:
             if job in content.waiting or (job == content.running and self.is_starting(job)):
                 raise JobError(f"{job.rpartition('/')[2]} waits or runs already.")

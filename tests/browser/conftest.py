@@ -1,11 +1,10 @@
 """Real pages in headless Chromium: the standalone page, a small WebUI of our own, and a genuine one where there is one.
 
-TRAIN_TOOLS_SITES    what to test, e.g. "webui=/venv-a/bin/python,webui=/venv-b/bin/python,standalone=/venv-c/bin/python":
-                     each Python has the gradio that its page is to run on. Without it: "standalone" on this Python.
-TRAIN_TOOLS_WEBUI    a command that starts a genuine WebUI with this extension installed, and its address, as
-                     "http://127.0.0.1:7861 /path/to/start.sh"; the tests that need no restart then run against it.
-TRAIN_TOOLS_CHROMIUM the browser (default: /usr/bin/chromium)
-TRAIN_TOOLS_AXE      axe.min.js of axe-core; the accessibility test is skipped without it
+TRAIN_TOOLS_SITES     what to test, e.g. "webui=/venv-a/bin/python,standalone=/venv-b/bin/python": each Python has
+                      the gradio that its page is to run on. "webui@/path/to/stable-diffusion-webui=PYTHON" is a
+                      genuine WebUI. Without it: "standalone" on this Python.
+TRAIN_TOOLS_CHROMIUM  the browser (default: /usr/bin/chromium)
+TRAIN_TOOLS_AXE       axe.min.js of axe-core; the accessibility test is skipped without it
 """
 
 from __future__ import annotations
@@ -40,10 +39,11 @@ CHROMIUM_FLAGS = [
 
 
 class Kind(NamedTuple):
-    """A page to test: "standalone" or "webui", and the Python that serves it."""
+    """A page to test: "standalone" or "webui", the Python that serves it, and the folder of a genuine WebUI."""
 
     name: str
     python: str
+    folder: str
 
     def __str__(self) -> str:
         version = subprocess.run(
@@ -52,12 +52,17 @@ class Kind(NamedTuple):
             text=True,
             check=False,
         ).stdout.strip()
-        return f"{self.name}-gradio{version}"
+        return f"{'genuine-' if self.folder else ''}{self.name}-gradio{version}"
 
 
 def _kinds() -> list[Kind]:
     given = os.environ.get("TRAIN_TOOLS_SITES", f"standalone={sys.executable}")
-    return [Kind(*entry.strip().split("=", 1)) for entry in given.split(",")]
+    kinds: list[Kind] = []
+    for entry in given.split(","):
+        name, _, python = entry.strip().partition("=")
+        name, _, folder = name.partition("@")
+        kinds.append(Kind(name, python, folder))
+    return kinds
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -65,7 +70,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds = _kinds()
         only = metafunc.definition.get_closest_marker("sites")
         if only is not None:
-            kinds = [kind for kind in kinds if kind.name in only.args]
+            kinds = [kind for kind in kinds if kind.name in only.args or (kind.folder and "genuine" in only.args)]
         metafunc.parametrize("kind", kinds, ids=str, scope="module")
 
 
@@ -79,10 +84,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"browser tests need {missing}"))
 
 
+CPU_FLAGS = [
+    *("--use-cpu", "all", "--no-half", "--precision", "full", "--skip-torch-cuda-test", "--no-download-sd-model"),
+    *("--do-not-download-clip", "--no-hashing", "--api", "--skip-prepare-environment", "--skip-version-check"),
+]
+"""A genuine WebUI on a machine without a card or network."""
+
+
 class Site:
     """A running page over a workspace of its own."""
 
-    def __init__(self, kind: Kind, root: Path, flags: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: Kind, root: Path, flags: tuple[str, ...] = (), *, is_installed: bool = True) -> None:
         self.kind = kind
         self.root = root
         self.flags = flags
@@ -95,9 +107,9 @@ class Site:
         self._process: subprocess.Popen[bytes] | None = None
         self.lora_dir.mkdir(parents=True, exist_ok=True)
         self.models_dir.mkdir(parents=True, exist_ok=True)
-        model = self.models_dir / "tiny_sd.safetensors"
-        if not model.exists():
-            shutil.copyfile(DEMO / "tiny_sd.safetensors", model)
+        shutil.copyfile(DEMO / "tiny_sd.safetensors", self.models_dir / "tiny_sd.safetensors")
+        if kind.folder:
+            self._prepare_genuine(is_installed)
 
     @property
     def url(self) -> str:
@@ -114,7 +126,12 @@ class Site:
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command(), stdout=log, stderr=log, cwd=self.root, env=environment, start_new_session=True
+                self._command(),
+                stdout=log,
+                stderr=log,
+                cwd=self.kind.folder or self.root,
+                env=environment,
+                start_new_session=True,
             )
         until = time.monotonic() + START_S
         while time.monotonic() < until:
@@ -135,8 +152,24 @@ class Site:
     def log(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")[-8000:]
 
+    def _prepare_genuine(self, is_installed: bool) -> None:
+        """The small model's own config and text encoder for the host, and the extension."""
+        clip = self.root / "tiny_clip"
+        shutil.copytree(DEMO / "tiny_clip", clip, dirs_exist_ok=True)
+        shutil.copytree(DEMO.parent / "clip_vocabulary", clip, dirs_exist_ok=True)
+        config = (DEMO / "tiny_sd.yaml").read_text(encoding="utf-8")
+        path = self.models_dir / "tiny_sd.yaml"
+        path.write_text(re.sub(r"version: .*", f"version: {clip}", config), encoding="utf-8")
+        extension = self.root / "extensions" / "train-tools"
+        if is_installed and not extension.exists():
+            extension.parent.mkdir(parents=True, exist_ok=True)
+            extension.symlink_to(ROOT)
+
     def _command(self) -> list[str]:
-        if self.kind.name == "webui":
+        if self.kind.folder:
+            launch = [str(Path(self.kind.folder) / "launch.py")]
+            own = ["--data-dir", str(self.root), *CPU_FLAGS]
+        elif self.kind.name == "webui":
             launch = [str(ROOT / "tests" / "host" / "minimal_host" / "launch.py")]
             own = ["--data-dir", str(self.root), "--extension", str(ROOT)]
         else:
@@ -153,7 +186,8 @@ class Site:
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}train-tools/v1/page.js", timeout=2) as answer:
+            asked = "internal/ping" if self.kind.name == "webui" else "train-tools/v1/page.js"
+            with urllib.request.urlopen(f"{self.url}{asked}", timeout=2) as answer:
                 return answer.status == 200
         except OSError:
             return False
@@ -182,8 +216,8 @@ def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Starts sites that end with the test."""
     sites: list[Site] = []
 
-    def start(kind: Kind, *flags: str) -> Site:
-        site = Site(kind, tmp_path / f"site{len(sites)}", flags)
+    def start(kind: Kind, *flags: str, is_installed: bool = True) -> Site:
+        site = Site(kind, tmp_path / f"site{len(sites)}", flags, is_installed=is_installed)
         site.start()
         sites.append(site)
         return site
@@ -314,11 +348,15 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
     """Opens the tab in a new browser window with cookies and storage of its own."""
     contexts: list[Any] = []
 
-    def start(site: Site, *, theme: str = "light", **options: Any) -> Tab:
+    def start(site: Site, *, theme: str = "light", is_there: bool = True, **options: Any) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options})
         context.set_default_timeout(20_000)
         contexts.append(context)
-        return Tab(context.new_page(), site, theme).open()
+        tab = Tab(context.new_page(), site, theme)
+        if is_there:
+            return tab.open()
+        tab.page.goto(site.url)
+        return tab
 
     yield start
     for context in contexts:

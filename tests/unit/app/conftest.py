@@ -112,7 +112,7 @@ class Desk:
         job.create(spec)
         told: list[ev.Event] = []
         for number, lora in enumerate(loras):
-            write_lora(job.path / lora, stem=Path(lora).stem, value=number, trigger=settings.get("trigger_word", project))
+            self.write_lora(job.path / lora, number, trigger=settings.get("trigger_word", project))
             told.append(ev.Saved(lora, step=10 * (number + 1), epoch=number + 1))
         if told or events:
             started = ev.Started(pid=0, total_steps=10 * len(loras), epochs=len(loras), device="CPU", step=0)
@@ -123,6 +123,16 @@ class Desk:
         """A train that came to its end."""
         files = [f"{name}.safetensors"] if loras is None else loras
         return self.train(name, loras=files, events=[ev.Finished(step=10 * len(files))], **options)
+
+    @staticmethod
+    def write_lora(path: Path, value: int = 0, trigger: str = "cat") -> None:
+        """A .safetensors file of one tensor, as small as can be."""
+        metadata = {"ss_output_name": path.stem, "modelspec.title": path.stem, "modelspec.trigger_phrase": trigger}
+        header = {"__metadata__": metadata, "alpha": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        text = json.dumps(header).encode("utf-8")
+        text += b" " * (-len(text) % 8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack("<f", float(value)))
 
     def job(self, job: str) -> JobFolder:
         return JobFolder(self.workspace.root / job)
@@ -137,16 +147,6 @@ class Desk:
         folder.mkdir(exist_ok=True)
         for number, name in enumerate(names):
             Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
-
-
-def write_lora(path: Path, *, stem: str, value: int = 0, trigger: str = "cat") -> None:
-    """A .safetensors file of one tensor, as small as can be."""
-    metadata = {"ss_output_name": stem, "modelspec.title": stem, "modelspec.trigger_phrase": trigger}
-    header = {"__metadata__": metadata, "alpha": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    text = json.dumps(header).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack("<f", float(value)))
 
 
 @pytest.fixture

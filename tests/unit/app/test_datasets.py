@@ -73,11 +73,15 @@ def test_from_upload_to_set(desk: Desk) -> None:
     desk.version()
     assert shown(desk) == DatasetSnapshot()
     upload(desk, "b.png", "猫.png")
-    desk.app.datasets.add_bytes("cat", "v1", "猫.txt", "a cat\nsits".encode())
+    desk.app.datasets.add_bytes("cat", "v1", "猫.txt", b"a cat\nsits")
     entries = {entry.file: entry for entry in shown(desk).pictures}
     assert list(entries) == ["b.png", "猫.png"]
     assert all(entry.is_waiting for entry in entries.values())
-    assert (entries["猫.png"].caption, entries["猫.png"].width_px, entries["猫.png"].height_px) == ("a cat sits", 64, 64)
+    assert (entries["猫.png"].caption, entries["猫.png"].width_px, entries["猫.png"].height_px) == (
+        "a cat sits",
+        64,
+        64,
+    )
     assert shown(desk).folders == []
 
     update(desk, width_px=128)

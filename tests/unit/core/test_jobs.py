@@ -77,7 +77,9 @@ def test_folders_that_are_no_job(job: JobFolder, tmp_path: Path) -> None:
         JobFolder(tmp_path / "file").read_spec()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"kind":"dance"}', b'{"kind":"train","name":"x"}', b'{"kind":"\xff"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"kind":"dance"}', b'{"kind":"train","name":"x"}', b'{"kind":"\xff"}']
+)
 def test_damaged_spec_is_named(content: bytes, job: JobFolder) -> None:
     job.path.mkdir()
     job.spec_path.write_bytes(content)

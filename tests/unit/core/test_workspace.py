@@ -238,7 +238,7 @@ def test_jobs_are_found_by_their_place(workspace: Workspace) -> None:
         *("", "jobs", "jobs/", "jobs/..", "jobs/../trash", "projects", "projects/猫", str(train), "trash/x"),
         *("projects/猫/versions/v1/trains/..", "projects/猫/versions/v1/dataset/processed", "jobs\\" + other.name),
     ):
-        with pytest.raises(WorkspaceError, match="does not exist|no job"):
+        with pytest.raises(WorkspaceError, match=r"does not exist|no job"):
             workspace.find_job(wrong)
 
 

@@ -9,6 +9,7 @@ import pytest
 from lora_train.core.errors import DatasetError
 from lora_train.data.captions import (
     caption_path,
+    common_tag,
     compose_caption,
     decode_text,
     read_caption,
@@ -140,6 +141,22 @@ def test_split_tags() -> None:
     assert split_tags("") == []
     # Full-width commas are part of a sentence.
     assert split_tags("一个女孩，黑色长发, 微笑") == ["一个女孩，黑色长发", "微笑"]
+
+
+@pytest.mark.parametrize(
+    ("captions", "tag"),
+    [
+        (["sks, red", "blue, sks", "sks"], "sks"),
+        (["a cat, sks", "sks, a cat"], "a cat"),
+        (["sks, red", "a dog"], ""),
+        (["sks", ""], ""),
+        (["猫、赤", "猫、赤"], "猫、赤"),
+        ([""], ""),
+        ([], ""),
+    ],
+)
+def test_common_tag(captions: list[str], tag: str) -> None:
+    assert common_tag(captions) == tag
 
 
 def test_tag_frequency() -> None:

@@ -1,4 +1,4 @@
-"""*Update Dataset*: the right pictures and captions, nothing done by hand is lost, and the old set until all is done."""
+"""*Update Dataset*: the right pictures and captions, nothing lost that was done by hand, the old set until the end."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_untouched(keep: Keep, origin: Path) -> None:
-    assert keep(("猫.PNG", RED), ("b.jpeg", picture(kind="JPEG")), ("猫.txt", "a cat".encode())) == []
+    assert keep(("猫.PNG", RED), ("b.jpeg", picture(kind="JPEG")), ("猫.txt", b"a cat")) == []
     assert names(origin) == ["b.jpeg", "猫.PNG", "猫.txt"]
     assert (origin / "猫.PNG").read_bytes() == RED
 
@@ -185,9 +185,7 @@ def header_of_a_huge_png() -> bytes:
     ],
     ids=["text", "empty", "huge", "cut header", "pdf", "empty pdf", "no suffix", "zip"],
 )
-def test_what_is_no_picture_is_told_and_left_out(
-    keep: Keep, origin: Path, name: str, content: bytes, why: str
-) -> None:
+def test_what_is_no_picture_is_told_and_left_out(keep: Keep, origin: Path, name: str, content: bytes, why: str) -> None:
     problems = keep(("good.png", RED), (name, content), ("better.png", BLUE))
     assert len(problems) == 1
     assert why in problems[0]
@@ -207,7 +205,9 @@ def test_files_that_are_gone(keep: Keep, origin: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     told = [("a.png", tmp_path / "gone"), ("b.txt", tmp_path / "gone"), ("c.png", tmp_path / "folder")]
     problems = keep_uploads(told, origin, tmp_path / "trash")
-    assert [problem.split(" (")[0] for problem in problems] == [f"{name} can't be kept" for name in ("a.png", "c.png", "b.txt")]
+    assert [problem.split(" (")[0] for problem in problems] == [
+        f"{name} can't be kept" for name in ("a.png", "c.png", "b.txt")
+    ]
     assert names(origin) == []
 
 

@@ -122,7 +122,9 @@ class Hall:
         for runner in self._runners:
             runner.join(WAIT_S)
         for process in psutil.process_iter(["cmdline"]):
-            if "lora_train.worker" in (process.info["cmdline"] or []) and str(self.root) in str(process.info["cmdline"]):
+            if "lora_train.worker" in (process.info["cmdline"] or []) and str(self.root) in str(
+                process.info["cmdline"]
+            ):
                 process.kill()
 
 

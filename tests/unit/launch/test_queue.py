@@ -125,7 +125,8 @@ for number in range(50):
 def test_programs_and_threads_that_add_at_once_lose_nothing(queue: JobQueue) -> None:
     package_root = Path(lora_train.__file__).parents[1]
     programs = [
-        subprocess.Popen([sys.executable, "-c", _ADD, str(queue.root), name], cwd=package_root) for name in ("one", "two")
+        subprocess.Popen([sys.executable, "-c", _ADD, str(queue.root), name], cwd=package_root)
+        for name in ("one", "two")
     ]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda number: queue.add(f"jobs/here-{number}"), range(30)))

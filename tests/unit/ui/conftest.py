@@ -262,6 +262,7 @@ def _train_states() -> dict[str, str]:
     }
     unsaved = make_train("finished")
     unsaved.loras = unsaved.loras[:1]
+    nothing_saved = msgspec.structs.replace(make_train("running", 0), loras=[])
     shown = {
         name: view.progress_html(make_snapshot(train, log_tail="step 1"), 0.9, "T") for name, train in trains.items()
     }
@@ -273,6 +274,7 @@ def _train_states() -> dict[str, str]:
         **shown,
         "no results": view.results_html(make_snapshot(), "T"),
         "results of one LoRA": view.results_html(make_snapshot(unsaved), "T"),
+        "results without LoRA": view.results_html(make_snapshot(nothing_saved), "T"),
         **results,
     }
 

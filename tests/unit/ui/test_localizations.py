@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import unicodedata
 from collections import Counter
@@ -24,12 +25,15 @@ from lora_train.ui import tab
 
 pytestmark = pytest.mark.compat
 
-LOCALIZATIONS = Path(__file__).parents[3] / "localizations"
+ROOT = Path(__file__).parents[3]
+LOCALIZATIONS = ROOT / "localizations"
 LANGUAGES = ("ja_JP", "zh_CN")
 NAMES = {"Train Tools", "LoRA", "VAE"}
 """Words that are the same in every language, and so are no keys."""
 DROPDOWNS_OF_WORDS = ("train_tools_dataset_caption_action", "train_tools_train_base_model")
 """Whose choices are words; those of the others are names from papers and programs."""
+MAKERS_OF_WORDS = ("words", "badge", "post_button", "error_panel")
+"""Functions of the views whose first argument is a text."""
 PICTOGRAPHS_AMONG_LETTERS = "ℹ‼⁉↔〰〽◽◾"
 """Pictographs that Unicode does not count as `So`, with which they share that WebUIs never translate them."""
 
@@ -96,10 +100,26 @@ def entries(language: str) -> list[tuple[str, str]]:
 def test_texts_of_every_kind_are_found(shown: set[str]) -> None:
     expected = {
         *("Create Project", "Manage", "Learning rate and optimizer", "How fast it learns"),
-        *("Width", "prepend", "Small demo model", "Stop and save", "Time left", "Move up", "Put into the txt2img prompt."),
+        *("Width", "prepend", "Small demo model", "Stop and save", "Time left", "Move up", "The caption is saved."),
         *("Workspace folder", "Stop at once? The steps since the last saved state are lost.", "Begin Train"),
     }
     assert {text for text in expected if not any(other.startswith(text) for other in shown)} == set()
+
+
+def test_every_text_of_the_views_is_rendered(shown: set[str]) -> None:
+    """What no rendered state shows would be missed in all languages."""
+    texts: set[str] = set()
+    for path in (ROOT / "lora_train" / "ui").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in MAKERS_OF_WORDS:
+                options = [option.value for option in call.keywords if option.arg in ("done", "confirm", "name")]
+                texts |= {node.value for part in (call.args[0], *options) for node in ast.walk(part) if _is_text(node)}
+    assert len(texts) > 50
+    assert sorted(text for text in texts - shown if any(letter.isalpha() for letter in text)) == []
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,0 +1,99 @@
+"""A genuine WebUI: installed as a person does it, the whole story, and a picture that the LoRA changes.
+
+TRAIN_TOOLS_SITES=webui@/path/to/stable-diffusion-webui=/its/python python -m pytest tests/browser/test_genuine.py
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.browser.conftest import Kind, Site, Tab
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTALL_S = 300
+"""diffusers and three small packages are downloaded where they are missing."""
+
+
+@pytest.mark.sites("genuine")
+def test_installed_trained_and_drawn_with(
+    kind: Kind, new_site: Callable[..., Site], open_tab: Callable[..., Tab], concept_files: list[Path]
+) -> None:
+    site = new_site(kind, is_installed=False)
+    tab = open_tab(site, is_there=False)
+    page = tab.page
+    page.get_by_role("button", name="Extensions", exact=True).click()
+    page.get_by_role("button", name="Install from URL").click()
+    page.get_by_label("URL for extension's git repository").fill(str(ROOT))
+    page.get_by_role("button", name="Install", exact=True).click()
+    page.get_by_text("Installed into").wait_for(timeout=INSTALL_S * 1000)
+    _keep(page, "1-installed")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_role("button", name="Reload UI").click()
+    page.wait_for_timeout(8000)
+
+    tab.open()
+    tab.make("自作LORA")
+    tab.make_dataset(concept_files)
+    tab.choose("train_base_model", "tiny_sd.safetensors")
+    tab.fill("train_epochs", "20")
+    tab.fill("train_batch_size", "4")
+    tab.fill("train_learning_rate", "0.004")
+    tab.fill("train_text_encoder_lr", "0.004") if tab.field("train_text_encoder_lr").is_visible() else None
+    tab.fill("dataset_repeats", "4")
+    tab.shows(lambda: "= 320 steps" in tab.text("sum"))
+    _keep(page, "2-before-the-start")
+    page.get_by_role("button", name="Begin Train").click()
+    tab.shows(lambda: "Step 2" in tab.text("progress") or "Step 1" in tab.text("progress"), 120)
+    _keep(page, "3-training")
+    tab.shows(lambda: "finished" in tab.text("progress").lower(), 300)
+    tab.shows(lambda: "in models/Lora" in tab.text("results"))
+    _keep(page, "4-finished")
+
+    tab.live("results").get_by_role("button", name="Send to txt2img").first.click()
+    prompt = page.locator("#txt2img_prompt textarea")
+    tab.shows(lambda: prompt.is_visible() and "<lora:自作LORA-v1:1> sks" in prompt.input_value())
+    page.locator("#txt2img_extra_tabs").get_by_role("button", name="Lora").click()
+    tab.shows(lambda: page.locator("#txt2img_lora_cards .card", has_text="自作LORA-v1").count() >= 1)
+    page.wait_for_timeout(1000)
+    _keep(page, "5-card")
+
+    words = "sks, white background"
+    without = _picture(site, page, words)
+    assert np.array_equal(without, _picture(site, page, words)), "the same seed gives the same picture"
+    with_lora = _picture(site, page, f"{words} <lora:自作LORA-v1:1>")
+    difference = float(np.abs(without.astype(int) - with_lora.astype(int)).mean())
+    print(f"mean difference of the picture with the LoRA: {difference:.1f} of 255")
+    assert difference > 5
+    _keep_pair(without, with_lora)
+    assert not tab.errors
+
+
+def _picture(site: Site, page: Any, prompt: str) -> np.ndarray:
+    settings = {"seed": 1, "width": 64, "height": 64, "steps": 20, "cfg_scale": 3, "sampler_name": "DDIM"}
+    answer = page.request.post(f"{site.url}sdapi/v1/txt2img", data={"prompt": prompt, **settings}, timeout=120_000)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0]))).convert("RGB"))
+
+
+def _keep(page: Any, name: str) -> None:
+    folder = os.environ.get("TRAIN_TOOLS_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(folder) / f"genuine-{name}.png", full_page=True)
+
+
+def _keep_pair(without: np.ndarray, with_lora: np.ndarray) -> None:
+    folder = os.environ.get("TRAIN_TOOLS_SCREENSHOTS")
+    if folder:
+        pair = Image.fromarray(np.concatenate([without, with_lora], 1))
+        pair.resize((512, 256), Image.Resampling.NEAREST).save(Path(folder) / "genuine-6-without-and-with.png")
