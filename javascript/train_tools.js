@@ -73,8 +73,8 @@
         }
         const answer = await response.json().catch(() => null);
         if (response.ok) return answer ?? {};
-        const told = [...(answer?.problems ?? [answer?.message]), answer?.hint].filter(Boolean);
-        const lines = told.length ? told.map((value) => ({ value })) : [{ words: WORDS.wrong }];
+        const lines = sentences([...(answer?.problems ?? [answer?.message]), answer?.hint]);
+        if (!lines.length) lines.push({ words: WORDS.wrong });
         throw Object.assign(new Error(route), {
             lines: response.status === 401 ? [{ words: WORDS.loginEnded }] : lines,
         });
@@ -139,18 +139,27 @@
             if (name in answer.marks) marks.set(element, answer.marks[name]);
         }
         refreshLoras(answer.loras_revision);
-        nameRefreshButtons();
+        nameControls();
     }
 
     function liveElements() {
         return [...(page()?.querySelectorAll(".train-tools-live") ?? [])];
     }
 
-    // Gradio's buttons can't carry a name beside their sign.
-    function nameRefreshButtons() {
+    // WebUIs translate what is added to the page, but no aria-label, and no title that comes later.
+    function inHostsLanguage(text) {
+        return (Object.hasOwn(window.localization ?? {}, text) && window.localization[text]) || text;
+    }
+
+    // Names for those who can't see the signs on buttons; gradio's buttons come without.
+    function nameControls() {
         for (const button of page().querySelectorAll("button.train-tools-tool:not([aria-label])")) {
             button.setAttribute("aria-label", WORDS.refresh);
-            button.title = WORDS.refresh;
+            button.title = inHostsLanguage(WORDS.refresh);
+        }
+        for (const element of page().querySelectorAll("[aria-label]")) {
+            const name = element.getAttribute("aria-label");
+            if (inHostsLanguage(name) !== name) element.setAttribute("aria-label", inHostsLanguage(name));
         }
     }
 
@@ -261,10 +270,17 @@
         return element;
     }
 
-    // A line is {words} (ours, translated) and/or {value} (never translated).
-    function lineOf({ words, value }) {
+    // What the server says, a line for each sentence.
+    function sentences(texts) {
+        return texts.flatMap((text) => (text ?? "").split("\n")).filter(Boolean).map((sentence) => ({ sentence }));
+    }
+
+    // A line is {words} (ours, translated) or a {sentence} (translated unless values are in it), and/or a {value}
+    // (never translated).
+    function lineOf({ words, sentence, value }) {
         const line = create("p", { class: "train-tools-line" });
         if (words) line.append(create("span", {}, words), " ");
+        if (sentence) line.append(create("span", { class: "train-tools-sentence" }, sentence));
         if (value !== undefined) line.append(create("span", { class: "train-tools-value" }, String(value)));
         return line;
     }
@@ -291,7 +307,7 @@
 
     function sayAnswer(answer, done = "") {
         if (answer?.entry) say([], "info", answer);
-        else if (answer?.problems?.length) say(answer.problems.map((value) => ({ value })), "error");
+        else if (answer?.problems?.length) say(sentences(answer.problems), "error");
         else if (done) say([{ words: done, value: answer?.name }]);
     }
 

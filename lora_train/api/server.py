@@ -21,10 +21,10 @@ from lora_train.api.openapi import operation
 from lora_train.api.routes import ROUTES, Route
 from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile
 from lora_train.app import App
+from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, TrainToolsError
 
 PREFIX = "/train-tools/v1/"
-_ROOT = Path(__file__).parents[2]
 _LOG = logging.getLogger(__name__)
 _PICTURE_TYPES = {
     ".png": "image/png",
@@ -178,14 +178,16 @@ def _error_answer(error: Exception, route: Route[Any, Any]) -> Response:
 
 
 def _add_page_files(fastapi_app: FastAPI) -> None:
+    folder = page_folder()
+
     async def page_script() -> Response:
-        return _page_file(_ROOT / "javascript" / "train_tools.js", "text/javascript")
+        return _page_file(folder / "javascript" / "train_tools.js", "text/javascript")
 
     async def page_style() -> Response:
-        return _page_file(_ROOT / "style.css", "text/css")
+        return _page_file(folder / "style.css", "text/css")
 
     async def page_language(language: str) -> Response:
-        known = {path.stem: path for path in _ROOT.glob("localizations/*.json")}
+        known = {path.stem: path for path in folder.glob("localizations/*.json")}
         return _page_file(known.get(language), "application/json")
 
     for path, endpoint in (

@@ -49,5 +49,5 @@ class Background:
             self._loras.publish_result(job)
         except TrainToolsError as error:
             events = EventWriter(job.events_path)
-            events.write(Note("warning", f"{error.message} {error.hint}"))
+            events.write(Note("warning", f"{error.message}\n{error.hint}".strip()))
             events.close()

@@ -20,7 +20,7 @@ from lora_train.core.workspace import Workspace, read_json, write_json
 
 _PUBLISHABLE = ("finished", "stopped")
 
-_PREVIEW = re.compile(r"(.+)-(?:grid|p\d+-w-?[\d.e+-]+)\.png", re.DOTALL)
+_PREVIEW = re.compile(r"(.+)-(?:grid|p\d+-w-?\d+(?:\.\d+)?(?:e[+-]\d+)?)\.png", re.DOTALL)
 """`<stem>-grid.png`, `<stem>-p1-w0.6.png`; weights as `:g` writes them."""
 
 
@@ -132,7 +132,7 @@ class Loras:
                 lora,
                 folder,
                 root=root,
-                thumbnail=thumbnail_of(job, lora.stem),
+                thumbnail=next((path for path in previews_of(job, lora.stem) if "-p1-w" in path.name), None),
                 description=f"{spec.concept} {spec.version}, {status.step_of_file.get(lora.name, status.step)} steps",
             )
             record = _read_record(job)
@@ -159,26 +159,21 @@ class Loras:
 
 
 def previews_of(job: JobFolder, stem: str) -> list[Path]:
-    """The previews of one LoRA, the one that tells most first: the grid, unless it holds a single picture."""
+    """The previews of one LoRA: the first prompt's picture with the strongest LoRA weight, the grid, the others."""
     return [job.path / file for file in _all_previews(job).get(stem, [])]
 
 
-def thumbnail_of(job: JobFolder, stem: str) -> Path | None:
-    """The first prompt's picture with the strongest LoRA weight."""
-    own = [path for path in previews_of(job, stem) if path.name.startswith(f"{stem}-p1-w")]
-    return max(own, key=_preview_weight) if own else None
-
-
 def _all_previews(job: JobFolder) -> dict[str, list[str]]:
-    """Stem of each LoRA of a training -> its previews, relative to the training's folder, the most telling first."""
+    """Stem of each LoRA of a training -> its previews as in `previews_of`, relative to the training's folder."""
     found: dict[str, list[str]] = {}
     names = [path.name for path in job.samples_dir.iterdir()] if job.samples_dir.is_dir() else []
-    for name in sorted(names, key=lambda name: (not name.endswith("-grid.png"), name)):
+    for name in names:
         if (match := _PREVIEW.fullmatch(name)) is not None:
             found.setdefault(match[1], []).append(f"{job.samples_dir.name}/{name}")
     for previews in found.values():
-        if len(previews) == 2:  # a single picture, and a grid that has nothing beside it
-            previews.reverse()
+        previews.sort(key=_preview_order)
+        if previews[-1].endswith("-grid.png"):
+            previews.insert(1, previews.pop())
     return found
 
 
@@ -196,9 +191,12 @@ def _trigger_of(lora: Path, mtime_ns: int) -> str:  # noqa: ARG001  (a new time 
         return ""
 
 
-def _preview_weight(path: Path) -> float:
-    """The LoRA weight in a preview's name, `<stem>-p1-w0.6.png`."""
-    return float(path.stem.rpartition("-w")[2])
+def _preview_order(file: str) -> tuple[bool, bool, float, str]:
+    """The first prompt before others, strong LoRA weights before weak ones, the grid last."""
+    if file.endswith("-grid.png"):
+        return True, False, 0.0, file
+    weight = float(file.rpartition("-w")[2].removesuffix(".png"))  # `<stem>-p1-w0.6.png`
+    return False, "-p1-w" not in file, -weight, file
 
 
 def _read_record(job: JobFolder) -> _Record:

@@ -79,7 +79,7 @@ class LoraEntry(msgspec.Struct):
     made: float
     """Unix seconds."""
     previews: list[str] = []
-    """Pictures of this LoRA, relative to the train's folder: its grid first."""
+    """Pictures of this LoRA, relative to the train's folder: the one for its card, then the grid of all of them."""
     published: str = ""
     """The name that the LoRA folder's copy has in prompts; empty where there is none."""
     prompt: str = ""

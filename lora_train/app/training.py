@@ -334,7 +334,7 @@ class Training:
         try:
             return "", check_base_model(msgspec.structs.replace(settings, vae=""))
         except TrainToolsError as error:
-            return f"{error.message} {error.hint}".strip(), None
+            return f"{error.message}\n{error.hint}".strip(), None
 
     def _check_vae(self, settings: TrainSettings) -> str:
         """Why the VAE can't be used; empty if it can, or none was chosen."""

@@ -75,4 +75,3 @@ def lock(path: Path) -> IO[bytes] | None:
             stream.close()
             return None
     return stream
-

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_train.core.assets import page_folder
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.host import BaseModelChoice
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _SUFFIXES = (".safetensors", ".ckpt")
-_STYLE = Path(__file__).parents[2] / "style.css"
 _LOAD_SCRIPT = """() => {
     if (!document.querySelector("script[data-train-tools]")) {
         const script = document.createElement("script");
@@ -148,9 +148,8 @@ def _page(app: App) -> tuple[Any, dict[str, Any]]:
     is_launched_with = "theme" in inspect.signature(gr.Blocks.launch).parameters
     inner = tab.build(app, token=api.TOKEN, localize=True)
     with gr.Blocks(title="Train Tools", analytics_enabled=False, **({} if is_launched_with else look)) as page:
-        if _STYLE.is_file():
-            style = f"<style>{_STYLE.read_text(encoding='utf-8')}</style>"
-            compat.make(gr.HTML, value=style, elem_classes=["train-tools-hidden"])
+        style = f"<style>{(page_folder() / 'style.css').read_text(encoding='utf-8')}</style>"
+        compat.make(gr.HTML, value=style, elem_classes=["train-tools-hidden"])
         inner.render()
         compat.on(page.load, None, js=_LOAD_SCRIPT)
     return page, look if is_launched_with else {}

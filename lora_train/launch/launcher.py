@@ -115,9 +115,9 @@ def read_status(job: JobFolder, worker: Worker | None = None, reader: StatusRead
     if status.state in ("running", "waiting"):
         status.state = "failed"
         status.message = "The worker process ended without a word (killed, or out of memory)."
-        status.hint = "It can go on from its last state with `resume`."
+        status.hint = "Resume goes on from the last saved state."
         tail = job.log_tail(5)
-        status.message += f" The end of its log: {tail}" if tail else ""
+        status.message += f"\nThe end of its log: {tail}" if tail else ""
         status.eta_s = None
     return status
 

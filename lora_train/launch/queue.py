@@ -228,7 +228,7 @@ class Runner(threading.Thread):
                 return
         if not job.has_told_since(turn.told_before_bytes):
             tail = job.log_tail(5)
-            raise JobError("The worker process could not start." + (f" The end of its log: {tail}" if tail else ""))
+            raise JobError("The worker process could not start." + (f"\nThe end of its log: {tail}" if tail else ""))
 
     def _wait(self, process: psutil.Process | launcher.Worker) -> bool:
         """Wait for a worker's end; False when the runner was stopped before."""

@@ -1,7 +1,8 @@
 """Small pieces of HTML that all live parts of the page are made of.
 
 Words and values never share a text node: hosts translate a node only where its whole text is a key of their
-dictionary. Values stand in elements of the class `train-tools-value`, which nobody translates.
+dictionary. Values stand in elements of the class `train-tools-value`, which nobody translates; sentences made
+elsewhere in those of the class `train-tools-sentence`, which are translated unless they have values in them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ def words(text: str) -> str:
 
 
 def value(content: object, css_class: str = "") -> str:
-    """A number, a name, a sentence made elsewhere: never translated."""
+    """A number, a name, a path, a caption: never translated."""
     return f'<span class="{_classes("train-tools-value", css_class)}">{escape(str(content))}</span>'
+
+
+def sentence(text: str) -> str:
+    """A sentence made elsewhere: an error, what to do, a note."""
+    return f'<span class="train-tools-sentence">{escape(text)}</span>'
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -49,14 +55,18 @@ def paragraph(inner: str, css_class: str = "") -> str:
 
 
 def sentences(items: Iterable[str], css_class: str = "") -> str:
-    """Sentences made elsewhere, as a list; nothing where there are none."""
-    entries = "".join(f'<li class="train-tools-value">{escape(item)}</li>' for item in items)
-    return f'<ul class="{_classes("train-tools-list", css_class)}">{entries}</ul>' if entries else ""
+    """Sentences made elsewhere, as a list; nothing where there are none. Lines of an item are sentences apart."""
+    return _list((" ".join(map(sentence, item.splitlines())) for item in items), css_class)
+
+
+def values(items: Iterable[str]) -> str:
+    """Names or paths, as a list; nothing where there are none."""
+    return _list(map(value, items), "")
 
 
 def error_panel(headline: str, message: str, hint: str = "") -> str:
     """What went wrong in words, then as told by whoever noticed, and what to do."""
-    told = "".join(paragraph(value(line)) for line in (*message.splitlines(), *hint.splitlines()))
+    told = "".join(paragraph(sentence(line)) for line in (*message.splitlines(), *hint.splitlines()))
     return f'<div class="train-tools-box train-tools-error">{paragraph(words(headline))}{told}</div>'
 
 
@@ -129,6 +139,11 @@ def duration_text(seconds: float) -> str:
 def size_text(size_bytes: int) -> str:
     """`18.4 MB`, in the millions of bytes that file managers show."""
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.0f} kB"
+
+
+def _list(entries: Iterable[str], css_class: str) -> str:
+    listed = "".join(f"<li>{entry}</li>" for entry in entries)
+    return f'<ul class="{_classes("train-tools-list", css_class)}">{listed}</ul>' if listed else ""
 
 
 def _query(query: Mapping[str, str], token: str) -> str:

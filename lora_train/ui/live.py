@@ -57,7 +57,7 @@ def _forecast(app: App, selection: Selection) -> Forecast:
     except ConfigError as error:
         return Forecast(problems=error.problems)
     except TrainToolsError as error:
-        return Forecast(problems=[" ".join(filter(None, (error.message, error.hint)))])
+        return Forecast(problems=[f"{error.message}\n{error.hint}"])
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from lora_train.app.snapshot import Undo
 from lora_train.ui.chart import SMOOTHING
-from lora_train.ui.html import live, paragraph, post_button, value, words
+from lora_train.ui.html import live, paragraph, post_button, sentence, value, words
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
 from lora_train.ui.view_progress import progress_html, queue_html
 from lora_train.ui.view_results import results_html
@@ -32,7 +32,7 @@ def message_html(text: str, hint: str = "", kind: Literal["info", "error"] = "in
     """A message with what to do; of something deleted with the button that brings it back. Empty without both."""
     if not text and undo is None:
         return ""
-    lines = [paragraph(value(line)) for line in (*text.splitlines(), *hint.splitlines())]
+    lines = [paragraph(sentence(line)) for line in (*text.splitlines(), *hint.splitlines())]
     if undo is not None:
         button = post_button("Undo", "trash/restore", {"entry": undo.entry}, done="It is back.")
         lines.append(paragraph(f"{words('Deleted:')} {value(undo.what)} {button}"))

@@ -23,6 +23,7 @@ from lora_train.ui.html import (
     progress_bar,
     sentences,
     value,
+    values,
     words,
 )
 
@@ -95,7 +96,7 @@ def _folders(dataset: DatasetSnapshot) -> str:
         return ""
     return (
         f'<details class="train-tools-details" data-key="folders"><summary>{words("Folders")}</summary>'
-        f"{sentences(dataset.folders)}</details>"
+        f"{values(dataset.folders)}</details>"
     )
 
 

@@ -15,6 +15,7 @@ from lora_train.ui.html import (
     paragraph,
     post_button,
     progress_bar,
+    sentence,
     sentences,
     value,
     words,
@@ -43,7 +44,7 @@ _KINDS = {"train": "training", "preview": "previews"}
 
 def progress_html(snapshot: Snapshot, smoothing: float, token: str = "") -> str:
     """State, numbers, chart, previews and log of the shown training, with the buttons that its state allows."""
-    foreign = paragraph(value(snapshot.foreign), "train-tools-notice") if snapshot.foreign else ""
+    foreign = paragraph(sentence(snapshot.foreign), "train-tools-notice") if snapshot.foreign else ""
     train = snapshot.shown
     if train is None:
         return foreign + paragraph(words("No training yet. Begin Train starts one."), "train-tools-quiet")

@@ -81,7 +81,8 @@ def _preview(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
     if not lora.previews:
         return f'<div class="train-tools-placeholder">{words("no preview")}</div>'
     url = job_file_url(train.job, lora.previews[0], token)
-    link = attributes_text({"href": url, "target": "_blank", "rel": "noopener", "data-key": f"preview {lora.file}"})
+    grid = job_file_url(train.job, lora.previews[1 if len(lora.previews) > 2 else 0], token)
+    link = attributes_text({"href": grid, "target": "_blank", "rel": "noopener", "data-key": f"preview {lora.file}"})
     image = attributes_text({"src": url, "alt": lora.previews[0].rpartition("/")[2]})
     return (
         f'<a class="train-tools-preview train-tools-value"{link}>'

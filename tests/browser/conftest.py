@@ -133,11 +133,13 @@ class Site:
                 env=environment,
                 start_new_session=True,
             )
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
+        """Wait until the server answers."""
         until = time.monotonic() + START_S
-        while time.monotonic() < until:
-            if self._process.poll() is not None:
-                break
-            if self.answers():
+        while time.monotonic() < until and self._process is not None and self._process.poll() is None:
+            if self._answers():
                 return
             time.sleep(0.2)
         pytest.fail(f"{self.kind} did not start:\n{self.log()}")
@@ -184,7 +186,7 @@ class Site:
             ]
         return [self.kind.python, *launch, "--port", str(self.port), *own, *self.flags]
 
-    def answers(self) -> bool:
+    def _answers(self) -> bool:
         try:
             asked = "internal/ping" if self.kind.name == "webui" else "train-tools/v1/page.js"
             with urllib.request.urlopen(f"{self.url}{asked}", timeout=2) as answer:
@@ -257,6 +259,13 @@ class Tab:
         self.live("message").wait_for(state="attached")
         return self
 
+    def reload_ui(self) -> None:
+        """The WebUI's own "Reload UI": the same process serves a new page."""
+        self.page.evaluate("document.getElementById('settings_restart_gradio').click()")
+        time.sleep(2)
+        self.site.wait_until_up()
+        self.open()
+
     def id(self, name: str) -> Locator:
         return self.page.locator(f"#train_tools_{name}")
 
@@ -277,6 +286,34 @@ class Tab:
         box = self.id(name).locator("input[type=checkbox]")
         if box.is_checked() != wanted:
             box.click()
+
+    def open_group(self, title: str) -> None:
+        """Open one of the accordions."""
+        self.page.locator("#train_tools_page").get_by_text(title, exact=True).click()
+
+    def teach_the_star(self, epochs: int) -> None:
+        """The settings that make the small model learn the demo's concept, and draw it; 16 steps an epoch."""
+        self.choose("train_base_model", "tiny_sd.safetensors")
+        for title in ("Learning rate and optimizer", "Previews"):
+            self.open_group(title)
+        values = {
+            "epochs": str(epochs),
+            "batch_size": "4",
+            "learning_rate": "0.004",
+            "text_encoder_lr": "0.004",
+            "rank": "8",
+            "save_every_epochs": str(epochs // 4),
+            "preview_cfg_scale": "3",
+            "lr_warmup_steps": "20",
+            "preview_prompts": "sks, white background\nsks, black background",
+        }
+        for name, value in values.items():
+            self.fill(f"train_{name}", value)
+        self.choose("train_preview_sampler", "DDIM")
+        for title in ("Learning rate and optimizer", "Previews"):
+            self.open_group(title)
+        self.fill("dataset_repeats", "4")
+        self.shows(lambda: f"= {epochs * 16} steps" in self.text("sum"))
 
     def choose(self, name: str, label: str) -> None:
         """Choose an entry of a dropdown by its words."""

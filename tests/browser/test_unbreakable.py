@@ -31,9 +31,7 @@ def test_a_training_lives_through_everything(
 
     if kind.name == "webui":
         before = _step(tab)
-        tab.page.request.post(f"{site.url}internal/reload-ui")
-        _wait_until_up(site)
-        tab.open()
+        tab.reload_ui()
         _shows_running(tab)
         assert _step(tab) > before
 
@@ -142,11 +140,3 @@ def _step(tab: Tab) -> int:
 def _shows_running(tab: Tab) -> None:
     """The true state within two seconds of the page's being there."""
     tab.shows(lambda: _step(tab) > 3, 2)
-
-
-def _wait_until_up(site: Site) -> None:
-    until = time.monotonic() + 30
-    time.sleep(1)
-    while not site.answers():
-        assert time.monotonic() < until, site.log()
-        time.sleep(0.2)

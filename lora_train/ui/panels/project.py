@@ -13,7 +13,6 @@ from lora_train.ui.form import label_of, labels, refresh_button
 from lora_train.ui.page import Page, Values
 
 _FIRST_VERSION = "v1"
-_ANOTHER = "Refresh the list, and choose another."
 
 
 class ProjectPanel:

@@ -25,14 +25,9 @@ def begin_a_long_one(house: House) -> str:
     house.save()
     house.upload(1)
     house.update()
-    large = house.picture((1500, 1500), seed=99)
+    large = house.picture((1500, 1500))
     house.app.datasets.add("cat", "v1", [(f"large {number}.png", large) for number in range(40)])
     house.app.datasets.set_caption("cat", "v1", "1_cat/0.png", "by hand")
-    assert sum(entry.is_waiting for entry in house.app.datasets.snapshot("cat", "v1").pictures) == 1, "kept once"
-    for number in range(40):
-        large = house.picture((1500, 1500), seed=100 + number)
-        house.app.datasets.add("cat", "v1", [(f"large {number}.png", large)])
-        large.unlink()
     job = house.app.datasets.start_update("cat", "v1")
 
     def has_begun() -> bool:
@@ -68,7 +63,7 @@ def test_death_in_the_middle_leaves_the_old_set(house: House) -> None:
     house.wait(lambda: house.app.datasets.snapshot("cat", "v1").update.state == "failed")
     assert captions(house)["1_cat/0.png"] == "by hand"
     house.update()
-    assert len(captions(house)) == 42
+    assert len(captions(house)) == 41
     assert captions(house)["1_cat/0.png"] == "by hand"
     dataset_dir = house.app.workspace.find_version("cat", "v1").path / "dataset"
     assert {path.name for path in dataset_dir.iterdir()} == {".update-lock", "origin", "processed"}
@@ -85,7 +80,10 @@ def test_damaged_pictures_are_told_by_the_update(house: House) -> None:
     snapshot = house.app.datasets.snapshot("cat", "v1")
     assert snapshot.update is not None
     assert "cut short" in snapshot.update.notes[0]
-    assert [(entry.file, entry.is_waiting) for entry in snapshot.pictures] == [("1_cat/0.png", False), ("cut.png", True)]
+    assert [(entry.file, entry.is_waiting) for entry in snapshot.pictures] == [
+        ("1_cat/0.png", False),
+        ("cut.png", True),
+    ]
 
 
 def test_nothing_uploaded(house: House) -> None:

@@ -62,17 +62,19 @@ def test_every_route_is_closed_to_strangers(empty_world: World, method: str, pat
     assert world.asked == []
 
 
-def test_the_page_s_own_files_are_no_secret(world: World, call: Call, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_page_s_own_files_are_no_secret(call: Call, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "javascript").mkdir()
     (tmp_path / "localizations").mkdir()
     (tmp_path / "javascript" / "train_tools.js").write_text("1", encoding="utf-8")
     (tmp_path / "localizations" / "ja_JP.json").write_text("{}", encoding="utf-8")
     (tmp_path / "secret.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr("lora_train.api.server._ROOT", tmp_path)
-    assert call(world.server, "GET", PREFIX + "page.js").headers["content-type"].startswith("text/javascript")
-    assert call(world.server, "GET", PREFIX + "localizations/ja_JP.json").json() == {}
+    monkeypatch.setattr("lora_train.api.server.page_folder", lambda: tmp_path)
+    server = FastAPI()
+    add_routes(server, App(Workspace(tmp_path)), PageGate(list, lambda: True), lambda query: {})
+    assert call(server, "GET", PREFIX + "page.js").headers["content-type"].startswith("text/javascript")
+    assert call(server, "GET", PREFIX + "localizations/ja_JP.json").json() == {}
     for missing in ("page.css", "localizations/xx.json", "localizations/..%2Fsecret.json", "localizations/%00.json"):
-        assert call(world.server, "GET", PREFIX + missing).status_code == 404
+        assert call(server, "GET", PREFIX + missing).status_code == 404
 
 
 @pytest.mark.parametrize(

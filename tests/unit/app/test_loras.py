@@ -40,11 +40,11 @@ def published_name(desk: Desk, job: str, file: str = LORA) -> str:
 
 def test_entries(desk: Desk) -> None:
     job = desk.finished(loras=["cat-v1-000001.safetensors", LORA], trigger_word="sks, 猫")
-    names = ["cat-v1-grid.png", "cat-v1-p1-w1.png", "cat-v1-p2-w-0.5.png", "cat-v1-000001-p1-w1e-05.png", "other.png"]
-    desk.previews(job, *names)
+    names = ["cat-v1-grid.png", "cat-v1-p1-w0.6.png", "cat-v1-p1-w1.png", "cat-v1-p2-w-0.5.png"]
+    desk.previews(job, *names, "cat-v1-000001-p1-w1e-05.png", "other.png", "cat-v1-p1-w1-2.png", "cat-v1-p1-w.png")
     last, first = desk.app.training.list("cat", "v1")[0].loras
     assert (last.file, last.stem, last.step, last.epoch) == (LORA, "cat-v1", 20, 2)
-    assert last.previews == ["samples/cat-v1-grid.png", "samples/cat-v1-p1-w1.png", "samples/cat-v1-p2-w-0.5.png"]
+    assert last.previews == [f"samples/{names[number]}" for number in (2, 0, 1, 3)], "the card's, the grid, the others"
     assert (last.prompt, last.published) == ("<lora:cat-v1:1> sks, 猫", "")
     assert last.size_bytes == (desk.job(job).path / LORA).stat().st_size
     assert first.previews == ["samples/cat-v1-000001-p1-w1e-05.png"]

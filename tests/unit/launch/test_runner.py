@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,7 @@ def test_a_worker_that_can_not_start_fails_with_its_log(hall: Hall) -> None:
     hall.runner()
     hall.wait(lambda: hall.log == ["a failed", "b finished"])
     status = launcher.read_status(broken)
-    assert status.message == "The worker process could not start. The end of its log: no module named torch"
+    assert status.message == "The worker process could not start.\nThe end of its log: no module named torch"
 
 
 def test_a_worker_that_dies_without_a_word(hall: Hall) -> None:
@@ -132,10 +132,10 @@ def test_a_host_that_can_not_free_the_card(hall: Hall, at: str) -> None:
         raise RuntimeError("CUDA is gone")
         yield
 
-    def around(job: JobFolder) -> contextmanager:  # type: ignore[valid-type]
+    def around(job: JobFolder) -> AbstractContextManager[None]:
         if job.path.name == "a" and at == "call":
             raise RuntimeError("CUDA is gone")
-        return refuse() if job.path.name == "a" else contextmanager(lambda: iter([None]))()
+        return refuse() if job.path.name == "a" else nullcontext()
 
     job = hall.add("a", "end")
     hall.add("b", "end")
@@ -143,6 +143,31 @@ def test_a_host_that_can_not_free_the_card(hall: Hall, at: str) -> None:
     hall.wait(lambda: hall.log == ["a failed", "b finished"])
     assert launcher.read_status(job).message == "It could not be started: CUDA is gone"
     assert hall.starts == 1
+
+
+def test_a_host_that_can_not_free_the_card_for_a_worker_that_has_it(hall: Hall) -> None:
+    """After a restart: it is not started again, not told to have failed, and nothing else is started beside it."""
+    job = hall.add("a")
+    hall.add("b", "end")
+    first = hall.runner()
+    hall.wait_for(job, "running")
+    first.stop()
+    first.join(10)
+    tries: list[str] = []
+
+    def around(job: JobFolder) -> AbstractContextManager[None]:
+        tries.append(job.path.name)
+        if len(tries) < 3:
+            raise RuntimeError("CUDA is gone")
+        return nullcontext()
+
+    hall.runner(around)
+    hall.wait(lambda: len(tries) == 3)
+    assert (hall.state(job), hall.starts) == ("running", 1)
+    hall.end(job)
+    hall.wait(lambda: hall.log == ["a finished", "b finished"])
+    assert tries == ["a", "a", "a", "b"]
+    assert hall.events(job) == ["Started", "Finished"]
 
 
 def test_a_host_that_can_not_take_the_card_back(hall: Hall) -> None:
@@ -173,9 +198,9 @@ def test_what_comes_after_a_job_may_break(hall: Hall) -> None:
 
 
 def test_a_job_whose_folder_is_gone(hall: Hall) -> None:
-    def around(job: JobFolder) -> contextmanager:  # type: ignore[valid-type]
+    def around(job: JobFolder) -> AbstractContextManager[None]:
         job.read_spec()
-        return contextmanager(lambda: iter([None]))()
+        return nullcontext()
 
     hall.queue.add("jobs/gone")
     hall.add("b", "end")

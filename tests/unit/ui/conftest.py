@@ -1,15 +1,17 @@
 """Everything the live parts of the page can show, and which of it is words.
 
 `page_words` reads those texts from HTML that languages have to translate; `rendered_states` is the HTML of every part
-in every state; `script_words` are the texts of the page's script.
+in every state; `script_words` are the texts of the page's script; `told_sentences` are those that errors and notes
+have ready.
 """
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,16 +32,17 @@ from lora_train.app.snapshot import (
     Undo,
 )
 from lora_train.core.jobs import JobStatus, State
-from lora_train.ui import view
+from lora_train.ui import view, view_progress
 
 JOB = "projects/Cat/versions/v1/trains/Cat-v1"
+_NOT_WORDS = {"train-tools-value", "train-tools-sentence"}
 _VOID = {"img", "br", "input", "line", "polyline", "hr", "meta", "link"}
 _WORD_ATTRIBUTES = ("title", "placeholder", "aria-label", "data-done", "data-confirm")
 _OPAQUE = {"script", "style", "textarea"}
 
 
 class _Words(HTMLParser):
-    """Collects text nodes and attributes outside the class `train-tools-value` that hold a letter."""
+    """Collects text nodes and attributes that hold a letter, outside what is made elsewhere: values and sentences."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -48,7 +51,7 @@ class _Words(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: text or "" for name, text in attrs}
-        is_value = self._is_value or tag in _OPAQUE or "train-tools-value" in given.get("class", "").split()
+        is_value = self._is_value or tag in _OPAQUE or not _NOT_WORDS.isdisjoint(given.get("class", "").split())
         if not is_value:
             self._take(*(given.get(name, "") for name in _WORD_ATTRIBUTES))
         if tag not in _VOID:
@@ -247,8 +250,7 @@ def _train_states() -> dict[str, str]:
         "running": make_train("running", 0),
         "running without length": make_train("running", 0, phase="", step=0, total_steps=0, loss=None),
         **{
-            phase: make_train("running", 0, phase=phase, phase_done=2, phase_total=6)
-            for phase in ("loading the base model", "reading the pictures", "encoding the pictures", "drawing previews")
+            phase: make_train("running", 0, phase=phase, phase_done=2, phase_total=6) for phase in view_progress._PHASES
         },
         "silent": make_train("running", 0, silent_s=45.0),
         "with notes": make_train("running", 0, notes=["2 pictures are smaller than 512 px."]),
@@ -308,3 +310,58 @@ def script_words() -> set[str]:
 def rendered_states() -> dict[str, str]:
     """Every live part in every state, by name."""
     return {**_dataset_states(), **_sum_states(), **_model_states(), **_train_states(), **_other_states()}
+
+
+# --- sentences of errors and notes: a person at the page reads them, so languages have to translate them ---
+
+_CORE = Path(__file__).parents[3] / "lora_train"
+_TELLERS = ("api", "app", "core", "data", "engine", "hosts", "launch", "ui", "publish.py", "worker.py")
+_SILENT_FILES = {
+    "core/config.py": "helps of settings, which are found on the page",
+    "api/openapi.py": "read by other programs",
+    "api/gate.py": "the page's script says in words of its own that the login has ended",
+    "hosts/standalone.py": "told to the terminal",
+}
+_SILENT_CALLS = {
+    "Route": "describes itself to other programs",
+    "TimeoutError": "goes to the log",
+    "_log": "goes to the log",
+    "_LOG": "goes to the log",
+}
+_SILENT_SENTENCES = {
+    "Send it as application/json.": "told to other programs",
+    "There is no such file.": "told to a browser that looks for the script, the style or a language",
+    "Give the path of a .safetensors LoRA.": "told to the terminal",
+    "Give the folder that `lora-train train` printed first.": "told to the terminal",
+    "Train Tools is training on this card. Stop or pause it in the Train Tools tab, or wait for its end.": (
+        "the WebUI shows it with the error's name, in one text"
+    ),
+}
+_SENTENCE = re.compile(r"[A-Z].* .*[.!?]")
+
+
+def _silent_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Docstrings, pieces of texts with values, and what calls of `_SILENT_CALLS` are given."""
+    for node in ast.walk(tree):
+        inner = node.func if isinstance(node, ast.Call) else None
+        while isinstance(inner, ast.Attribute):
+            inner = inner.value
+        is_silent_call = isinstance(inner, ast.Name) and inner.id in _SILENT_CALLS
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_silent_call or is_docstring or isinstance(node, ast.JoinedStr):
+            yield from ast.walk(node)
+
+
+@pytest.fixture(scope="session")
+def told_sentences() -> set[str]:
+    """Every sentence without a value that the program holds, but for those that no person at the page meets."""
+    found: set[str] = set()
+    for path in sorted(path for name in _TELLERS for path in (*(_CORE / name).rglob("*.py"), _CORE / name)):
+        if path.suffix != ".py" or path.relative_to(_CORE).as_posix() in _SILENT_FILES:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        silent = set(_silent_nodes(tree))
+        texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in silent)
+        found |= {text for text in texts if isinstance(text, str) and _SENTENCE.fullmatch(text)}
+    assert _SILENT_SENTENCES.keys() <= found, "not in the program any more"
+    return found - _SILENT_SENTENCES.keys()

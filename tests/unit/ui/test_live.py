@@ -74,7 +74,7 @@ def test_busy(snapshot: Snapshot, is_busy: bool) -> None:
     ("error", "told"),
     [
         (ConfigError(["Rank is too high.", "Choose a base model."]), ["Rank is too high.", "Choose a base model."]),
-        (ModelError("No such file.", "Choose another."), ["No such file. Choose another."]),
+        (ModelError("No such file.", "Choose another."), ["No such file.", "Choose another."]),
     ],
 )
 def test_why_there_is_no_sum(error: TrainToolsError, told: list[str]) -> None:

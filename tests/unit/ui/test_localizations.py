@@ -1,4 +1,4 @@
-"""The languages are complete: their keys are the texts that the page shows, no fewer and no more."""
+"""The languages are complete: their keys are the texts that the page can show, no fewer and no more."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import gradio as gr
 
 from lora_train.app import App
 from lora_train.app.snapshot import Selection
+from lora_train.core.errors import TrainToolsError
 from lora_train.core.workspace import Workspace
 from lora_train.hosts import webui
 from lora_train.ui import tab
@@ -28,12 +29,20 @@ pytestmark = pytest.mark.compat
 ROOT = Path(__file__).parents[3]
 LOCALIZATIONS = ROOT / "localizations"
 LANGUAGES = ("ja_JP", "zh_CN")
+TELLERS = ("TrainToolsError", *(error.__name__ for error in TrainToolsError.__subclasses__()), "Failed", "Note")
+"""Whose texts a person at the page reads."""
 NAMES = {"Train Tools", "LoRA", "VAE"}
 """Words that are the same in every language, and so are no keys."""
 DROPDOWNS_OF_WORDS = ("train_tools_dataset_caption_action", "train_tools_train_base_model")
 """Whose choices are words; those of the others are names from papers and programs."""
 MAKERS_OF_WORDS = ("words", "badge", "post_button", "error_panel")
 """Functions of the views whose first argument is a text."""
+NO_SENTENCES = {
+    "--auth: write it as user:password, both not empty",
+    "prompt: give at least one",
+    "base_model (Train base model): none was chosen; give a checkpoint or 'demo'",
+}
+"""Messages that are told to the terminal alone, in its style."""
 PICTOGRAPHS_AMONG_LETTERS = "ℹ‼⁉↔〰〽◽◾"
 """Pictographs that Unicode does not count as `So`, with which they share that WebUIs never translate them."""
 
@@ -122,11 +131,51 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
+def test_sentences_of_every_kind_are_found(told_sentences: set[str]) -> None:
+    expected = {
+        *("The dataset is being updated already.", "Refresh the page.", "Press Refresh to see those there are."),
+        "There are no pictures yet: drop some on Upload Dataset, then press Update Dataset.",  # a problem
+        "The worker process ended without a word (killed, or out of memory).",  # set, not raised
+        "Download the file again.",  # of one line and a variable
+        "The checkpoint has no VAE.",  # noticed by the worker
+    }
+    assert expected - told_sentences == set()
+
+
+def test_errors_are_told_in_sentences() -> None:
+    """What an error is given as it stands must look like a sentence, or no language would be asked for it."""
+    told: set[str] = set()
+    for path in (ROOT / "lora_train").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in TELLERS:
+                parts = (part for argument in call.args for part in getattr(argument, "elts", [argument]))
+                told |= {part.value for part in parts if _is_text(part) and " " in part.value}
+    assert len(told) > 50
+    assert {text for text in told if not (text[0].isupper() and text.endswith("."))} == NO_SENTENCES
+
+
+def test_sentences_stand_where_they_are_translated(rendered_states: dict[str, str]) -> None:
+    """Each in a text node of its own, of a class that the page's script does not skip."""
+    told = {
+        "failed": ("The card ran out of memory.", "Switch on gradient checkpointing."),
+        "update failed": ("The disk is full.", "Make room."),
+        "impossible": ("Choose a base model.", "Learning rate: 7 is not 0 to 1."),
+        "error": ("There is no project Cat.", "Press Refresh."),
+        "foreign": ("The card is busy with Dog v2.",),
+        "with notes": ("2 pictures are smaller than 512 px.",),
+        "model refused": ("flux.safetensors is not a Stable Diffusion checkpoint.",),
+    }
+    for state, sentences in told.items():
+        for sentence in sentences:
+            assert f'<span class="train-tools-sentence">{sentence}</span>' in rendered_states[state]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_nothing_is_missing_and_nothing_is_left_over(language: str, shown: set[str]) -> None:
+def test_nothing_is_missing_and_nothing_is_left_over(language: str, shown: set[str], told_sentences: set[str]) -> None:
     keys = {key for key, _ in entries(language)}
-    assert sorted(shown - NAMES - keys) == [], "not translated"
-    assert sorted(keys - (shown - NAMES)) == [], "shown nowhere"
+    wanted = (shown | told_sentences) - NAMES
+    assert sorted(wanted - keys) == [], "not translated"
+    assert sorted(keys - wanted) == [], "shown nowhere"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
