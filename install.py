@@ -7,6 +7,7 @@ with nothing to do costs next to nothing. Whatever fails, the WebUI starts.
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 
 def main() -> None:
     """Install what is missing, and say what still stands in the way. Raises nothing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # as the host reads it; paths are in any script
     if sys.version_info < (3, 10):  # noqa: UP036  (WebUIs run on anything)
         say(f"needs Python 3.10 or newer; this WebUI runs on {sys.version.split()[0]}.")
         return

@@ -17,7 +17,7 @@
         copyPrompt: "Copy prompt",
         deleted: "Deleted:",
         loginEnded: "The server was restarted, or your login has ended: reload the page.",
-        lost: "The connection to the server is lost; it is tried again and again.",
+        lost: "The connection to the server is lost. Reload the page when it is back.",
         next: "Next",
         previous: "Previous",
         refresh: "Refresh",
@@ -107,6 +107,8 @@
             if (failures === 3) showTrouble("lost");
         }
         isAsking = false;
+        // A1111 ends its start when it is asked anything a moment too early, so a lost WebUI is left alone.
+        if (failures >= 3 && !connection().localize) return;
         const pause = (isVisible() ? VISIBLE_MS : HIDDEN_MS) * 2 ** Math.min(failures, 5);
         timer = setTimeout(poll, askAgain ? 0 : Math.min(pause, LONGEST_MS));
     }
@@ -135,8 +137,9 @@
         }
         for (const element of liveElements()) {
             const name = element.dataset.live;
-            if (name in answer.fragments) redraw(element, answer.fragments[name]);
-            if (name in answer.marks) marks.set(element, answer.marks[name]);
+            if (!(name in answer.fragments)) continue; // perhaps drawn anew by gradio meanwhile: its mark stays unknown
+            redraw(element, answer.fragments[name]);
+            marks.set(element, answer.marks[name]);
         }
         refreshLoras(answer.loras_revision);
         nameControls();
@@ -321,7 +324,7 @@
             const answer = await post(route, JSON.parse(body || "{}"));
             sayAnswer(answer, done);
             // A project or version came back: the lists are gradio's.
-            if (route === "trash/restore" && !isShown(answer)) find("#train_tools_refresh")?.click();
+            if (route === "trash/restore" && !isShown(answer)) find("#train_tools_show_last")?.click();
         } catch (error) {
             say(error.lines ?? [{ words: WORDS.wrong }], "error");
         }
@@ -333,6 +336,16 @@
         params[name] = value;
         poll();
     }
+
+    // The second click of a double click must not begin, create or delete once more.
+    const ONCE = '#train_tools_page :is(button[id^="train_tools_"], [data-post]:not([data-post="queue/move"]))';
+    document.addEventListener(
+        "click",
+        (event) => {
+            if (event.detail > 1 && event.target.closest?.(ONCE)) event.stopImmediatePropagation();
+        },
+        true,
+    );
 
     document.addEventListener("click", (event) => {
         const target = event.target.closest?.("button");
@@ -428,6 +441,7 @@
         element: null,
         opener: null,
         version: null,
+        refused: null, // a caption that could not be saved
 
         build() {
             this.title = create("h3", { id: "train_tools_editor_title", class: "train-tools-value" });
@@ -440,7 +454,7 @@
                 next: () => this.step(1),
                 remove: () => this.remove(),
                 save: () => this.save(),
-                close: () => this.element.close(),
+                close: () => this.close(),
             };
             const names = Object.keys(actions);
             this.buttons = Object.fromEntries(names.map((name) => [name, dialogButton(WORDS[name], name)]));
@@ -451,6 +465,10 @@
             this.element.setAttribute("aria-labelledby", this.title.id);
             for (const [name, action] of Object.entries(actions)) this.buttons[name].addEventListener("click", action);
             this.element.addEventListener("keydown", (event) => this.onKey(event));
+            this.element.addEventListener("cancel", (event) => {
+                event.preventDefault();
+                this.close();
+            });
             this.element.addEventListener("close", () => this.opener?.focus());
         },
 
@@ -465,6 +483,7 @@
         show(opener) {
             const { open: file, picture, caption, waiting } = opener.dataset;
             this.opener = opener;
+            this.refused = null;
             this.title.textContent = file;
             this.image.src = picture;
             this.image.alt = file;
@@ -493,7 +512,8 @@
         },
 
         isChanged() {
-            return !this.caption.readOnly && this.caption.value !== this.opener.dataset.caption;
+            const { readOnly, value } = this.caption;
+            return !readOnly && value !== this.opener.dataset.caption && value !== this.refused;
         },
 
         async save() {
@@ -502,6 +522,7 @@
             try {
                 await post("dataset/caption", { ...this.version, file: opener.dataset.open, caption });
             } catch (error) {
+                this.refused = caption;
                 this.tell(error.lines ?? [{ words: WORDS.wrong }]);
                 return false;
             }
@@ -509,6 +530,11 @@
             this.tell([{ words: WORDS.captionSaved }]);
             poll();
             return true;
+        },
+
+        // What was typed is kept; what the server refuses is told once.
+        async close() {
+            if (!this.isChanged() || (await this.save())) this.element.close();
         },
 
         async remove() {
@@ -583,6 +609,7 @@
         }
         new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && poll()).observe(page());
         document.addEventListener("visibilitychange", () => isVisible() && poll());
+        document.addEventListener("pointerdown", () => failures >= 3 && isVisible() && poll());
         localize().catch(() => {}); // English is there without it
         poll();
     }

@@ -13,6 +13,10 @@ from msgspec import Meta
 
 from lora_train.core.settings import SettingField
 
+ServerPath = Annotated[str, Meta(pattern=r"^[^\x00]+$")]
+"""What the system takes for a path at all."""
+_LONGEST_FILE_BYTES = 2**40
+
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
     """A misspelt name is told, not passed over."""
@@ -73,7 +77,7 @@ class UploadBody(VersionBody):
 
 
 class PathsBody(VersionBody):
-    paths: list[str]
+    paths: list[ServerPath]
 
 
 class PictureBody(VersionBody):
@@ -99,7 +103,7 @@ class JobQuery(_Query):
 
 
 class EventsQuery(JobQuery):
-    offset: Annotated[int, Meta(ge=0)] = 0
+    offset: Annotated[int, Meta(ge=0, le=_LONGEST_FILE_BYTES)] = 0
 
 
 class FileQuery(JobQuery):

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,9 @@ print("\\n" + json.dumps(found))
 """
 
 _JUDGE_LIMIT_S = 300
+
+_PLAIN = re.compile(r"[a-z0-9][\w.-]*==\d[\d.]*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0-9.]+)?", re.IGNORECASE)
+"""Where pip can't read a constraint, it installs nothing at all."""
 
 
 def versions() -> dict[str, str]:
@@ -122,13 +126,17 @@ def pip_command(names: list[str]) -> str:
 
 
 def constraints() -> str:
-    """A pip constraints file that holds every installed package at its version."""
-    lines: set[str] = set()
-    for distribution in importlib.metadata.distributions():
-        name, version = distribution.metadata["Name"], distribution.version
-        if name and version and version[0].isdigit():
-            lines.add(f"{name}=={version}")
-    return "\n".join(sorted(lines)) + "\n"
+    """A pip constraints file that holds every installed package at its version.
+
+    Windows leaves folders like `~umpy-1.25.0.dist-info` behind, which tell a name and another version. So a version is
+    asked for by name, which finds what is imported.
+    """
+    names = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
+    lines: list[str] = []
+    for name in sorted(filter(None, names)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            lines.append(f"{name}=={importlib.metadata.version(name)}")
+    return "\n".join(filter(_PLAIN.fullmatch, lines)) + "\n"
 
 
 def advice(verdict: dict[str, str]) -> list[str]:

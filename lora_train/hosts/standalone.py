@@ -7,28 +7,33 @@ import inspect
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.core.assets import page_folder
-from lora_train.core.errors import JobError, TrainToolsError
+from lora_train.core.errors import ConfigError, JobError, TrainToolsError
 from lora_train.core.host import BaseModelChoice
 
 if TYPE_CHECKING:
     from lora_train.app import App
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
+_LAST_PORT = 65535
 _SUFFIXES = (".safetensors", ".ckpt")
 _LOAD_SCRIPT = """() => {
-    if (!document.querySelector("script[data-train-tools]")) {
+    const load = () => {
         const script = document.createElement("script");
         script.src = "./train-tools/v1/page.js";
         script.dataset.trainTools = "";
+        script.onerror = () => { script.remove(); setTimeout(load, 1000); };
         document.head.append(script);
-    }
+    };
+    if (!document.querySelector("script[data-train-tools]")) load();
 }"""
+"""The routes come a moment after the page: until then it is tried again."""
 
 
 class Standalone:
@@ -51,7 +56,7 @@ class Standalone:
         folder = self._models
         if folder is None:
             return
-        paths = sorted(path for path in folder.rglob("*") if _is_checkpoint(path))
+        paths = sorted(path for path in _files_below(folder) if _is_checkpoint(path))
         self._found = [BaseModelChoice(path.relative_to(folder).as_posix(), str(path.absolute())) for path in paths]
 
     def lora_dir(self) -> Path | None:
@@ -76,6 +81,17 @@ class Standalone:
         return nullcontext()
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Links to folders are followed, each folder once; what can't be read is left out."""
+    known: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in known:
+            folders.clear()
+            continue
+        known.add(real)
+        yield from (Path(root, file) for file in files)
+
+
 def _is_checkpoint(path: Path) -> bool:
     name = path.name.lower()
     is_vae = any(name.endswith(f".vae{suffix}") for suffix in _SUFFIXES)
@@ -83,7 +99,12 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def serve(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, host: str) -> None:
-    """Show the page until Ctrl+C. Raises TrainToolsError without gradio, JobError when the port is taken."""
+    """Show the page until Ctrl+C.
+
+    Raises TrainToolsError without gradio, ConfigError for a port that can't be, JobError for one that is taken.
+    """
+    if not 1 <= port <= _LAST_PORT:
+        raise ConfigError([f"--port: {port} is not a whole number from 1 to {_LAST_PORT}"])
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio  # noqa: F401  (asked for here, with a sentence, before anything else needs it)
@@ -106,12 +127,17 @@ def serve(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
 
 def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, host: str) -> tuple[Any, str]:
     """Start the server in threads of its own; returns the page and its address."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     from lora_train import api
     from lora_train.ui.live import live
 
     page, launch_look = _page(app)
+    # Without a login: a site whose name is made to lead here (DNS rebinding) must not pass for this one.
+    known_names = [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_HOSTS)] if auth is None else []
     options = {
-        "server_name": host,
+        "server_name": f"[{host}]" if ":" in host else host,  # IPv6, as addresses write it
         "server_port": port,
         "share": share,
         "auth": auth,
@@ -121,6 +147,7 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
         "footer_links": [],
         "ssr_mode": False,
         "enable_monitoring": False,
+        "app_kwargs": {"middleware": known_names},
         **launch_look,
     }
     known = inspect.signature(page.launch).parameters
@@ -128,12 +155,20 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
         server, local_url, share_url = page.launch(**{key: value for key, value in options.items() if key in known})
     except OSError:
         raise JobError(
-            f"The page could not be opened on {host}, port {port}; another program may use it.",
-            "Choose another --port.",
+            f"The page could not be opened on {host}, port {port}: another program uses the port, or the address is "
+            "none of this machine's.",
+            "Choose another --port or --host.",
         ) from None
+    _close_to_other_sites(server)
     pairs = [auth] if auth else []
     api.add_routes(server, app, api.PageGate(lambda: pairs, lambda: True), functools.partial(live, app))
     return page, share_url or local_url
+
+
+def _close_to_other_sites(server: Any) -> None:
+    """gradio lets scripts of other sites read the page, and with it the token: 3.41 those of every site."""
+    server.user_middleware = [one for one in server.user_middleware if not one.cls.__name__.endswith("CORSMiddleware")]
+    server.middleware_stack = server.build_middleware_stack()
 
 
 def _page(app: App) -> tuple[Any, dict[str, Any]]:

@@ -74,7 +74,7 @@ def _component(field: SettingField, options: dict[str, Any]) -> Component:
     if field.kind == "choice":
         return make(gr.Dropdown, choices=[str(choice) for choice in field.choices], **options)
     if field.kind == "bool":
-        return make(gr.Checkbox, **options)
+        return make(gr.Checkbox, elem_classes=["train-tools-check"], **options)
     if field.kind == "int":  # without its range, which gradio would enforce at every digit that is typed
         return make(gr.Number, **options)
     if field.kind == "texts":

@@ -16,7 +16,9 @@ import gradio as gr
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
+from lora_train.core.config import DatasetSettings, TrainSettings
 from lora_train.core.errors import TrainToolsError
+from lora_train.core.settings import check_settings
 from lora_train.ui import live, view
 from lora_train.ui.compat import Component, Updates, make, on, triggers_of_a_hand
 from lora_train.ui.form import SettingControl
@@ -78,15 +80,17 @@ class Page:
         outputs: Iterable[Component] = (),
         *,
         is_typing: bool = False,
+        keeps_message: bool = False,
     ) -> None:
         """Bind a handler that gets the values of `inputs` and of `shown`. Its errors go to the message.
 
-        `is_typing`: it is called at every letter; the last call counts, and the message before stays.
+        `is_typing`: it is called at every letter; the last call counts. The message before goes away, unless it is
+        typing or `keeps_message`.
         """
 
         def answer(values: Values) -> Updates:
             try:
-                cleared = {} if is_typing else {self.message: self.message_html("")}
+                cleared = {} if is_typing or keeps_message else {self.message: self.message_html("")}
                 return cleared | handler(values)
             except TrainToolsError as error:
                 return {self.message: self.message_html(error.message, error.hint, "error")}
@@ -162,7 +166,7 @@ class Page:
     # --- settings ---
 
     def add_settings(self, panel: str, controls: Iterable[SettingControl]) -> None:
-        """Controls of a panel, and here a line that tells what of them could not be saved."""
+        """Controls of a panel, and here what is wrong with them as long as it is."""
         elem_id = f"train_tools_{panel}_problems"
         problems = make(gr.HTML, value="", elem_id=elem_id, elem_classes=["train-tools-problems"])
         self._problems.append(problems)
@@ -170,32 +174,43 @@ class Page:
             self._settings[control] = problems
 
     def save_as_changed(self) -> None:
-        """Save every control when a person changes it, and draw what depends on it."""
+        """Save every control when a person changes it, tell what is wrong in its panel, draw what depends on it."""
         for control, problems in self._settings.items():
+            panel = [other.component for other, place in self._settings.items() if place is problems]
             drawn = ("sum", "model") if control.field.name == "base_model" else ("sum",)
             outputs = {problems, *self.live_parts(*drawn)}
-            save = self._saving(problems, drawn)
+            save = self._saving(control, problems, drawn)
             for trigger in triggers_of_a_hand(control.component):
-                self.on(trigger, save, [control.component], outputs, is_typing=True)
+                self.on(trigger, save, panel, outputs, is_typing=True)
 
-    def _saving(self, problems: Component, drawn: tuple[str, ...]) -> Handler:
+    def _saving(self, control: SettingControl, problems: Component, drawn: tuple[str, ...]) -> Handler:
         def save(values: Values) -> Updates:
-            told = sentences(self.save(values), "train-tools-error")
+            self.save({self.shown: values[self.shown], control.component: values[control.component]})
+            told = sentences(self._wrong(values), "train-tools-error")
             return {problems: told, **self.redraw(self.selection(values), *drawn)}
 
         return save
+
+    def _wrong(self, values: Values) -> list[str]:
+        """What is wrong with those of `values` that are controls, saved or not."""
+        given = self._given(values)
+        found = check_settings(given["train"], TrainSettings())[1]
+        return found + check_settings(given["dataset"], DatasetSettings())[1]
 
     def controls(self) -> list[Component]:
         return [control.component for control in self._settings]
 
     def save(self, values: Values) -> list[str]:
         """Save what those of `values` that are controls hold; returns what is wrong with them."""
-        selection = self.selection(values)
+        selection, given = self.selection(values), self._given(values)
+        return self.app.settings.save(selection.project, selection.version, given["train"], given["dataset"])
+
+    def _given(self, values: Values) -> dict[str, dict[str, Any]]:
         given: dict[str, dict[str, Any]] = {"train": {}, "dataset": {}}
         for control in self._settings:
             if control.component in values:
                 given[control.section][control.field.name] = control.meant(values[control.component])
-        return self.app.settings.save(selection.project, selection.version, given["train"], given["dataset"])
+        return given
 
     def _saved_settings(self, selection: Selection) -> Updates:
         if not selection.version:

@@ -26,23 +26,20 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
             page.add_shown()
             project = ProjectPanel(page)
             page.add_message()
-            hint = make(gr.HTML, value=_hint_html(Selection()), elem_classes=["train-tools-hint"])
             with make(gr.Column, visible=False) as body:
                 dataset = DatasetPanel(page)
                 train = TrainPanel(page)
                 add_results(page)
 
         def show_body(selection: Selection) -> Updates:
-            has_version = bool(selection.version)
-            return {
-                body: gr.update(visible=has_version),
-                hint: gr.update(value=_hint_html(selection), visible=not has_version),
-            }
+            return {body: gr.update(visible=bool(selection.version))}
 
         def load(_: Values) -> Updates:
-            return page.fill(app.projects.selection())
+            """Without what a quick person may be typing into already."""
+            updates = page.fill(app.projects.selection())
+            return {shown: update for shown, update in updates.items() if shown not in project.asking}
 
-        page.add_filler(show_body, body, hint)
+        page.add_filler(show_body, body)
         project.bind()
         dataset.bind()
         train.bind()
@@ -58,13 +55,3 @@ def _app_html(token: str, localize: bool) -> str:
         f'<div id="train_tools_app" hidden data-token="{html.escape(token)}" data-base="{BASE}" '
         f'data-localize="{int(localize)}"></div>'
     )
-
-
-def _hint_html(selection: Selection) -> str:
-    """What to do first, until there is a version."""
-    words = (
-        "Name a version: v1 will do. Versions of a project have pictures and settings of their own."
-        if selection.project
-        else "Press Create Project to begin: one project for each character, style or thing."
-    )
-    return f'<p class="train-tools-line">{words}</p>'

@@ -171,11 +171,11 @@ def _rounded_time(seconds: float) -> tuple[str, str]:
 
 
 def model_html(base_model: BaseModelSnapshot) -> str:
-    """What the chosen base model was detected to be; the reason where it can't be trained on."""
+    """What the chosen base model was detected to be; the reason where it can't be trained on. Empty without one."""
     if base_model.problem:
         return error_panel("This base model cannot be trained on:", base_model.problem)
     if not base_model.name and not base_model.family:
-        return paragraph(words("Choose a base model."), "train-tools-quiet")
+        return ""
     chips = [value(base_model.family)] if base_model.family else []
     chips.append(words(_PREDICTIONS.get(base_model.prediction, "prediction type unknown")))
     if base_model.resolution_px:

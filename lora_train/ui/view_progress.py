@@ -39,7 +39,6 @@ _PHASES = {
     "drawing previews": "Drawing previews",
     "waiting for the WebUI's picture": "Waiting for the WebUI's picture",
 }
-_KINDS = {"train": "training", "preview": "previews"}
 
 
 def progress_html(snapshot: Snapshot, smoothing: float, token: str = "") -> str:
@@ -56,7 +55,7 @@ def progress_html(snapshot: Snapshot, smoothing: float, token: str = "") -> str:
         _numbers(status),
         _silence(status),
         _failure(status),
-        sentences(status.notes),
+        sentences(dict.fromkeys(status.notes)),
         f'<div class="train-tools-actions">{_buttons(train)}</div>',
     ]
     if status.state != "waiting" or snapshot.curve:
@@ -180,9 +179,12 @@ def _log(tail: str) -> str:
 
 
 def queue_html(snapshot: Snapshot) -> str:
-    """What runs and what waits, over all projects, with the buttons that change the order."""
-    if not snapshot.queue:
-        return paragraph(words("Nothing is running or waiting."), "train-tools-quiet")
+    """What runs and what waits, over all projects, with the buttons that change the order.
+
+    Nothing where that is the shown training alone, of which the progress tells.
+    """
+    if all(snapshot.shown is not None and entry.job == snapshot.shown.job for entry in snapshot.queue):
+        return ""
     waiting = [entry for entry in snapshot.queue if entry.state == "waiting"]
     rows = [_queue_row(entry, "") for entry in snapshot.queue if entry.state == "running"]
     for place, entry in enumerate(waiting, start=1):
@@ -192,7 +194,8 @@ def queue_html(snapshot: Snapshot) -> str:
             moves += post_button("↓", "queue/move", {**body, "place": place + 1}, name="Move down")
         moves += post_button("Cancel", "queue/cancel", body, done="Taken out of the queue.")
         rows.append(_queue_row(entry, moves))
-    return f'<ol class="train-tools-queue">{"".join(rows)}</ol>'
+    heading = f'<h3 class="train-tools-subheading">{words("Queue")}</h3>'
+    return f'{heading}<ol class="train-tools-queue">{"".join(rows)}</ol>'
 
 
 def _queue_row(entry: QueueEntry, buttons: str) -> str:
@@ -204,5 +207,6 @@ def _queue_row(entry: QueueEntry, buttons: str) -> str:
         f"{words(_STATES[entry.state])}</span>"
     )
     title = value(entry.title, "train-tools-strong")
+    kind = words("previews") if entry.kind == "preview" else ""
     key = attributes_text({"data-key": f"queue {entry.job}"})
-    return f'<li{key}>{state}{title}{words(_KINDS[entry.kind])}<span class="train-tools-actions">{buttons}</span></li>'
+    return f'<li{key}>{state}{title}{kind}<span class="train-tools-actions">{buttons}</span></li>'

@@ -19,11 +19,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "lora_train" / "assets" / "demo"
-START_S = 90
+START_S = 150
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -116,7 +116,8 @@ class Site:
         return f"http://127.0.0.1:{self.port}/"
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it can be used."""
+        before = self.times_ready()
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -133,16 +134,23 @@ class Site:
                 env=environment,
                 start_new_session=True,
             )
-        self.wait_until_up()
+        self.wait_until_up(before + 1)
 
-    def wait_until_up(self) -> None:
-        """Wait until the server answers."""
+    def wait_until_up(self, times: int = 1) -> None:
+        """Wait until the server has said so often that it is ready. A1111 must not be asked anything before."""
         until = time.monotonic() + START_S
         while time.monotonic() < until and self._process is not None and self._process.poll() is None:
-            if self._answers():
+            if self.times_ready() >= times:
                 return
             time.sleep(0.2)
         pytest.fail(f"{self.kind} did not start:\n{self.log()}")
+
+    def times_ready(self) -> int:
+        """How often this server or one before it got ready."""
+        if not self.log_path.exists():
+            return 0
+        log = self.log_path.read_text(encoding="utf-8", errors="replace")
+        return len(re.findall(r"^(?:ready: http|Train Tools: http|Startup time: )", log, re.MULTILINE))
 
     def kill(self) -> None:
         """End the server as a crash would; its workers go on."""
@@ -150,6 +158,13 @@ class Site:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def end(self) -> None:
+        """End the server, and the workers that a failed test left behind."""
+        self.kill()
+        for process in psutil.process_iter(["cmdline"]):
+            if "lora_train.worker" in (command := process.info["cmdline"] or []) and str(self.root) in command[-1]:
+                process.kill()
 
     def log(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")[-8000:]
@@ -186,14 +201,6 @@ class Site:
             ]
         return [self.kind.python, *launch, "--port", str(self.port), *own, *self.flags]
 
-    def _answers(self) -> bool:
-        try:
-            asked = "internal/ping" if self.kind.name == "webui" else "train-tools/v1/page.js"
-            with urllib.request.urlopen(f"{self.url}{asked}", timeout=2) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -226,7 +233,7 @@ def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
     yield start
     for site in sites:
-        site.kill()
+        site.end()
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +242,7 @@ def site(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
     running = Site(kind, tmp_path_factory.mktemp("site"))
     running.start()
     yield running
-    running.kill()
+    running.end()
 
 
 class Tab:
@@ -261,9 +268,9 @@ class Tab:
 
     def reload_ui(self) -> None:
         """The WebUI's own "Reload UI": the same process serves a new page."""
+        before = self.site.times_ready()
         self.page.evaluate("document.getElementById('settings_restart_gradio').click()")
-        time.sleep(2)
-        self.site.wait_until_up()
+        self.site.wait_until_up(before + 1)
         self.open()
 
     def id(self, name: str) -> Locator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -108,6 +109,24 @@ def test_every_installed_version_is_held() -> None:
     assert f"msgspec=={importlib.metadata.version('msgspec')}" in lines
     assert all(line.count("==") == 1 and " " not in line for line in lines)
     assert len(lines) > 20
+
+
+def test_a_leftover_or_an_odd_version_does_not_stop_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two versions of one package, or one that pip can't read, and it installs nothing."""
+    for folder, name, version in (
+        ("~sgspec-0.1.0", "msgspec", "0.1.0"),
+        ("odd-1.0", "odd", "1.0-weird-x"),
+        ("fine_name-2.0rc1", "fine.name", "2.0rc1.post2+cu121"),
+    ):
+        (tmp_path / f"{folder}.dist-info").mkdir()
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (tmp_path / f"{folder}.dist-info" / "METADATA").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lines = packages.constraints().splitlines()
+    assert [line for line in lines if line.startswith(("msgspec=", "odd=", "fine"))] == [
+        "fine.name==2.0rc1.post2+cu121",
+        f"msgspec=={importlib.metadata.version('msgspec')}",
+    ]
 
 
 def test_what_is_broken_is_told_and_left_alone(
@@ -239,3 +258,18 @@ def test_a_start_with_nothing_to_do_takes_no_time(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(root / "install.py")], capture_output=True, text=True, cwd=tmp_path)
     assert time.perf_counter() - start < 3.0  # with slack for a busy machine
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_is_said_may_be_in_any_script(installer: Any, tmp_path: Path) -> None:
+    """A console of Windows knows few of them; the host reads UTF-8."""
+    code = (
+        "import importlib.util as u, sys\n"
+        "spec = u.spec_from_file_location('i', sys.argv[1])\n"
+        "module = u.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "module._main = lambda: module.say('猫')\n"
+        "module.main()\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code, str(INSTALLER)], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout.decode("utf-8").strip()) == (0, "Train Tools: 猫")

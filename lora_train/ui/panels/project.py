@@ -30,10 +30,16 @@ class ProjectPanel:
                 self.version = _choice("version", "Version")
                 self.version_refresh = refresh_button("version")
                 self.version_create = _button("version_create", "Create Version")
-            self.refresh = _button("refresh", "Refresh", scale=0)
+            self.refresh = _button("refresh", "Refresh")
+            # The script presses it when something came back from the trash: what then is to be looked at is shown.
+            self.show_last = make(
+                gr.Button, value="", elem_id="train_tools_show_last", elem_classes=["train-tools-hidden"]
+            )
+        self.hint = make(gr.HTML, value=_hint_html(Selection()), elem_classes=["train-tools-hint"])
         with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.project_ask:
             self.project_name = _name("project_name", "Project name")
             self.project_ok = _button("project_create_ok", "Create", variant="primary")
+        self.asking = (self.project_ask, self.project_name)
         with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.version_ask:
             self.version_name = _name("version_name", "Version name", _FIRST_VERSION)
             self.version_ok = _button("version_create_ok", "Create", variant="primary")
@@ -50,7 +56,7 @@ class ProjectPanel:
         page.add_filler(
             self._fill,
             *(self.project, self.version, self.version_part, self.project_ask, self.version_ask),
-            *(self.manage, self.manage_version),
+            *(self.hint, self.manage, self.manage_version),
             *(self.project_name, self.version_name, self.project_new_name, self.version_new_name),
         )
 
@@ -60,6 +66,7 @@ class ProjectPanel:
         self._on(self.version.input, self._select_version, self.version)
         for refresh in (self.project_refresh, self.version_refresh, self.refresh):
             self._on(refresh.click, self.page.refresh)
+        self.page.on(self.show_last.click, self._show_last, [], self.page.everything(), keeps_message=True)
         for ask, row, name in (
             (self.project_create, self.project_ask, "project"),
             (self.version_create, self.version_ask, "version"),
@@ -68,6 +75,7 @@ class ProjectPanel:
             on(ask.click, None, js=_focus(f"train_tools_{name}_name"))
         for trigger in (self.project_ok.click, self.project_name.submit):
             self._on(trigger, self._create_project, self.project_name)
+            on(trigger, None, js=_focus("train_tools_version_name"))  # what comes next
         for trigger in (self.version_ok.click, self.version_name.submit):
             self._on(trigger, self._create_version, self.version_name)
         for trigger in (self.project_rename.click, self.project_new_name.submit):
@@ -92,6 +100,7 @@ class ProjectPanel:
             self.project: gr.update(choices=list(project_labels), value=label_of(project_labels, selection.project)),
             self.version: gr.update(choices=list(versions), value=label_of(versions, selection.version)),
             self.version_part: gr.update(visible=has_project),
+            self.hint: gr.update(value=_hint_html(selection), visible=not has_version),
             self.project_ask: gr.update(visible=False),
             self.version_ask: gr.update(visible=has_project and not has_version),
             self.manage: gr.update(visible=has_project),
@@ -103,6 +112,9 @@ class ProjectPanel:
         }
 
     # --- choosing ---
+
+    def _show_last(self, _: Values) -> Updates:
+        return self.page.fill(self.page.app.projects.selection())
 
     def _select_project(self, values: Values) -> Updates:
         projects = self.page.app.projects.list()
@@ -173,9 +185,25 @@ def _revealing(row: Component) -> Callable[[Values], Updates]:
 
 
 def _focus(elem_id: str) -> str:
-    """Script that puts the cursor into a text field which is being revealed."""
-    field = f"document.querySelector('#{elem_id} textarea, #{elem_id} input')"
-    return f"() => {{ setTimeout(() => {{ const field = {field}; if (field) field.focus(); }}, 300); }}"
+    """Script that puts the cursor into a text field as soon as it is revealed, within two seconds."""
+    return f"""() => {{
+        const focus = (tries) => {{
+            const field = document.querySelector("#{elem_id} textarea, #{elem_id} input");
+            if (field?.getClientRects().length) field.focus();
+            else if (tries) setTimeout(focus, 100, tries - 1);
+        }};
+        setTimeout(focus, 50, 20);
+    }}"""
+
+
+def _hint_html(selection: Selection) -> str:
+    """What to do first, until there is a version."""
+    words = (
+        "Name a version: v1 will do. Versions of a project have pictures and settings of their own."
+        if selection.project
+        else "Press Create Project to begin: one project for each character, style or thing."
+    )
+    return f'<p class="train-tools-line">{words}</p>'
 
 
 def _choice(name: str, label: str) -> Component:
@@ -191,7 +219,7 @@ def _choice(name: str, label: str) -> Component:
     )
 
 
-def _button(name: str, text: str, variant: str = "secondary", scale: int = 1) -> Component:
+def _button(name: str, text: str, variant: str = "secondary") -> Component:
     return make(
         gr.Button,
         value=text,
@@ -199,7 +227,7 @@ def _button(name: str, text: str, variant: str = "secondary", scale: int = 1) ->
         elem_id=f"train_tools_{name}",
         elem_classes=["train-tools-head-button"],
         min_width=120,
-        scale=scale,
+        scale=0,
     )
 
 

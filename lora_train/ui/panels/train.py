@@ -99,15 +99,16 @@ class TrainPanel:
         page.add_heading("2", "Train")
         with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
             with make(gr.Column, scale=3, min_width=320):
-                self._add_form()
+                controls = self._add_form()
             with make(gr.Column, scale=2, min_width=320):
                 page.add_live("model")
+                page.add_settings("train", controls)  # above the sum, which stands for what was right last
                 page.add_live("sum")
                 self.begin = make(gr.Button, value="Begin Train", variant="primary", elem_id="train_tools_train_begin")
                 page.add_live("progress")
                 page.add_live("queue")
 
-    def _add_form(self) -> None:
+    def _add_form(self) -> list[SettingControl]:
         with make(gr.Row, elem_classes=["train-tools-with-tool"]):
             self.base_model = self._base_model()
             self.base_model_refresh = refresh_button("train_base_model")
@@ -119,7 +120,7 @@ class TrainPanel:
             with make(gr.Accordion, label=title, open=False, elem_classes=["train-tools-group"]):
                 make(gr.HTML, value=f'<p class="train-tools-help">{help_}</p>')
                 controls += self._group(names)
-        self.page.add_settings("train", controls)
+        return controls
 
     def _group(self, names: tuple[str, ...]) -> list[SettingControl]:
         """Two in a row; long texts have rows of their own."""
@@ -154,7 +155,8 @@ class TrainPanel:
 
     def bind(self) -> None:
         page = self.page
-        page.on(self.base_model_refresh.click, self._refresh_models, [], [self.base_model.component])
+        listed = {self.base_model.component, *page.live_parts("model", "sum")}
+        page.on(self.base_model_refresh.click, self._refresh_models, [], listed)
         drawn = page.live_parts("sum", "model", "progress", "queue", "results")
         page.on(self.begin.click, self._begin, page.controls(), drawn)
 
@@ -162,7 +164,7 @@ class TrainPanel:
         app, selection = self.page.app, self.page.selection(values)
         app.host.refresh_base_models()
         saved = app.settings.train(selection.project, selection.version)["base_model"]
-        return {self.base_model.component: self.base_model.update(saved)}
+        return {self.base_model.component: self.base_model.update(saved), **self.page.redraw(selection, "model", "sum")}
 
     def _begin(self, values: Values) -> Updates:
         """What stands on the page is what is trained, also where its saving was missed."""

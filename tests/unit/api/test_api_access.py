@@ -102,6 +102,7 @@ def test_a_body_of_the_wrong_shape_is_told(world: World, body: bytes, told: str)
         ("settings", {"project": "x"}, "`version`"),
         ("jobs/events", {"job": "x", "offset": "many"}, "$.offset"),
         ("jobs/events", {"job": "x", "offset": "-1"}, "$.offset"),
+        ("jobs/events", {"job": "x", "offset": str(2**63)}, "$.offset"),
         ("dataset/picture", {"project": "x", "version": "y", "file": "z", "size": "huge"}, "$.size"),
         ("dataset/picture", {"project": "x", "version": "y", "file": "z", "waiting": "perhaps"}, "$.waiting"),
     ],
@@ -110,6 +111,13 @@ def test_a_wrong_query_is_told(world: World, path: str, wrong: dict[str, str], t
     answer = world.ask("GET", path, params=wrong)
     assert answer.status_code == 422
     assert told in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_cannot_be_one_is_told(world: World, path: str) -> None:
+    answer = world.ask("POST", "dataset/server-files", json={**world.ids, "paths": [path]})
+    assert answer.status_code == 422
+    assert "$.paths[" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(

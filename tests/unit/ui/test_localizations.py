@@ -23,6 +23,7 @@ from lora_train.core.errors import TrainToolsError
 from lora_train.core.workspace import Workspace
 from lora_train.hosts import webui
 from lora_train.ui import tab
+from lora_train.ui.panels import project
 
 pytestmark = pytest.mark.compat
 
@@ -84,7 +85,7 @@ def component_words(app: App, page_words: Callable[[str], set[str]]) -> set[str]
         if getattr(block, "elem_id", None) in DROPDOWNS_OF_WORDS:
             choices: list[Any] = block.choices
             found |= {choice if isinstance(choice, str) else choice[0] for choice in choices}
-    return found | page_words(tab._hint_html(Selection("project")))
+    return found | page_words(project._hint_html(Selection("project")))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 tabs_s = 0.0
-"""How long the extensions took to build their tabs."""
+"""Processor time that the extensions took to build their tabs: what it costs on a machine with nothing else to do."""
 
 _callbacks: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
 
@@ -46,10 +46,10 @@ def call(category: str, *args: Any) -> list[Any]:
 def ui_tabs() -> list[Any]:
     """All tabs, strung together as they come: whoever returns a bare triple gives three things that are no tabs."""
     global tabs_s
-    start, tabs = time.perf_counter(), []
+    start, tabs = time.thread_time(), []
     for result in call("ui_tabs"):
         tabs += result or []
-    tabs_s = time.perf_counter() - start
+    tabs_s = time.thread_time() - start
     return tabs
 
 
