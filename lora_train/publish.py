@@ -53,9 +53,11 @@ def publish(
             written.append(str(card))
         preview = target.with_suffix(".png")
         if thumbnail is not None and thumbnail.is_file() and not preview.exists():
-            shutil.copyfile(thumbnail, preview)
+            write_bytes(preview, thumbnail.read_bytes())
             written.append(str(preview))
     except OSError as error:
+        for file in written:  # half a card would never be known as ours
+            Path(file).unlink(missing_ok=True)
         raise TrainToolsError(
             f"{folder} can't be written: {error.strerror or error}. The LoRA itself is safe at {lora}.",
             "Choose another folder to publish to, or copy the file by hand.",

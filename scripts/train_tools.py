@@ -20,6 +20,7 @@ except Exception as error:  # whatever it is, the host must start, and the tab s
     script_callbacks.on_ui_tabs(lambda: broken_tab(reason))
 else:
     host = webui.the_host(forge.Forge if forge.is_forge() else webui.WebUI)
+    webui.find_again(host)
 
     def build_tab() -> list[tuple[Any, str, str]]:
         import gradio as gr
@@ -40,7 +41,6 @@ else:
         app = webui.the_app(host)
         gate = api.PageGate(webui.api_credentials, lambda: demo is not None)
         api.add_routes(server, app, gate, lambda query: live.live(app, query))
-        host.describe_work = lambda: webui.describe_work(app)
         host.guard_again()
         app.start_background()
 

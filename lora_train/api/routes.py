@@ -118,6 +118,11 @@ def _picture(app: App, query: PictureQuery) -> FileAnswer:
     return StoredFile(app.datasets.picture_path(query.project, query.version, query.file, query.waiting))
 
 
+def _refresh_base_models(app: App, _: Nothing) -> list[BaseModelChoice]:
+    app.host.refresh_base_models()
+    return app.training.base_models()
+
+
 def _nothing(_done: None) -> Nothing:
     return Nothing()
 
@@ -227,6 +232,10 @@ _TRAINING = [
     Route(
         "GET", "base-models", "The models that can be chosen to train on.", Nothing, list[BaseModelChoice],
         lambda app, _: app.training.base_models(),
+    ),
+    Route(
+        "POST", "base-models/refresh", "Look for models again, and give the list.", Nothing, list[BaseModelChoice],
+        _refresh_base_models,
     ),
     Route(
         "GET", "base-model", "What a base model is, as its header tells.", BaseModelQuery, BaseModelSnapshot,

@@ -44,10 +44,10 @@ class Background:
         spec = job.read_spec()
         if not isinstance(spec, TrainSpec):
             return
-        remember_pace(self._workspace.root, spec, status_from_events(job.events()))
         try:
             self._loras.publish_result(job)
         except TrainToolsError as error:
             events = EventWriter(job.events_path)
             events.write(Note("warning", f"{error.message}\n{error.hint}".strip()))
             events.close()
+        remember_pace(self._workspace.root, spec, status_from_events(job.events()))

@@ -76,7 +76,9 @@ class Datasets:
             dataset = self.scan(found)
         except DatasetError as error:
             if found.dataset_dir.is_dir():
-                snapshot.problems = error.message.splitlines()
+                snapshot.problems = error.message.splitlines()[
+                    1:
+                ]  # the page says what to do where there are no pictures
         else:
             snapshot.problems = list(dataset.problems)
             snapshot.pictures = [

@@ -85,7 +85,7 @@ class Loras:
         status = self._watch.status(job)
         if not isinstance(spec, TrainSpec) or not spec.publish_to or not status.saved:
             return None
-        if status.state not in _PUBLISHABLE:
+        if status.state not in _PUBLISHABLE or status.error:
             return None
         root = self._host.lora_root()
         target = Path(spec.publish_to)

@@ -103,8 +103,8 @@ def check_disk(root: Path, settings: TrainSettings) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise WorkspaceError(
-            f"The disk of {root} has {free / 1e9:.1f} GB free; this training may need "
-            f"{needed / 1e9:.1f} GB ({saves} LoRAs of {lora_bytes / 1e6:.0f} MB and two resumable states).",
+            f"The disk of {root} has {free / 1e6:,.0f} MB free; this training may need "
+            f"{needed / 1e6:,.0f} MB ({saves} LoRAs of {lora_bytes / 1e6:.0f} MB and two resumable states).",
             "Free some space, save less often, or choose a lower rank.",
         )
 

@@ -27,7 +27,7 @@ from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToolsError, WorkspaceError
-from lora_train.core.events import EventWriter, Failed, read_events
+from lora_train.core.events import KILLED, EventWriter, Failed, read_events
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
 from lora_train.core.jobs import JobFolder, Request, SamplesSpec, TrainSpec, status_from_events
@@ -200,7 +200,7 @@ class Training:
         launcher.kill_worker(folder)
         if status_from_events(folder.events()).state == "running":  # else it came to its end by itself just then
             events = EventWriter(folder.events_path)
-            events.write(Failed("Killed", "Ended at once, as asked for.", "Resume goes on from the last saved state."))
+            events.write(Failed(KILLED, "Ended at once, as asked for.", "Resume goes on from the last saved state."))
             events.close()
 
     def resume(self, job: str) -> None:
@@ -335,6 +335,8 @@ class Training:
             return "", check_base_model(msgspec.structs.replace(settings, vae=""))
         except TrainToolsError as error:
             return f"{error.message}\n{error.hint}".strip(), None
+        except OSError as error:  # a name that is too long, a folder without rights
+            return f"Train base model: {settings.base_model} can't be read ({error.strerror or error}).", None
 
     def _check_vae(self, settings: TrainSettings) -> str:
         """Why the VAE can't be used; empty if it can, or none was chosen."""

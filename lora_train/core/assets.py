@@ -14,8 +14,9 @@ DEMO_HELD_OUT = ASSETS / "demo" / "heldout"
 def page_folder() -> Path:
     """Where style.css, javascript/ and localizations/ are: the repository's root, or where pip puts data."""
     checkout = ASSETS.parents[1]
-    installed = Path(sysconfig.get_path("data")) / "share" / "train-tools"
-    return checkout if (checkout / "style.css").is_file() else installed
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    installed = [Path(sysconfig.get_path("data", scheme)) / "share" / "train-tools" for scheme in schemes]
+    return next((folder for folder in (checkout, *installed) if (folder / "style.css").is_file()), checkout)
 
 
 def resolve_base_model(name: str) -> Path:

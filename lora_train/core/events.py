@@ -99,6 +99,10 @@ class Paused(msgspec.Struct, tag="paused", tag_field="kind"):
     t: float = 0.0
 
 
+KILLED = "Killed"
+"""`Failed.error` of a worker that was ended at once because its person asked for it: it could save nothing."""
+
+
 class Failed(msgspec.Struct, tag="failed", tag_field="kind"):
     """Ended by an error. `traceback` is for the log, never for the page."""
 

@@ -128,6 +128,8 @@ class JobStatus(msgspec.Struct, kw_only=True):
     epoch_of_file: dict[str, int] = {}
     """The epoch in which each of the files in `saved` was made."""
     notes: list[str] = []
+    error: str = ""
+    """The class of what made it fail; `events.KILLED` for a job that was ended at once on request."""
     message: str = ""
     hint: str = ""
     result: dict[str, object] = {}
@@ -248,7 +250,8 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
     status.last_event_t = event.t
     match event:
         case ev.Started():
-            status.state, status.pid, status.message, status.hint = "running", event.pid, "", ""
+            status.state, status.pid = "running", event.pid
+            status.error, status.message, status.hint = "", "", ""
             if event.step is None:  # a worker has just come up: what an earlier one did last is over
                 status.phase, status.phase_done, status.phase_total = "", 0, 0
             else:
@@ -275,7 +278,8 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
         case ev.Paused():
             status.state, status.step, status.eta_s = "paused", event.step, None
         case ev.Failed():
-            status.state, status.message, status.hint = "failed", event.message, event.hint
+            status.state = "stopped" if event.error == ev.KILLED else "failed"
+            status.error, status.message, status.hint = event.error, event.message, event.hint
             status.eta_s = None
 
 

@@ -92,6 +92,9 @@ def check_settings(values: Mapping[str, Any], base: Settings) -> tuple[Settings,
         try:
             parsed[name] = msgspec.convert(_from_text(hint, value), Annotated[hint, meta], strict=False)
         except (msgspec.ValidationError, ValueError):
+            if value == "":
+                problems.append(f"{meta.title}: type {_limits(hint, meta)}.")
+                continue
             problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}")
     settings = msgspec.structs.replace(base, **parsed)
     return settings, problems + _cross_checks(settings)

@@ -72,6 +72,8 @@ def folder_name(name: str) -> str:
 
     Raises WorkspaceError when nothing is left of it.
     """
+    if not name.strip():
+        raise WorkspaceError("Type a name first.")
     text = unicodedata.normalize("NFC", name)
     text = "".join(" " if unicodedata.category(char) in ("Zl", "Zp", "Zs") else char for char in text)
     text = "".join(char for char in text if unicodedata.category(char) != "Cs" and char not in _STEERING)

@@ -51,8 +51,12 @@ def _available() -> list[Device]:
         devices.append(Device(torch.device("xpu", 0), "Intel XPU"))
     if torch.backends.mps.is_available():
         devices.append(Device(torch.device("mps"), "Apple GPU"))
-    devices.append(Device(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads"))
+    devices.append(Device(torch.device("cpu"), _cpu_label(torch.get_num_threads())))
     return devices
+
+
+def _cpu_label(threads: int) -> str:
+    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, str]:

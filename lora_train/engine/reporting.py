@@ -46,6 +46,8 @@ class Reporter:
         self.request: Request | None = None
         self.bad_step: int | None = None
         """The first step whose loss was not finite, until `forget_bad_step`."""
+        self.stop_waits = False
+        """Whether `stop` waits for the loop: what a resumed training has learned can be saved there alone."""
         self._job = job
         self._told: list[_Told] = []
         self._parcels: deque[_Parcel] = deque()
@@ -67,7 +69,7 @@ class Reporter:
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Tell what is going on outside the loop. Raises RequestedEnd when the person asked to end."""
         self.events.write(Phase(name=name, done=done, total=total))
-        if self.request is not None:
+        if self.request is not None and not (self.stop_waits and self.request == "stop"):
             raise RequestedEnd(self.request)
 
     def step(self, *, step: int, epoch: int, lr: float, loss: torch.Tensor) -> None:

@@ -52,6 +52,7 @@ def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, in
 
     Raises TrainToolsError of the kind that fits what is wrong; the job's folder is then left resumable.
     """
+    report.stop_waits = job.state_dir.is_dir() and any(job.state_dir.iterdir())
     try:
         run = prepare_run(spec, job.path, report)
     except RequestedEnd as end:

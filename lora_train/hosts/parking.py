@@ -69,6 +69,11 @@ class Parking:
         self.is_waiting = False
         """Whether a training waits for the host to finish a picture."""
 
+    @property
+    def is_parked(self) -> bool:
+        """Whether the model is off the card, and pictures are refused."""
+        return self._is_parked
+
     @contextmanager
     def parked(self) -> Iterator[None]:
         """Park on entering, after the picture that is being made; give back on leaving. Several may be inside."""

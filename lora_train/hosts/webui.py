@@ -5,11 +5,13 @@ Modules of the host are looked up when they are needed: they differ from host to
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,13 +19,16 @@ from typing import Any
 
 from lora_train.app import App
 from lora_train.core.host import BaseModelChoice
-from lora_train.core.jobs import JobFolder
+from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.hosts.parking import Parking
 
 WORKSPACE_OPTION = "train_tools_workspace"
 LORA_FOLDER_OPTION = "train_tools_lora_folder"
 AUTO_PUBLISH_OPTION = "train_tools_auto_publish"
+
+_PARKING_LIMIT_S = 1.0
+"""How long a start of the host may wait for a running training to be found again."""
 
 _NO_DETAILS = "Train Tools is training on this card. Stop or pause it in the Train Tools tab, or wait for its end."
 _log = logging.getLogger(__name__)
@@ -100,7 +105,14 @@ class WebUI:
         return self._parking.is_waiting
 
     def parked(self, device: str) -> AbstractContextManager[None]:
-        return self._parking.parked() if shares_card(host_module("devices").device, device) else nullcontext()
+        return self._parking.parked() if self.shares_card(device) else nullcontext()
+
+    def is_parked(self) -> bool:
+        return self._parking.is_parked
+
+    def shares_card(self, device: str) -> bool:
+        """Whether a worker on this device needs the card that the host's model is on."""
+        return shares_card(host_module("devices").device, device)
 
     def guard_again(self) -> None:
         """After a "Reload UI", in which other extensions put back functions of the host."""
@@ -225,7 +237,29 @@ def the_app(host: WebUI) -> App:
     folder = workspace_dir()
     if folder not in _apps:
         _apps[folder] = App(Workspace(folder), host)
-    return _apps[folder]
+    app = _apps[folder]
+    host.describe_work = functools.partial(describe_work, app)
+    return app
+
+
+def find_again(host: WebUI) -> None:
+    """Take up a training that has outlived the WebUI, before the host loads its own model beside it onto the card."""
+    try:
+        app = the_app(host)
+        running = next((entry.job for entry in app.queue.entries() if entry.state == "running"), None)
+        if running is None:
+            return
+        job = JobFolder(app.workspace.root / running)
+        spec = job.read_spec()
+        needs_card = isinstance(spec, TrainSpec | SamplesSpec) and host.shares_card(spec.settings.device)
+        if not needs_card or app.status(job).state != "running":
+            return
+        app.start_background()
+        until = time.monotonic() + _PARKING_LIMIT_S
+        while not host.is_parked() and time.monotonic() < until:
+            time.sleep(0.02)
+    except Exception:  # the host must start, whatever is in the workspace
+        _log.exception("Whether a training runs could not be found out.")
 
 
 def _flags() -> Any:

@@ -55,7 +55,7 @@ def start_worker(job: JobFolder) -> Worker:
                 stdout=log,
                 stderr=log,
                 env=_environment(),
-                cwd=job.path,
+                cwd=_PACKAGE_ROOT,  # and not the job's folder: Python looks for modules where it starts
                 creationflags=_OWN_CONSOLE,
                 start_new_session=True,
             )

@@ -175,7 +175,7 @@ class Runner(threading.Thread):
                 try:
                     with _card:
                         self._work()
-                except (OSError, TrainToolsError) as error:  # a full disk, a network drive that is gone: try again
+                except Exception as error:  # the border of the thread: a full disk, a drive that is gone; try again
                     _log.warning("The queue can't go on at the moment: %s", error)
                     self._end.wait(_RETRY_S)
 

@@ -18,6 +18,8 @@ from lora_train.core.workspace import Workspace
 URL = "/train-tools/v1/projects"
 USERS = [("api", "secret")]
 
+pytestmark = pytest.mark.compat
+
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: Any) -> Any:

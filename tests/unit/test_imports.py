@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,14 @@ def test_the_table_has_no_circle() -> None:
         assert lowest, f"a circle in {sorted(left)}"
         for room in lowest:
             del left[room]
+
+
+def test_every_package_is_installed() -> None:
+    """A checkout hides what pip would leave out."""
+    pyproject = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = set(re.findall(r'^    "(lora_train[\w.]*)",$', pyproject, re.MULTILINE))
+    folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("__init__.py")}
+    assert listed == {".".join(folder.parts) for folder in folders}
 
 
 MSGSPEC = {"msgspec", "typing_extensions"}

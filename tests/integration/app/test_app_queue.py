@@ -49,10 +49,18 @@ def test_stop_pause_and_resume_through_the_queue(house: House) -> None:
     starts = [event.step for event in house.folder(first).events() if isinstance(event, ev.Started)]
     assert starts == [None, 0, None, at]
     house.app.training.kill(first)
-    house.wait_for(first, "failed")
+    house.wait_for(first, "stopped")
     status = house.train(first).status
     assert (status.message, "Resume" in status.hint) == ("Ended at once, as asked for.", True)
-    assert house.host.parked_for == ["in auto", "out"] * 3
+    assert house.train(first).loras == []
+
+    house.app.training.resume(first)
+    house.wait(lambda: house.train(first).status.phase == "loading the base model")
+    house.app.training.stop(first)
+    house.wait_for(first, "stopped")
+    (lora,) = house.train(first).loras
+    assert lora.step > at, "what was learned before is saved, also when its steps have not begun again"
+    assert house.host.parked_for == ["in auto", "out"] * 4
     house.app.training.resume(first)
     house.wait_for(first, "running")
     house.app.training.stop(first)
@@ -65,7 +73,7 @@ def test_stop_pause_and_resume_through_the_queue(house: House) -> None:
     [
         ("stop", "", "stopped"),
         ("pause", "encoding the pictures", "paused"),
-        ("kill", "encoding the pictures", "failed"),
+        ("kill", "encoding the pictures", "stopped"),
     ],
 )
 def test_asked_while_it_comes_up(house: House, ask: str, phase: str, state: str) -> None:
@@ -92,7 +100,7 @@ def test_pictures_may_change_when_they_are_read(house: House) -> None:
     with pytest.raises(JobError, match="waits or runs"):
         house.app.projects.rename("cat", "dog")
     house.app.training.kill(job)
-    house.wait_for(job, "failed")
+    house.wait_for(job, "stopped")
     house.app.projects.rename("cat", "dog")
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
 from lora_train.api import TOKEN
+from lora_train.core.host import BaseModelChoice
 
 pytestmark = pytest.mark.compat
 
@@ -110,6 +111,9 @@ def test_a_training_waits_and_is_moved_and_cancelled(world: World) -> None:
     world.post("settings", **world.ids, train={"base_model": "demo"})
     assert "demo" in [choice["path"] for choice in world.get("base-models")]
     assert world.get("base-model", name="demo")["family"].startswith("Stable Diffusion 1")
+    found = [BaseModelChoice("new", "/new.safetensors")]
+    world.host.refresh_base_models = lambda: setattr(world.host, "base_models", lambda: found)
+    assert world.post("base-models/refresh")[0] == {"name": "new", "path": "/new.safetensors"}
     assert world.get("forecast", **world.ids)["total_steps"] > 0
     jobs = [world.post("trains", **world.ids)["job"] for _ in range(2)]
     assert [entry["job"] for entry in world.get("queue")] == jobs

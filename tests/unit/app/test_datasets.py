@@ -120,7 +120,7 @@ def test_damage_is_told(desk: Desk) -> None:
     assert [entry.file for entry in snapshot.pictures] == ["4_cat/a.png"]
     assert "b.png can't be used" in snapshot.problems[0]
     (processed / "4_cat" / "a.png").unlink()
-    assert "no usable training picture" in shown(desk).problems[0]
+    assert any("b.png can't be used" in problem for problem in shown(desk).problems)
     assert shown(desk).pictures == []
 
 

@@ -269,7 +269,7 @@ def test_previews_of_pictures_without_captions_are_called_by_the_project(desk: D
 def test_a_disk_that_is_too_full(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.trained("4_cat/a.png")
     save(desk, rank=1024, save_every_epochs=1, epochs=10_000)
-    with pytest.raises(WorkspaceError, match="GB free"):
+    with pytest.raises(WorkspaceError, match="MB free"):
         desk.app.training.begin("cat", "v1")
     assert desk.app.training.list("cat", "v1") == []
 

@@ -204,7 +204,9 @@ def test_texts_become_values(name: str, text: str, value: Any) -> None:
 )
 def test_texts_that_mean_nothing(name: str, text: Any) -> None:
     (problem,) = problems_of({name: text})
-    assert problem == f"{name} ({FIELDS[name].label}): {text!r} is not {FIELDS[name].limits}"
+    field = FIELDS[name]
+    wrong = f"{name} ({field.label}): {text!r} is not {field.limits}"
+    assert problem == (f"{field.label}: type {field.limits}." if text == "" else wrong)
 
 
 def test_values_over_others() -> None:

@@ -59,7 +59,13 @@ def test_what_systems_and_prompts_forbid_is_replaced(name: str, folder: str) -> 
     assert folder_name(name) == folder
 
 
-@pytest.mark.parametrize("name", ["", "   ", "...", "..", "/", "???", "___", "\x00", "\ud800"])
+@pytest.mark.parametrize("name", ["", "   "])
+def test_no_name_at_all(name: str) -> None:
+    with pytest.raises(WorkspaceError, match="Type a name first"):
+        folder_name(name)
+
+
+@pytest.mark.parametrize("name", ["...", "..", "/", "???", "___", "\x00", "\ud800"])
 def test_names_of_which_nothing_is_left(name: str) -> None:
     with pytest.raises(WorkspaceError, match="can't be a name") as error:
         folder_name(name)
