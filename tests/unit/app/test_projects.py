@@ -73,7 +73,7 @@ def test_names_that_are_none(desk: Desk, name: str) -> None:
         lambda: desk.app.projects.rename_version("cat", "v1", name),
         lambda: desk.app.projects.duplicate_version("cat", "v1", name),
     ):
-        with pytest.raises(WorkspaceError, match="can't be a name|Type a name first"):
+        with pytest.raises(WorkspaceError, match=r"can't be a name|Type a name first"):
             create()
     assert [(entry.name, [v.name for v in entry.versions]) for entry in desk.app.projects.list()] == [("cat", ["v1"])]
     assert shown.project == "cat"
