@@ -42,9 +42,7 @@ def test_nothing_sticks_out_and_nothing_is_hard_to_use(
     tab = open_tab(trained, viewport=size, theme=theme)
     page = tab.page
     tab.shows(lambda: "Star-v1" in tab.text("results"))
-    tab.shows(lambda: "UTC" not in tab.text("results"))  # our script has drawn it, in local time
-    page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; })")
-    tab.shows(lambda: page.evaluate("[...document.images].every(image => image.complete)"))
+    _wait_until_drawn(tab)
     width_px = page.evaluate("document.documentElement.scrollWidth")
     assert width_px <= size["width"], f"the page is {width_px} px wide"
     _keep_screenshot(tab, f"{kind.name}-{theme}-{size['width']}")
@@ -87,8 +85,16 @@ def test_the_page_speaks_the_browsers_language(
     tab = open_tab(trained, locale=locale)
     tab.shows(lambda: words in tab.page.locator("#train_tools_page").inner_text())
     tab.shows(lambda: tab.page.evaluate("document.documentElement.lang") == language)
+    _wait_until_drawn(tab)
     _keep_screenshot(tab, f"standalone-{locale}")
     tab.page.context.close()
+
+
+def _wait_until_drawn(tab: Tab) -> None:
+    """Until our script has drawn the results, in local time, and every picture is there."""
+    tab.shows(lambda: "UTC" not in tab.text("results"))
+    tab.page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; })")
+    tab.shows(lambda: tab.page.evaluate("[...document.images].every(image => image.complete)"))
 
 
 def _serious_violations(tab: Tab, selector: str) -> list[str]:
