@@ -22,7 +22,7 @@ def draw(**values: Any) -> str:
         return processing.process_images(p).images[0].tobytes().hex()
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     until = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < until
