@@ -56,7 +56,9 @@ from lora_train.app.snapshot import (
     TrainSnapshot,
     Undo,
 )
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import DatasetError
 from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import JobFolder, JobStatus
@@ -90,7 +92,12 @@ def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
     return SettingsAnswer(
         train=app.settings.train(query.project, query.version),
         dataset=app.settings.dataset(query.project, query.version),
+        caption=app.settings.caption(query.project, query.version),
     )
+
+
+def _save_settings(app: App, body: SettingsBody) -> ProblemsAnswer:
+    return ProblemsAnswer(app.settings.save(body.project, body.version, body.train, body.dataset, body.caption))
 
 
 def _upload(app: App, body: UploadBody) -> ProblemsAnswer:
@@ -185,11 +192,11 @@ _PROJECTS = [
     Route(
         "POST", "settings", "Change settings of a version; wrong values are told, the others saved.",
         SettingsBody, ProblemsAnswer,
-        lambda app, body: ProblemsAnswer(app.settings.save(body.project, body.version, body.train, body.dataset)),
+        _save_settings,
     ),
     Route(
         "GET", "settings/schema", "Every setting with its label, help, default and limits.", Nothing, SchemaAnswer,
-        lambda _app, _: SchemaAnswer(setting_fields(TrainSettings), setting_fields(DatasetSettings)),
+        lambda _app, _: SchemaAnswer(*map(setting_fields, (TrainSettings, DatasetSettings, CaptionSettings))),
     ),
 ]  # fmt: skip
 

@@ -65,6 +65,7 @@ class EntryBody(_Body):
 class SettingsBody(VersionBody):
     train: dict[str, Any] = {}
     dataset: dict[str, Any] = {}
+    caption: dict[str, Any] = {}
 
 
 class Upload(_Body):
@@ -168,11 +169,13 @@ class NameAnswer(msgspec.Struct, frozen=True):
 class SettingsAnswer(msgspec.Struct, frozen=True):
     train: dict[str, Any]
     dataset: dict[str, Any]
+    caption: dict[str, Any]
 
 
 class SchemaAnswer(msgspec.Struct, frozen=True):
     train: list[SettingField]
     dataset: list[SettingField]
+    caption: list[SettingField]
 
 
 class LogAnswer(msgspec.Struct, frozen=True):

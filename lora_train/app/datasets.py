@@ -14,7 +14,7 @@ from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.version_settings import known_settings, train_settings
 from lora_train.app.watching import Watch
-from lora_train.core.config import DatasetSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
 from lora_train.core.files import write_text
 from lora_train.core.jobs import DatasetSpec, JobFolder, JobStatus

@@ -83,7 +83,7 @@ class Projects:
             raise WorkspaceError(f"{title_of(source)} can't be copied: {error.strerror or error}.") from None
         settings = source.info()
         with copy.changing() as info:
-            info.train, info.dataset = settings.train, settings.dataset
+            info.train, info.dataset, info.caption = settings.train, settings.dataset, settings.caption
         return self.select(project, copy.path.name)
 
     def delete_version(self, project: str, version: str) -> Undo:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.settings import Settings, check_settings
 from lora_train.core.workspace import Version, Workspace
 
@@ -24,12 +26,17 @@ class VersionSettings:
         """Every dataset setting, saved or default. Raises WorkspaceError where there is no such version."""
         return msgspec.structs.asdict(dataset_settings(self._workspace.find_version(project, version)))
 
+    def caption(self, project: str, version: str) -> dict[str, Any]:
+        """Every captioning setting, saved or default. Raises WorkspaceError where there is no such version."""
+        return msgspec.structs.asdict(caption_settings(self._workspace.find_version(project, version)))
+
     def save(
         self,
         project: str,
         version: str,
         train: Mapping[str, Any] | None = None,
         dataset: Mapping[str, Any] | None = None,
+        caption: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Save what is right of some settings, and return a sentence for everything that is wrong.
 
@@ -38,8 +45,10 @@ class VersionSettings:
         with self._workspace.find_version(project, version).changing() as info:
             new_train, train_problems = check_settings(train or {}, _saved(info.train, TrainSettings))
             new_dataset, dataset_problems = check_settings(dataset or {}, _saved(info.dataset, DatasetSettings))
+            new_caption, caption_problems = check_settings(caption or {}, _saved(info.caption, CaptionSettings))
             info.train, info.dataset = msgspec.to_builtins(new_train), msgspec.to_builtins(new_dataset)
-        return train_problems + dataset_problems
+            info.caption = msgspec.to_builtins(new_caption)
+        return train_problems + dataset_problems + caption_problems
 
 
 def train_settings(version: Version) -> TrainSettings:
@@ -50,6 +59,11 @@ def train_settings(version: Version) -> TrainSettings:
 def dataset_settings(version: Version) -> DatasetSettings:
     """As `train_settings`."""
     return _saved(version.info().dataset, DatasetSettings)
+
+
+def caption_settings(version: Version) -> CaptionSettings:
+    """As `train_settings`."""
+    return _saved(version.info().caption, CaptionSettings)
 
 
 def known_settings(saved: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]:

@@ -328,38 +328,3 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         int,
         Meta(title="CPU threads", description="0 takes one for each core.", ge=0, le=1024),
     ] = 0
-
-
-CaptionAction = Literal["ignore", "copy", "prepend", "append"]
-
-
-class DatasetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How *Update Dataset* makes the trained pictures from the uploaded ones."""
-
-    width_px: Annotated[
-        int, Meta(title="Width", description="Pixels of the trained pictures; a multiple of 8.", ge=64, le=2048)
-    ] = 512
-    height_px: Annotated[
-        int, Meta(title="Height", description="Pixels of the trained pictures; a multiple of 8.", ge=64, le=2048)
-    ] = 512
-    as_is: Annotated[
-        bool,
-        Meta(
-            title="Keep pictures as they are",
-            description="Crops nothing: pictures of all shapes are trained in sizes that fit them.",
-        ),
-    ] = False
-    flip: Annotated[
-        bool,
-        Meta(
-            title="Create flipped copies",
-            description="Doubles the pictures; not for things whose sides differ, or writing.",
-        ),
-    ] = False
-    caption_action: Annotated[
-        CaptionAction,
-        Meta(
-            title="Existing Caption txt Action",
-            description="What becomes of caption files that come with the pictures.",
-        ),
-    ] = "copy"

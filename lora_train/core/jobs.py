@@ -10,7 +10,9 @@ from typing import IO, Literal
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError
 from lora_train.core.files import lock, write_bytes
 
@@ -61,6 +63,18 @@ class SamplesSpec(msgspec.Struct, frozen=True, tag="samples", tag_field="kind", 
     settings: TrainSettings
 
 
+class CaptionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What writes captions: a sentence first, then tags. Without either, captions are the fallback."""
+
+    blip: str = ""
+    """Folder of an image-to-text model; empty for none."""
+    wd14: str = ""
+    """Folder of a WD14 tagger; empty for none."""
+    host: tuple[Literal["blip", "deepbooru"], ...] = ()
+    """The host's own, which only a thread of the host can use."""
+    settings: CaptionSettings = CaptionSettings()
+
+
 class DatasetSpec(msgspec.Struct, frozen=True, tag="dataset", tag_field="kind", kw_only=True):
     """Make a version's trained pictures from the uploaded ones. Folders are relative to the job's."""
 
@@ -69,8 +83,46 @@ class DatasetSpec(msgspec.Struct, frozen=True, tag="dataset", tag_field="kind", 
     trash: str
     settings: DatasetSettings
     concept: str
-    """The project's name: the caption of a picture that has no other."""
+    """The caption of a picture that has no other: the trigger word, or else the project's name."""
     repeats: int
+    project: str = ""
+    """The project's name, by which the folder of its pictures is called."""
+    captions: CaptionPlan = CaptionPlan()
+
+
+class CaptionSpec(msgspec.Struct, frozen=True, tag="caption", tag_field="kind", kw_only=True):
+    """Write captions for pictures of a version's trained set. Folders are relative to the job's."""
+
+    dataset: str
+    """The version's `dataset` folder."""
+    trash: str
+    plan: CaptionPlan
+    files: tuple[str, ...] = ()
+    """Pictures relative to `processed`; none means all of them."""
+    concept: str = ""
+    """As in DatasetSpec."""
+
+
+class DownloadSpec(msgspec.Struct, frozen=True, tag="download", tag_field="kind", kw_only=True):
+    """Fetch a captioner that a person asked for, at the revision that we know."""
+
+    model: str
+    """Its name in `core.captioners`."""
+    folder: str
+    """Where it goes, absolute."""
+
+
+class RegularisationSpec(msgspec.Struct, frozen=True, tag="regularisation", tag_field="kind", kw_only=True):
+    """Draw regularisation pictures of a class with the base model. Folders are relative to the job's."""
+
+    folder: str
+    """Of the class, `<repeats>_<class>`, where the pictures go."""
+    prompt: str
+    """What is drawn, and the caption of every picture."""
+    negative_prompt: str = ""
+    count: int = 1
+    settings: TrainSettings
+    """Base model, clip skip, device, and the sampler, steps, CFG scale, size and seed of previews."""
 
 
 class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", kw_only=True):
@@ -92,7 +144,17 @@ class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_o
     steps: int
 
 
-JobSpec = TrainSpec | PreviewSpec | SamplesSpec | DatasetSpec | CompareSpec | BenchSpec
+JobSpec = (
+    TrainSpec
+    | PreviewSpec
+    | SamplesSpec
+    | DatasetSpec
+    | CaptionSpec
+    | DownloadSpec
+    | RegularisationSpec
+    | CompareSpec
+    | BenchSpec
+)
 
 _DECODER = msgspec.json.Decoder(JobSpec)
 

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 from msgspec import Meta
 
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
 
 
@@ -107,10 +109,34 @@ def _cross_checks(settings: msgspec.Struct) -> list[str]:
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             problems.append(f"{name}: {value!r} is not a finite number")
     if isinstance(settings, DatasetSettings):
-        sizes = (("width_px (Width)", settings.width_px), ("height_px (Height)", settings.height_px))
-        problems += [f"{name}: {value} is not a multiple of 8" for name, value in sizes if value % 8]
+        problems += _dataset_checks(settings)
+    if isinstance(settings, CaptionSettings) and settings.blip_min_length > settings.blip_max_length:
+        problems.append(
+            f"blip_min_length (Caption min length): {settings.blip_min_length} is more than Caption max length, "
+            f"{settings.blip_max_length}"
+        )
     if isinstance(settings, TrainSettings):
         problems += _train_checks(settings)
+    return problems
+
+
+def _dataset_checks(settings: DatasetSettings) -> list[str]:
+    sizes = {
+        "width_px (Width)": settings.width_px,
+        "height_px (Height)": settings.height_px,
+        "multicrop_min_side_px (Dimension lower bound)": settings.multicrop_min_side_px,
+        "multicrop_max_side_px (Dimension upper bound)": settings.multicrop_max_side_px,
+    }
+    problems = [f"{name}: {value} is not a multiple of 8" for name, value in sizes.items() if value % 8]
+    bounds = (
+        (
+            "multicrop_min_side_px (Dimension lower bound)",
+            settings.multicrop_min_side_px,
+            settings.multicrop_max_side_px,
+        ),
+        ("multicrop_min_area_px (Area lower bound)", settings.multicrop_min_area_px, settings.multicrop_max_area_px),
+    )
+    problems += [f"{name}: {low} is more than the upper bound, {high}" for name, low, high in bounds if low > high]
     return problems
 
 

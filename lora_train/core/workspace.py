@@ -63,6 +63,7 @@ class VersionInfo(msgspec.Struct):
     created: float
     train: dict[str, object] = {}
     dataset: dict[str, object] = {}
+    caption: dict[str, object] = {}
     update_job: str = ""
     """The last *Update Dataset*: its folder, relative to the workspace."""
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lora_train.core.config import CaptionAction, DatasetSettings
+from lora_train.core.dataset_settings import CaptionAction, DatasetSettings
 from lora_train.core.errors import DatasetError, JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock, replace, write_bytes, write_text

@@ -12,7 +12,7 @@ import gradio as gr
 from lora_train.core.settings import SettingField
 from lora_train.ui.compat import Component, make
 
-Section = Literal["train", "dataset"]
+Section = Literal["train", "dataset", "caption"]
 
 _HELP = {"clip_skip": "2 if training anime model"}
 """Shorter words than the schema's, where the tutorial's reader knows them."""

@@ -16,7 +16,9 @@ import gradio as gr
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.settings import check_settings
 from lora_train.ui import live, view
@@ -194,8 +196,8 @@ class Page:
     def _wrong(self, values: Values) -> list[str]:
         """What is wrong with those of `values` that are controls, saved or not."""
         given = self._given(values)
-        found = check_settings(given["train"], TrainSettings())[1]
-        return found + check_settings(given["dataset"], DatasetSettings())[1]
+        schemas = {"train": TrainSettings(), "dataset": DatasetSettings(), "caption": CaptionSettings()}
+        return [problem for section, base in schemas.items() for problem in check_settings(given[section], base)[1]]
 
     def controls(self) -> list[Component]:
         return [control.component for control in self._settings]
@@ -203,10 +205,10 @@ class Page:
     def save(self, values: Values) -> list[str]:
         """Save what those of `values` that are controls hold; returns what is wrong with them."""
         selection, given = self.selection(values), self._given(values)
-        return self.app.settings.save(selection.project, selection.version, given["train"], given["dataset"])
+        return self.app.settings.save(selection.project, selection.version, **given)
 
     def _given(self, values: Values) -> dict[str, dict[str, Any]]:
-        given: dict[str, dict[str, Any]] = {"train": {}, "dataset": {}}
+        given: dict[str, dict[str, Any]] = {"train": {}, "dataset": {}, "caption": {}}
         for control in self._settings:
             if control.component in values:
                 given[control.section][control.field.name] = control.meant(values[control.component])
@@ -218,6 +220,7 @@ class Page:
         saved = {
             "train": self.app.settings.train(selection.project, selection.version),
             "dataset": self.app.settings.dataset(selection.project, selection.version),
+            "caption": self.app.settings.caption(selection.project, selection.version),
         }
         return {
             control.component: control.update(saved[control.section][control.field.name]) for control in self._settings

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
 from lora_train.core.settings import setting_fields
 from lora_train.ui.compat import Updates, make, uploaded_name, uploaded_path

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import WorkspaceError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.settings import SettingField, check_settings, setting_fields
 
 FIELDS = {**{f.name: f for f in setting_fields()}, **{f.name: f for f in setting_fields(DatasetSettings)}}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lora_train.core import files
-from lora_train.core.config import DatasetSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd

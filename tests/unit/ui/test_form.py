@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("gradio")
 
 from lora_train.app import App
-from lora_train.core.config import DatasetSettings, TrainSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.host import BaseModelChoice, NoHost
 from lora_train.core.settings import check_settings, setting_fields
 from lora_train.core.workspace import Workspace
