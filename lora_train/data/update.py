@@ -43,6 +43,13 @@ class Made(msgspec.Struct, frozen=True):
     origin: str
     caption: str
     is_flipped: bool = False
+    origin_px: tuple[int, int] = (0, 0)
+    """Width and height of the upright original; zeros where it is not known."""
+    box_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Left, top, right, bottom of what was taken, in the upright original; zeros where it is not known."""
+    generated: str = ""
+    """What a captioner wrote for it, and who: the same one need not write it again."""
+    generated_by: str = ""
 
 
 class Manifest(msgspec.Struct):
