@@ -118,8 +118,11 @@
         const wanted = JSON.stringify(selection);
         if (wanted !== lastShown) params.train = "";
         lastShown = wanted;
-        const seen = liveElements().map((element) => marks.get(element)).filter(Boolean).join(",");
-        const query = new URLSearchParams({ ...selection, ...params, seen, token: connection().token });
+        // What is in a closed accordion is not asked for; of a hidden page only what nobody sees.
+        const asked = liveElements().filter((element) => element.parentElement.getClientRects().length);
+        const seen = asked.map((element) => marks.get(element)).filter(Boolean).join(",");
+        const parts = asked.map((element) => element.dataset.live).join(",") || "queue";
+        const query = new URLSearchParams({ ...selection, ...params, parts, seen, token: connection().token });
         const response = await request(`live?${query}`);
         if (response.status === 404) return; // the routes come a moment after the page
         if (response.status === 401) {

@@ -129,6 +129,7 @@ class LiveQuery(_Query):
     version: str = ""
     train: str = ""
     smoothing: str = ""
+    parts: str = ""
     seen: str = ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
     """The live parts for the project, version and train of `query`, by name.
 
-    `query["seen"]` lists the marks of the parts that the page shows already, with commas; those that are still the
-    same are left out. `query["token"]` goes into the addresses of pictures.
+    `query["parts"]` lists those that are in sight, with commas; without it all are made. `query["seen"]` lists the
+    marks of the parts that the page shows already; those that are still the same are left out. `query["token"]` goes
+    into the addresses of pictures.
     """
     token = query.get("token", "")
     snapshot = app.snapshot(query.get("project", ""), query.get("version", ""), query.get("train", ""))
-    everything = {
-        "dataset": view.dataset_html(snapshot, token),
-        "sum": view.sum_html(_forecast(app, snapshot.selection)),
-        "progress": view.progress_html(snapshot, _smoothing(query), token),
-        "queue": view.queue_html(snapshot),
-        "results": view.results_html(snapshot, token),
+    makers: dict[str, Callable[[], str]] = {
+        "dataset": lambda: view.dataset_html(snapshot, token),
+        "sum": lambda: view.sum_html(_forecast(app, snapshot.selection)),
+        "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
+        "queue": lambda: view.queue_html(snapshot),
+        "results": lambda: view.results_html(snapshot, token),
     }
+    wanted = query["parts"].split(",") if query.get("parts") else list(makers)
+    everything = {name: make() for name, make in makers.items() if name in wanted}
     marks = {name: mark(name, html) for name, html in everything.items()}
     seen = set(query.get("seen", "").split(","))
     update = snapshot.dataset.update
