@@ -44,7 +44,8 @@ ALLOWED = {
         "backend",
     },
     "worker": {"engine", "caption", "data", "core"},
-    "__main__": {"hosts", "app", "core", "__init__", "msgspec"},
+    "commands": {"hosts", "app", "core", "__init__", "msgspec"},
+    "__main__": {"commands", "core", "__init__"},
     "__init__": set(),
 }
 
@@ -140,6 +141,8 @@ def test_help_needs_next_to_nothing() -> None:
     assert ours == {
         "lora_train",
         "lora_train.__main__",
+        "lora_train.commands",
+        *(f"lora_train.commands.{name}" for name in ("arguments", "console", "training")),
         "lora_train.core",
         "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),

@@ -1,0 +1,1 @@
+"""The commands of `lora-train`: thin words around `App`."""

@@ -1,0 +1,89 @@
+"""Arguments that commands share: settings, the workspace, jobs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lora_train.commands.console import Result
+from lora_train.core.errors import ConfigError
+from lora_train.core.jobs import JobFolder
+from lora_train.core.settings import SettingField, setting_fields
+
+if TYPE_CHECKING:
+    from lora_train.app import App
+
+_DEFAULT_WORKSPACE = Path("outputs") / "train_tools"
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments become a ConfigError, so that `--json` tells of them too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([f"{message} (see `{self.prog} --help`)"])
+
+
+def numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError([f"{name}: {text!r} is not a comma list of numbers"]) from None
+
+
+def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], Result], help_: str) -> Any:
+    command = commands.add_parser(
+        name, help=help_, description=help_, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="a JSON object as the last line of output")
+    command.add_argument("--workspace", metavar="DIR", default=str(_DEFAULT_WORKSPACE), help="where projects are kept")
+    return command
+
+
+def add_settings(command: Any, fields: Sequence[SettingField]) -> None:
+    """Flags for these settings, and `--set` for every setting of the schema."""
+    for field in fields:
+        command.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            dest=f"setting_{field.name}",
+            metavar="X",
+            help=f"{field.label}: {field.limits} (default {field.default!r}). {field.help}".replace("%", "%%"),
+        )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of the list below"
+    )
+    command.epilog = "settings for --set:\n" + "\n".join(
+        f"  {field.name:28} {field.limits} (default {field.default!r})" for field in setting_fields()
+    )
+
+
+def fields_of(*names: str) -> list[SettingField]:
+    return [field for field in setting_fields() if field.name in names]
+
+
+def values_of(options: argparse.Namespace) -> dict[str, str]:
+    """The settings that were given, as text."""
+    given = {
+        name.removeprefix("setting_"): value
+        for name, value in vars(options).items()
+        if name.startswith("setting_") and value is not None
+    }
+    for pair in options.set:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError([f"--set {pair}: write it as key=value"])
+        given[key.strip().replace("-", "_")] = value
+    return given
+
+
+def app_of(options: argparse.Namespace) -> App:
+    from lora_train.app import App  # after the arguments are known to be right: `--help` stays quick
+    from lora_train.core.workspace import Workspace
+
+    return App(Workspace(Path(options.workspace)))
+
+
+def job_of(options: argparse.Namespace) -> JobFolder:
+    return JobFolder(Path(options.job_dir).absolute())
