@@ -58,13 +58,12 @@ def picture_facts(picture: Image.Image) -> PictureFacts:
     scale = min(1.0, _SIDE_PX / (width_px * height_px) ** 0.5)
     size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
     small = picture.resize(size, Image.Resampling.BICUBIC)
-    channels = [np.asarray(channel) for channel in small.split()]
-    red, green, blue = (round(float(channel.mean())) for channel in channels)
-    chroma = float((np.maximum.reduce(channels) - np.minimum.reduce(channels)).mean())
+    red, green, blue = (np.asarray(channel) for channel in small.split())
+    strongest, weakest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     return PictureFacts(
         sharpness=round(laplacian_variance(np.asarray(small.convert("L"), dtype=np.float32)), 2),
-        mean_rgb=(red, green, blue),
-        is_grey=chroma < _GREY_CHROMA,
+        mean_rgb=(round(float(red.mean())), round(float(green.mean())), round(float(blue.mean()))),
+        is_grey=float((strongest - weakest).mean()) < _GREY_CHROMA,
         phash=_phash(small),
         mirrored_phash=_phash(ImageOps.mirror(small)),
     )

@@ -196,5 +196,5 @@ _NO_IMAGEHASH = Finding(
     kind="no_imagehash",
     level="info",
     title="Near-duplicates are not looked for: the package imagehash is not installed.",
-    remedy="Start the WebUI again with a network, which installs it; or type: pip install imagehash.",
+    remedy="Add it to the Python that runs this page: pip install imagehash.",
 )
