@@ -44,7 +44,7 @@ class Pair(NamedTuple):
 
 
 def near_pairs(looks: Sequence[Look]) -> list[Pair]:
-    """All pairs of near-duplicates, in order. Each picture is compared with all others: 2000 take 0.2 s."""
+    """All pairs of near-duplicates, in order. Each picture is compared with all others: 2000 take 0.3 s."""
     return list(_near_pairs(tuple(looks)))
 
 
@@ -80,7 +80,10 @@ def _near_pairs(looks: tuple[Look, ...]) -> tuple[Pair, ...]:
     for first in range(len(looks) - 1):
         rest = slice(first + 1, None)
         direct = (hashes[rest] ^ hashes[first]).sum(axis=1)
-        across = (hashes[rest] ^ mirrored[first]).sum(axis=1)
+        # Two mirrored pictures may be a bit further apart than the pictures; the order must not matter.
+        across = np.minimum(
+            (hashes[rest] ^ mirrored[first]).sum(axis=1), (mirrored[rest] ^ hashes[first]).sum(axis=1)
+        )
         bits = np.minimum(direct, across)
         is_same_colour = np.abs(colours[rest] - colours[first]).max(axis=1) <= SAME_COLOUR
         for place in np.flatnonzero((bits <= NEAR_BITS) & is_same_colour).tolist():

@@ -57,7 +57,7 @@ def picture_facts(picture: Image.Image) -> PictureFacts:
     width_px, height_px = picture.size
     scale = min(1.0, _SIDE_PX / (width_px * height_px) ** 0.5)
     size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
-    small = picture.resize(size, Image.Resampling.BICUBIC)
+    small = picture.resize(size, Image.Resampling.LANCZOS)
     red, green, blue = (np.asarray(channel) for channel in small.split())
     strongest, weakest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     return PictureFacts(
