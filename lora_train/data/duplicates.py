@@ -81,9 +81,7 @@ def _near_pairs(looks: tuple[Look, ...]) -> tuple[Pair, ...]:
         rest = slice(first + 1, None)
         direct = (hashes[rest] ^ hashes[first]).sum(axis=1)
         # Two mirrored pictures may be a bit further apart than the pictures; the order must not matter.
-        across = np.minimum(
-            (hashes[rest] ^ mirrored[first]).sum(axis=1), (mirrored[rest] ^ hashes[first]).sum(axis=1)
-        )
+        across = np.minimum((hashes[rest] ^ mirrored[first]).sum(axis=1), (mirrored[rest] ^ hashes[first]).sum(axis=1))
         bits = np.minimum(direct, across)
         is_same_colour = np.abs(colours[rest] - colours[first]).max(axis=1) <= SAME_COLOUR
         for place in np.flatnonzero((bits <= NEAR_BITS) & is_same_colour).tolist():
