@@ -32,11 +32,14 @@ def _main() -> None:
     from lora_train.hosts import packages  # lies beside this file
 
     verdict = packages.read_verdict()
+    is_new = verdict is None
     if verdict is None:
         verdict = packages.judge()
     missing = [name for name, error in verdict.items() if error == "missing" and name in packages.ADDED]
     if missing and install([packages.requirement(name) for name in missing], packages.constraints()):
         verdict = packages.judge()
+    if is_new and (helpful := packages.helpful_not_found()):  # by itself: what is needed must not fail with it
+        install([packages.requirement(name) for name in helpful], packages.constraints())
     packages.write_verdict(verdict)
     for sentence in packages.advice(verdict):
         say(sentence)

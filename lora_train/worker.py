@@ -15,6 +15,7 @@ from lora_train.core import events as ev
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.jobs import (
     BenchSpec,
+    CheckSpec,
     CompareSpec,
     DatasetSpec,
     JobFolder,
@@ -74,6 +75,10 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
         from lora_train.data.update import update_dataset
 
         return ev.Finished(result=update_dataset(spec, job, events))
+    if isinstance(spec, CheckSpec):
+        from lora_train.data.facts import check_pictures
+
+        return ev.Finished(result=check_pictures(spec, job, events))
 
     from lora_train.engine.reporting import Reporter
 

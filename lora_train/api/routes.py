@@ -60,6 +60,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import DatasetError
+from lora_train.core.health import HealthReport
 from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.settings import setting_fields
@@ -220,6 +221,14 @@ _DATASET = [
     Route(
         "POST", "dataset/update/stop", "Stop the update of the dataset.", VersionBody, Nothing,
         lambda app, body: _nothing(app.datasets.stop_update(body.project, body.version)),
+    ),
+    Route(
+        "GET", "dataset/health", "What is good and bad about the pictures and captions.", VersionQuery, HealthReport,
+        lambda app, query: app.health.report(query.project, query.version),
+    ),
+    Route(
+        "POST", "dataset/check", "Look at the pictures that were not looked at yet.", VersionBody, JobAnswer,
+        lambda app, body: JobAnswer(app.health.start(body.project, body.version)),
     ),
     Route(
         "POST", "dataset/caption", "Write the caption of a picture.", CaptionBody, Nothing,

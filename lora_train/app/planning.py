@@ -23,7 +23,7 @@ from lora_train.core.workspace import Version
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
-    from lora_train.data.epochs import EpochPlanner
+    from lora_train.data.epochs import Bucket, EpochPlanner
 
 _LORA_BYTES_PER_RANK = 1_200_000
 """Of an SD1 LoRA in fp16, per rank; its state in float32 with two moments is six times as much."""
@@ -76,15 +76,21 @@ def plan_job(
 
 def make_plan(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts, concept: str) -> EpochPlanner:
     """The plan of all epochs, as the loop will make it too."""
-    from lora_train.data.plan import make_planner, place_in_buckets
+    from lora_train.data.plan import make_planner
 
-    buckets = place_in_buckets(
+    return make_planner(dataset, choose_buckets(dataset, settings, facts), settings, concept)
+
+
+def choose_buckets(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts) -> list[Bucket]:
+    """The size that each picture is trained at. Raises DatasetError where the resolution is too small for any."""
+    from lora_train.data.plan import place_in_buckets
+
+    return place_in_buckets(
         dataset,
         settings,
         resolution_px=presets.native_resolution_px(facts.model_channels),
         step_px=presets.bucket_step_px(facts.model_channels),
     )
-    return make_planner(dataset, buckets, settings, concept)
 
 
 def count_steps(plan: EpochPlanner, settings: TrainSettings) -> int:

@@ -90,6 +90,13 @@ class DatasetSpec(msgspec.Struct, frozen=True, tag="dataset", tag_field="kind", 
     captions: CaptionPlan = CaptionPlan()
 
 
+class CheckSpec(msgspec.Struct, frozen=True, tag="check", tag_field="kind", kw_only=True):
+    """Look at the pictures of a version's trained set, for its health check."""
+
+    dataset: str
+    """The version's `dataset` folder, relative to the job's."""
+
+
 class CaptionSpec(msgspec.Struct, frozen=True, tag="caption", tag_field="kind", kw_only=True):
     """Write captions for pictures of a version's trained set. Folders are relative to the job's."""
 
@@ -149,6 +156,7 @@ JobSpec = (
     | PreviewSpec
     | SamplesSpec
     | DatasetSpec
+    | CheckSpec
     | CaptionSpec
     | DownloadSpec
     | RegularisationSpec

@@ -66,6 +66,8 @@ class VersionInfo(msgspec.Struct):
     caption: dict[str, object] = {}
     update_job: str = ""
     """The last *Update Dataset*: its folder, relative to the workspace."""
+    check_job: str = ""
+    """The last look at the pictures, likewise."""
 
 
 def folder_name(name: str) -> str:

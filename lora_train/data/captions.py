@@ -112,6 +112,16 @@ def common_tag(captions: Sequence[str]) -> str:
     return next((tag for tag in tags[0] if all(tag in own for own in tags)), "") if tags else ""
 
 
+def has_word(caption: str, word: str) -> bool:
+    """Whether the word (or words) is in the caption, and not inside another one; letter case does not matter."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE) is not None
+
+
+def with_trigger_word(caption: str, trigger_word: str) -> str:
+    """The caption as it is trained, where nothing is shuffled or dropped (see `compose_caption`)."""
+    return ", ".join(part for part in _trigger_and_rest(caption, trigger_word.strip()) if part)
+
+
 def compose_caption(
     caption: str,
     *,
@@ -133,12 +143,13 @@ def compose_caption(
     """
     if random.random() < dropout:
         return ""
+    if not shuffle:
+        return with_trigger_word(caption, trigger_word)
     trigger, rest = _trigger_and_rest(caption, trigger_word.strip())
-    if shuffle:
-        tags = split_tags(rest)
-        moving = tags[keep_tags:]
-        random.shuffle(moving)
-        rest = ", ".join(tags[:keep_tags] + moving)
+    tags = split_tags(rest)
+    moving = tags[keep_tags:]
+    random.shuffle(moving)
+    rest = ", ".join(tags[:keep_tags] + moving)
     return ", ".join(part for part in (trigger, rest) if part)
 
 
@@ -150,10 +161,7 @@ def _trigger_and_rest(caption: str, trigger_word: str) -> tuple[str, str]:
     others = [tag for tag in tags if tag.casefold() != trigger_word.casefold()]
     if len(others) < len(tags):
         return trigger_word, ", ".join(others)
-    as_a_word = rf"(?<!\w){re.escape(trigger_word)}(?!\w)"
-    if re.search(as_a_word, caption, re.IGNORECASE):
-        return "", caption
-    return trigger_word, caption
+    return ("" if has_word(caption, trigger_word) else trigger_word), caption
 
 
 def _utf_16_without_mark(raw: bytes) -> str | None:

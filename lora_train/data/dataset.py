@@ -62,6 +62,9 @@ class Picture(msgspec.Struct, frozen=True):
     digest: str
     """BLAKE2b, 128 bits, hex, over the bytes of the picture file and then of the caption file."""
 
+    content: str = ""
+    """The same over the picture file alone."""
+
 
 class Dataset(msgspec.Struct, frozen=True):
     """The usable pictures below a root, and one sentence for everything that was left out."""
@@ -118,6 +121,15 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
         problems=tuple(problems),
     )
     return with_repeats(found, repeats)
+
+
+def training_files(root: Path) -> list[Path]:
+    """The files below `root` that `scan_dataset` would look at, without regularisation pictures; none is opened.
+
+    Raises DatasetError if the folder can't be listed.
+    """
+    folders = [folder for folder in _find_folders(root, []) if not folder.is_regularisation]
+    return [candidate.path for folder in folders for candidate in _find_candidates(folder, [])]
 
 
 def with_repeats(dataset: Dataset, repeats: int) -> Dataset:
@@ -234,6 +246,7 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         width_px=width_px,
         height_px=height_px,
         digest=digest.hexdigest(),
+        content=begun_digest.hexdigest(),
     )
 
 

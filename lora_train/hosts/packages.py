@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,9 @@ ADDED = {
     "diffusers": "diffusers",
 }
 """What we install where it is missing: name in `import`, name in the package index."""
+
+HELPFUL = {"imagehash": "imagehash"}
+"""What we install too, once, and can do without: the health check then finds no near-duplicates, and says so."""
 
 OF_THE_HOST = {"torch": "torch", "transformers": "transformers", "numpy": "numpy", "PIL": "pillow"}
 """What every WebUI brings; too large, or too dear to the host, to be touched by us."""
@@ -67,7 +71,8 @@ _PLAIN = re.compile(r"[a-z0-9][\w.-]*==\d[\d.]*((a|b|rc)\d+)?(\.post\d+)?(\.dev\
 def versions() -> dict[str, str]:
     """What a verdict depends on: Python, and the installed version of each package ("" where there is none)."""
     found = {"python": sys.version, "executable": sys.executable}
-    for distribution in (*ADDED.values(), *OF_THE_HOST.values(), "accelerate", "huggingface_hub"):
+    asked_for = (*ADDED.values(), *HELPFUL.values(), *OF_THE_HOST.values(), "accelerate", "huggingface_hub")
+    for distribution in asked_for:
         try:
             found[distribution] = importlib.metadata.version(distribution) or ""
         except importlib.metadata.PackageNotFoundError:
@@ -77,8 +82,12 @@ def versions() -> dict[str, str]:
 
 def not_found() -> list[str]:
     """The needed packages that are not there, by a quick look that imports none of them."""
-    needed = (*ADDED, *OF_THE_HOST)
-    return [name for name in needed if sys.modules.get(name) is None and importlib.util.find_spec(name) is None]
+    return _not_there((*ADDED, *OF_THE_HOST))
+
+
+def helpful_not_found() -> list[str]:
+    """The same of those that only help."""
+    return _not_there(HELPFUL)
 
 
 def judge() -> dict[str, str]:
@@ -115,7 +124,7 @@ def requirement(name: str) -> str:
 
     Newer versions of diffusers install beside an older transformers or torch, and then can't be imported.
     """
-    distribution = ADDED.get(name) or OF_THE_HOST.get(name, name)
+    distribution = {**ADDED, **HELPFUL, **OF_THE_HOST}.get(name, name)
     is_old = _release("transformers") < (4, 41) or _release("torch") < (2, 4)
     return "diffusers==0.31.0" if name == "diffusers" and is_old else distribution
 
@@ -151,6 +160,10 @@ def advice(verdict: dict[str, str]) -> list[str]:
     if missing:
         sentences.insert(0, f"Not installed: {', '.join(missing)}. To install: {pip_command(missing)}")
     return sentences
+
+
+def _not_there(names: Iterable[str]) -> list[str]:
+    return [name for name in names if sys.modules.get(name) is None and importlib.util.find_spec(name) is None]
 
 
 def _release(distribution: str) -> tuple[int, ...]:

@@ -12,12 +12,14 @@ from lora_train.app.snapshot import Undo
 from lora_train.ui.chart import SMOOTHING
 from lora_train.ui.html import live, paragraph, post_button, sentence, value, words
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
+from lora_train.ui.view_health import health_html
 from lora_train.ui.view_progress import progress_html, queue_html
 from lora_train.ui.view_results import results_html
 
 __all__ = [
     "SMOOTHING",
     "dataset_html",
+    "health_html",
     "live",
     "message_html",
     "model_html",

@@ -57,25 +57,7 @@ def _counts(dataset: DatasetSnapshot) -> str:
 
 
 def _figure(picture: PictureEntry, selection: Selection, token: str) -> str:
-    query = {
-        "project": selection.project,
-        "version": selection.version,
-        "file": picture.file,
-        "waiting": "1" if picture.is_waiting else "0",
-        "stamp": picture.stamp,
-    }
     kept_apart = f"{picture.is_waiting:d}{picture.is_regularisation:d}"  # folders of their own: names may be the same
-    opener = attributes_text(
-        {
-            "data-open": picture.file,
-            "data-key": f"picture {kept_apart} {picture.file}",
-            "data-waiting": query["waiting"],
-            "data-caption": picture.caption,
-            "data-picture": picture_url(query | {"size": "full"}, token),
-            "title": picture.caption,
-        }
-    )
-    image = attributes_text({"src": picture_url(query | {"size": "thumb"}, token), "alt": picture.file})
     badges = badge("waiting", "notice") if picture.is_waiting else ""
     badges += badge("regularisation") if picture.is_regularisation else ""
     size = value(f"{picture.width_px} × {picture.height_px}")
@@ -84,10 +66,35 @@ def _figure(picture: PictureEntry, selection: Selection, token: str) -> str:
     tone = "" if picture.caption else " train-tools-quiet"
     return (
         f'<figure class="train-tools-picture"{key}>'
-        f'<button type="button" class="train-tools-thumbnail train-tools-value"{opener}>'
-        f'<img loading="lazy" decoding="async" width="160" height="160"{image}></button>'
+        f"{picture_button(picture, selection, token, f'picture {kept_apart} {picture.file}')}"
         f'<figcaption><span class="train-tools-facts">{size}{badges}</span>'
         f'<span class="train-tools-caption{tone}">{caption}</span></figcaption></figure>'
+    )
+
+
+def picture_button(picture: PictureEntry, selection: Selection, token: str, key: str) -> str:
+    """A thumbnail that opens the picture editor. `key` tells it from all others of the same live part."""
+    query = {
+        "project": selection.project,
+        "version": selection.version,
+        "file": picture.file,
+        "waiting": "1" if picture.is_waiting else "0",
+        "stamp": picture.stamp,
+    }
+    opener = attributes_text(
+        {
+            "data-open": picture.file,
+            "data-key": key,
+            "data-waiting": query["waiting"],
+            "data-caption": picture.caption,
+            "data-picture": picture_url(query | {"size": "full"}, token),
+            "title": picture.caption,
+        }
+    )
+    image = attributes_text({"src": picture_url(query | {"size": "thumb"}, token), "alt": picture.file})
+    return (
+        f'<button type="button" class="train-tools-thumbnail train-tools-value"{opener}>'
+        f'<img loading="lazy" decoding="async" width="160" height="160"{image}></button>'
     )
 
 

@@ -31,6 +31,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(packages, "VERDICT", tmp_path / ".installed.json")
+    monkeypatch.setattr(packages, "helpful_not_found", list)
     return module
 
 
@@ -85,6 +86,35 @@ def test_what_is_missing_is_added_and_judged_again(
     assert pip == [["diffusers==0.31.0", "lion-pytorch", "pyyaml"]]
     assert len(asked) == 2
     assert packages.read_verdict() == {}
+
+
+def test_what_only_helps_is_tried_once_and_by_itself(
+    installer: Any, pip: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it can't be had, what is needed comes all the same, and no later start waits for a network."""
+    run_pip = installer._run_pip
+
+    def refuse(arguments: list[str], names: str) -> None:
+        run_pip(arguments, names)
+        if names == "imagehash":
+            raise RuntimeError("no wheel")
+
+    monkeypatch.setattr(installer, "_run_pip", refuse)
+    monkeypatch.setattr(packages, "helpful_not_found", lambda: list(packages.HELPFUL))
+    verdicts(monkeypatch, {"msgspec": "missing"}, {})
+    installer.main()
+    installer.main()
+    assert pip == [["msgspec"], ["imagehash"]]
+    assert capsys.readouterr().out.splitlines() == ["Train Tools: could not install imagehash (no network?): no wheel"]
+    assert packages.read_verdict() == {}  # nothing stands in the way of training
+
+
+def test_without_what_only_helps_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.delitem(sys.modules, "imagehash", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imagehash" else real(name))
+    assert packages.helpful_not_found() == ["imagehash"]
+    assert "imagehash" not in packages.not_found()
 
 
 @pytest.mark.parametrize(

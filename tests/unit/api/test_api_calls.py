@@ -107,6 +107,26 @@ def test_a_dataset_is_updated(world: World) -> None:
     assert world.ask("POST", "dataset/update/stop", json=world.ids).status_code == 400
 
 
+def test_the_health_of_a_dataset(world: World) -> None:
+    """The check is done by a real worker."""
+    report = world.get("dataset/health", **world.ids)
+    assert [picture["file"] for picture in report["pictures"]] == ["3_cat/a.png"]
+    assert report["pictures"][0]["bucket_px"] == [576, 448]  # 400 x 300 is 1.33, that is 1.29
+    assert "few_pictures" in [finding["kind"] for finding in report["findings"]]
+    assert (report["missing_facts"], report["check"]) == (1, None)
+    job = world.post("dataset/check", **world.ids)["job"]
+    until = time.monotonic() + 60
+    while (status := world.get("jobs/status", job=job))["state"] in ("waiting", "running"):
+        assert time.monotonic() < until, status
+        time.sleep(0.1)
+    assert (status["state"], status["result"]) == ("finished", {"unknown": 0}), status
+    report = world.get("dataset/health", **world.ids)
+    assert (report["missing_facts"], report["check"]["state"]) == (0, "finished")
+    blurred = next(finding for finding in report["findings"] if finding["kind"] == "blurred")
+    assert blurred["pictures"] == [{"file": "3_cat/a.png", "number": 0.0, "lost_share": None}]  # it is all red
+    assert world.ask("GET", "dataset/health", params={**world.ids, "version": "none"}).status_code == 400
+
+
 def test_a_training_waits_and_is_moved_and_cancelled(world: World) -> None:
     world.post("settings", **world.ids, train={"base_model": "demo"})
     assert "demo" in [choice["path"] for choice in world.get("base-models")]
