@@ -56,14 +56,14 @@ def test_pictures_of_a_prompt_are_drawn_and_a_second_run_adds(house: House) -> N
     assert (told.state, told.result, told.phase_done, told.phase_total) == ("finished", {"drawn": 10}, 10, 10)
     first = pictures(house)
     assert list(first) == [f"{number:04}.png" for number in range(1, 11)]
-    for name, content in first.items():
+    for name in first:
         path = class_dir(house) / name
         assert path.with_suffix(".txt").read_text(encoding="utf-8") == PROMPT
         with Image.open(path) as picture:
             assert (picture.size, picture.mode) == ((64, 64), "RGB")
             assert f"Seed: {picture_seed(7, int(path.stem))}," in picture.text["parameters"]
             # A picture of the model's, no plain colour: the demo draws shapes on grey.
-            assert np.asarray(picture).std() > 5, content[:0]
+            assert np.asarray(picture).std() > 5
     assert len(set(first.values())) == 10
     assert house.host.parked_for == ["in auto", "out"]
     estimate = house.app.regularisation.estimate("cat", "v1", 100)
@@ -77,19 +77,6 @@ def test_pictures_of_a_prompt_are_drawn_and_a_second_run_adds(house: House) -> N
     assert list(both) == [f"{number:04}.png" for number in (*range(1, 10), 11, 12, 13)]
     assert {name: both[name] for name in first if name in both} == {name: first[name] for name in first if name in both}
     assert len(set(both.values()) | {first["0010.png"]}) == 13, "what was removed is not drawn again"
-
-
-def test_a_picture_depends_on_its_number_alone(house: House) -> None:
-    """However many are drawn with it: eight at once or three."""
-    house.save({"preview_steps": 2})
-    draw(house, 9)
-    once = {name: np.asarray(Image.open(class_dir(house) / name)).astype(int) for name in pictures(house)}
-    house.app.regularisation.remove_class("cat", "v1", "../reg/1_shape")
-    for count in (3, 6):
-        draw(house, count)
-    for name, picture in once.items():
-        # Products of larger batches are summed up in another order.
-        assert np.abs(np.asarray(Image.open(class_dir(house) / name)).astype(int) - picture).max() <= 2
 
 
 def test_stop_keeps_what_is_drawn(house: House) -> None:
@@ -131,7 +118,7 @@ def test_the_steps_are_those_that_were_promised(house: House, batch_size: int, c
     assert house.steps(job) == list(range(1, estimate.total_steps_with + 1))
 
 
-def test_pictures_of_an_original_workspace_are_trained_with(house: House, finite: object) -> None:
+def test_pictures_of_an_original_workspace_are_trained_with(house: House) -> None:
     """They lie in dataset/reg; an update of the dataset leaves them alone, and a resume finds them again."""
     house.set_up(2, epochs=30, state_every_s=0)
     folder = class_dir(house, "2_shape")
@@ -163,23 +150,6 @@ def test_pictures_of_an_original_workspace_are_trained_with(house: House, finite
     house.app.training.resume(again)
     house.wait_for(again, "failed")
     assert "not the ones this training began with" in house.train(again).status.message
-
-
-def test_a_drawing_that_fails_says_why(house: House) -> None:
-    house.save({"clip_skip": 12})
-    told = draw(house, 2)
-    assert told.state == "failed"
-    assert "clip_skip" in told.message
-    assert not class_dir(house).exists()
-
-
-def test_long_prompts_are_told(house: House) -> None:
-    house.save({"preview_steps": 1, "max_tokens": 75})
-    house.app.regularisation.generate("cat", "v1", "shape", "a shape, " * 60, "", 1)
-    house.app.start_background()
-    told = end(house)
-    assert told.state == "finished"
-    assert any("tokens over 75 were cut off" in note for note in told.notes)
 
 
 def test_no_training_begins_while_they_are_drawn(house: House) -> None:

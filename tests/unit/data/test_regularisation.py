@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lora_train.core.errors import WorkspaceError
+from lora_train.data.dataset import scan_dataset
+from lora_train.data.intake import take_in
 from lora_train.data.regularisation import class_dir, file_stem, free_numbers, remember_number
 
 
@@ -66,3 +69,23 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, content: bytes) -> None:
     tmp_path.joinpath(".last-number").write_bytes(content)
     tmp_path.joinpath("0001.png").touch()
     assert free_numbers(tmp_path, 1) == [2]
+
+
+def test_the_same_pictures_taken_in_again_leave_all_as_it_is(processed: Path, tmp_path: Path) -> None:
+    """Also where class pictures of the page lie beside the set: they are none of those that are taken in."""
+    for path in (tmp_path / "given" / "a.png", processed.with_name("reg") / "1_person" / "0001.png"):
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(path)
+    for _ in range(2):
+        take_in(
+            scan_dataset(tmp_path / "given"),
+            origin_dir=processed.with_name("origin"),
+            processed_dir=processed,
+            trash_dir=tmp_path / "trash",
+            concept="cat",
+        )
+    assert not (tmp_path / "trash").exists()
+    assert [picture.path for picture in scan_dataset(processed).pictures] == [
+        "16_cat/a.png",
+        "../reg/1_person/0001.png",
+    ]
