@@ -21,6 +21,7 @@ from lora_train.core.jobs import (
     JobFolder,
     JobSpec,
     PreviewSpec,
+    RegularisationSpec,
     RequestedEnd,
     SamplesSpec,
     TrainSpec,
@@ -99,6 +100,10 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
                 from lora_train.engine.preview_job import draw_samples
 
                 return ev.Finished(result=draw_samples(spec, job, report))
+            case RegularisationSpec():
+                from lora_train.engine.regularisation import draw_regularisation
+
+                return ev.Finished(result=draw_regularisation(spec, job, report))
             case CompareSpec():
                 from lora_train.engine.compare import compare
 

@@ -14,11 +14,13 @@ from lora_train import __version__
 from lora_train.api.shapes import (
     BaseModelQuery,
     CaptionBody,
+    ClassUploadBody,
     EntryBody,
     EventsAnswer,
     EventsQuery,
     FileAnswer,
     FileQuery,
+    FolderBody,
     JobAnswer,
     JobBody,
     JobQuery,
@@ -35,10 +37,13 @@ from lora_train.api.shapes import (
     ProblemsAnswer,
     ProjectBody,
     ProjectNameBody,
+    RegularisationBody,
+    RegularisationQuery,
     SchemaAnswer,
     SettingsAnswer,
     SettingsBody,
     StoredFile,
+    Upload,
     UploadBody,
     VersionAnswer,
     VersionBody,
@@ -52,6 +57,8 @@ from lora_train.app.snapshot import (
     Forecast,
     ProjectEntry,
     QueueEntry,
+    RegularisationForecast,
+    RegularisationSnapshot,
     Selection,
     TrainSnapshot,
     Undo,
@@ -102,13 +109,29 @@ def _save_settings(app: App, body: SettingsBody) -> ProblemsAnswer:
 
 
 def _upload(app: App, body: UploadBody) -> ProblemsAnswer:
+    files, problems = _within_limit(body.files)
+    for file in files:
+        problems += app.datasets.add_bytes(body.project, body.version, file.name, file.content)
+    return ProblemsAnswer(problems)
+
+
+def _upload_regularisation(app: App, body: ClassUploadBody) -> ProblemsAnswer:
+    taken, problems = _within_limit(body.files)
+    files = [(file.name, file.content) for file in taken]
+    problems += app.regularisation.add_bytes(body.project, body.version, body.class_name, files)
+    return ProblemsAnswer(problems)
+
+
+def _within_limit(files: list[Upload]) -> tuple[list[Upload], list[str]]:
+    """The files that are not too large, and a sentence for each of the others."""
+    taken: list[Upload] = []
     problems: list[str] = []
-    for file in body.files:
+    for file in files:
         if len(file.content) > UPLOAD_LIMIT_BYTES:
             problems.append(f"{file.name} has {len(file.content) / 2**20:.0f} MB; at most 64 MB can be uploaded.")
         else:
-            problems += app.datasets.add_bytes(body.project, body.version, file.name, file.content)
-    return ProblemsAnswer(problems)
+            taken.append(file)
+    return taken, problems
 
 
 def _take_server_files(app: App, body: PathsBody) -> ProblemsAnswer:
@@ -244,6 +267,36 @@ _DATASET = [
     ),
 ]  # fmt: skip
 
+_REGULARISATION = [
+    Route(
+        "GET", "regularisation", "The regularisation pictures of a version by class, and the last job that drew some.",
+        VersionQuery, RegularisationSnapshot,
+        lambda app, query: app.regularisation.snapshot(query.project, query.version),
+    ),
+    Route(
+        "GET", "regularisation/estimate", "Steps with and without regularisation pictures, and with so many more.",
+        RegularisationQuery, RegularisationForecast,
+        lambda app, query: app.regularisation.estimate(query.project, query.version, query.count, query.class_name),
+    ),
+    Route(
+        "POST", "regularisation/generate", "Let the base model draw regularisation pictures of a class.",
+        RegularisationBody, JobAnswer,
+        lambda app, body: JobAnswer(
+            app.regularisation.generate(
+                body.project, body.version, body.class_name, body.prompt, body.negative_prompt, body.count
+            )
+        ),
+    ),
+    Route(
+        "POST", "regularisation/upload", "Add regularisation pictures of a class, in base64, at most 64 MB each.",
+        ClassUploadBody, ProblemsAnswer, _upload_regularisation, _UPLOAD_BODY_LIMIT_BYTES,
+    ),
+    Route(
+        "POST", "regularisation/remove", "Move a folder of regularisation pictures to the trash.", FolderBody, Undo,
+        lambda app, body: app.regularisation.remove_class(body.project, body.version, body.folder),
+    ),
+]  # fmt: skip
+
 _TRAINING = [
     Route(
         "GET", "base-models", "The models that can be chosen to train on.", Nothing, list[BaseModelChoice],
@@ -337,4 +390,4 @@ _TRAINING = [
     ),
 ]  # fmt: skip
 
-ROUTES: list[Route[Any, Any]] = [*_PROJECTS, *_DATASET, *_TRAINING]
+ROUTES: list[Route[Any, Any]] = [*_PROJECTS, *_DATASET, *_REGULARISATION, *_TRAINING]

@@ -77,6 +77,26 @@ class UploadBody(VersionBody):
     files: list[Upload]
 
 
+class ClassUploadBody(UploadBody):
+    class_name: str
+
+
+class RegularisationBody(VersionBody):
+    class_name: str
+    prompt: str
+    count: int
+    negative_prompt: str = ""
+
+
+class FolderBody(VersionBody):
+    folder: str
+
+
+class RegularisationQuery(VersionQuery):
+    count: int = 0
+    class_name: str = ""
+
+
 class PathsBody(VersionBody):
     paths: list[ServerPath]
 

@@ -1,7 +1,7 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
-What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `health`, `training`,
-`loras` and `queue`. Here are the parts put together, and the jobs of the command line.
+What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `health`,
+`regularisation`, `training`, `loras` and `queue`. Here are the parts put together, and the jobs of the command line.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lora_train.app.planning import (
 )
 from lora_train.app.projects import Projects
 from lora_train.app.queueing import Queue
+from lora_train.app.regularisation import Regularisation
 from lora_train.app.snapshot import Selection, Snapshot
 from lora_train.app.training import Training
 from lora_train.app.version_settings import VersionSettings
@@ -69,6 +70,7 @@ class App:
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)
+        self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
 

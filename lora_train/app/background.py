@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from lora_train.app.loras import Loras
-from lora_train.app.paces import remember_pace
+from lora_train.app.paces import remember_drawing_pace, remember_pace
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
-from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec, status_from_events
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
 
@@ -36,12 +36,14 @@ class Background:
 
     def _parked_for(self, job: JobFolder) -> AbstractContextManager[Any]:
         spec = job.read_spec()
-        assert isinstance(spec, TrainSpec | SamplesSpec)
+        assert isinstance(spec, TrainSpec | SamplesSpec | RegularisationSpec)
         return self._host.parked(spec.settings.device)
 
     def _after(self, job: JobFolder) -> None:
         """Publish a finished LoRA, and remember how fast it went. What goes wrong is told where the page looks."""
         spec = job.read_spec()
+        if isinstance(spec, RegularisationSpec):
+            remember_drawing_pace(self._workspace.root, spec, job.events())
         if not isinstance(spec, TrainSpec):
             return
         try:

@@ -94,7 +94,7 @@ class Datasets:
                 for picture in dataset.pictures
             ]
             folders = dict.fromkeys(picture.folder for picture in dataset.pictures)
-            snapshot.folders = [str(found.dataset_dir / folder) for folder in folders]
+            snapshot.folders = [os.path.normpath(found.dataset_dir / folder) for folder in folders]
         snapshot.pictures += self._waiting_pictures(found)
         return snapshot
 
@@ -103,7 +103,7 @@ class Datasets:
         from lora_train.data.dataset import scan_dataset, with_repeats
 
         with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
-            stamp = _stamp_of(version.dataset_dir)
+            stamp = _stamp_of(version.dataset_dir) + _stamp_of(version.regularisation_dir)
             kept = self._scans.get(version.dataset_dir)
             if kept is None or kept[0] != stamp:
                 try:
@@ -249,7 +249,7 @@ class Datasets:
             folder = version.dataset_dir
         if file not in known:
             raise WorkspaceError(f"There is no picture {file!r} in this dataset.", "Refresh the page.")
-        return folder / file
+        return Path(os.path.normpath(folder / file))
 
     def _update_job(self, version: Version) -> JobFolder | None:
         job_id = version.info().update_job

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError
-from lora_train.core.jobs import JobFolder, SamplesSpec
+from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -32,6 +32,7 @@ class InUse:
             raise JobError(f"A training of {what} waits or runs.", "Stop it, or wait for its end.")
         for version in versions:
             self.require_not_updating(version)
+            self.require_not_drawing(version)
 
     def require_not_updating(self, version: Version) -> None:
         """Raise JobError while *Update Dataset* makes the version's pictures."""
@@ -40,23 +41,37 @@ class InUse:
                 f"The dataset of {version.info().name} is being updated.", "Wait for its end, or stop the update."
             )
 
+    def require_not_drawing(self, version: Version) -> None:
+        """Raise JobError while regularisation pictures of the version are drawn, or wait for the card."""
+        if self.is_drawing(version):
+            raise JobError(
+                f"Regularisation pictures of {version.info().name} are being drawn, or wait for the card.",
+                "Stop it, or wait for its end.",
+            )
+
+    def is_drawing(self, version: Version) -> bool:
+        """Whether a job that draws regularisation pictures of the version waits or runs."""
+        return any(needed.is_relative_to(version.regularisation_dir) for _, needed in self._queued())
+
     def is_drawn_for(self, train: Path) -> bool:
         """Whether a job that draws previews of this training waits or runs."""
         return any(drawn == train for job, drawn in self._queued() if job.path != drawn)
 
     def _queued_trains(self) -> list[Path]:
-        return [train for _, train in self._queued()]
+        return [needed for _, needed in self._queued() if needed.parent.name == "trains"]
 
     def _queued(self) -> Iterator[tuple[JobFolder, Path]]:
-        """The jobs of the queue, each with the folder of the training that it is, or draws for."""
+        """The jobs of the queue, each with the folder of the training or class that it is, or draws for."""
         for job_id in filter(None, (self._jobs.running(), *self._jobs.waiting())):
             job = JobFolder(self._workspace.root / job_id)
-            train = job.path
+            needed = job.path
             with suppress(JobError):  # its folder is gone, or damaged
                 spec = job.read_spec()
                 if isinstance(spec, SamplesSpec):
-                    train = (job.path / spec.train).resolve()
-            yield job, train
+                    needed = (job.path / spec.train).resolve()
+                if isinstance(spec, RegularisationSpec):
+                    needed = (job.path / spec.folder).resolve()
+            yield job, needed
 
     def _versions(self) -> Iterator[Version]:
         for project in self._workspace.projects():

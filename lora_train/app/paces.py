@@ -1,13 +1,15 @@
-"""How fast trainings went on this machine, to tell how long the next one will take."""
+"""How fast trainings and drawing went on this machine, to tell how long the next ones will take."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from lora_train.core.config import TrainSettings
-from lora_train.core.jobs import JobStatus, TrainSpec
+from lora_train.core.events import Event, Phase
+from lora_train.core.jobs import DRAWING_REGULARISATION, JobStatus, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import read_json, write_json
 
 _FEWEST_STEPS = 10
@@ -18,6 +20,7 @@ class _Paces(msgspec.Struct):
     """`paces.json`: what decides the time of a step -> seconds of the last training that was like it."""
 
     s_per_step: dict[str, float] = {}
+    s_per_picture: dict[str, float] = {}
 
 
 def remember_pace(root: Path, spec: TrainSpec, status: JobStatus) -> None:
@@ -34,6 +37,22 @@ def expected_s_per_step(root: Path, settings: TrainSettings) -> float | None:
     return _read(root).s_per_step.get(_key(settings))
 
 
+def remember_drawing_pace(root: Path, spec: RegularisationSpec, events: Sequence[Event]) -> None:
+    """Keep the seconds per picture that a job took, also one that was stopped."""
+    told = [event for event in events if isinstance(event, Phase) and event.name == DRAWING_REGULARISATION]
+    if not told or told[-1].done <= told[0].done:
+        return
+    paces = _read(root)
+    pace = (told[-1].t - told[0].t) / (told[-1].done - told[0].done)
+    paces.s_per_picture[_drawing_key(spec.settings)] = pace
+    write_json(root / "paces.json", paces)
+
+
+def expected_s_per_picture(root: Path, settings: TrainSettings) -> float | None:
+    """Seconds per picture of the last drawing like this one; None where there was none."""
+    return _read(root).s_per_picture.get(_drawing_key(settings))
+
+
 def _read(root: Path) -> _Paces:
     return read_json(root / "paces.json", _Paces, _Paces())
 
@@ -47,6 +66,18 @@ def _key(settings: TrainSettings) -> str:
         settings.gradient_accumulation_steps,
         settings.train_text_encoder,
         settings.gradient_checkpointing,
+        settings.precision,
+        settings.device,
+    )
+    return "|".join(str(part) for part in parts)
+
+
+def _drawing_key(settings: TrainSettings) -> str:
+    parts = (
+        Path(settings.base_model).name,
+        settings.preview_size_px,
+        settings.preview_sampler,
+        settings.preview_steps,
         settings.precision,
         settings.device,
     )

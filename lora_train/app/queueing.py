@@ -8,7 +8,7 @@ from typing import Literal
 from lora_train.app.projects import title_of
 from lora_train.app.snapshot import QueueEntry
 from lora_train.core.errors import TrainToolsError
-from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -40,7 +40,7 @@ class Queue:
         return f"{self._entry(running, is_running=True).title} is using the card."
 
     def _entry(self, job: str, *, is_running: bool) -> QueueEntry:
-        kind: Literal["train", "preview"] = "train"
+        kind: Literal["train", "preview", "regularisation"] = "train"
         title = job.rpartition("/")[2]
         with suppress(TrainToolsError):  # a job whose folder is gone is listed all the same, so it can be cancelled
             folder = JobFolder(self._workspace.find_job(job))
@@ -49,6 +49,11 @@ class Queue:
                 kind = "preview"
                 folder = JobFolder(folder.path / spec.train)
                 spec = folder.read_spec()
+            if isinstance(spec, RegularisationSpec):
+                kind = "regularisation"
+                class_dir = (folder.path / spec.folder).resolve()
+                version = self._workspace.find_version(class_dir.parents[4].name, class_dir.parents[2].name)
+                title = f"{title_of(version)}: {class_dir.name.partition('_')[2] or class_dir.name}"
             if isinstance(spec, TrainSpec):
                 version = self._workspace.find_version(folder.path.parents[3].name, folder.path.parents[1].name)
                 title = f"{title_of(version)}: {spec.name}"

@@ -106,7 +106,7 @@ class QueueEntry(msgspec.Struct, frozen=True):
     job: str
     title: str
     """Project and version as typed, and the train's name."""
-    kind: Literal["train", "preview"]
+    kind: Literal["train", "preview", "regularisation"]
     state: Literal["running", "waiting"]
 
 
@@ -135,6 +135,52 @@ class Forecast(msgspec.Struct):
     """Expected length of the training; None before anything like it was measured on this machine."""
     problems: list[str] = []
     """Why it can't begin; empty when it can."""
+
+
+class RegularisationClass(msgspec.Struct, frozen=True):
+    """A folder of regularisation pictures."""
+
+    folder: str
+    """Relative to `dataset/processed` with forward slashes: `../reg/1_cat`, or `reg/1_cat` in the set itself."""
+    name: str
+    """The class; empty for pictures that lie in `reg` itself."""
+    repeats: int
+    count: int
+
+
+class RegularisationSnapshot(msgspec.Struct):
+    """The regularisation pictures of a version, and the job that drew some of them last."""
+
+    classes: list[RegularisationClass] = []
+    job: str = ""
+    """For `jobs/stop` and the others; empty where none was ever begun."""
+    status: JobStatus | None = None
+    is_drawing: bool = False
+    """Whether the job waits or runs."""
+
+
+class RegularisationForecast(msgspec.Struct):
+    """What regularisation pictures do to the number of steps, in numbers that the loop keeps to."""
+
+    pictures: int = 0
+    """Those that there are."""
+    training_views: int = 0
+    """Of training pictures in an epoch; it shows as many of regularisation pictures, where there are any."""
+    used_per_epoch: int = 0
+    """How many of the regularisation pictures an epoch shows; the next epoch goes on with the others."""
+    total_steps: int = 0
+    """With those that there are."""
+    total_steps_without: int = 0
+    """With none."""
+    count: int = 0
+    total_steps_with: int = 0
+    """With `count` more."""
+    size_px: int = 0
+    """Width and height of a picture that is drawn."""
+    seconds: float | None = None
+    """Expected time for drawing `count`; None before anything like it was measured on this machine."""
+    problems: list[str] = []
+    """Why the steps can't be told, or none be drawn."""
 
 
 class BaseModelSnapshot(msgspec.Struct):

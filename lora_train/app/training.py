@@ -80,6 +80,11 @@ class Training:
             snapshot.clip_skip_matters = facts.family == "sd1"
         return snapshot
 
+    def check_model(self, settings: TrainSettings) -> tuple[list[str], CheckpointFacts | None]:
+        """Why base model and VAE can't be used, and what the base model's header tells, if it can be read."""
+        problem, facts = self._check_base_model(settings)
+        return [sentence for sentence in (problem, self._check_vae(settings)) if sentence], facts
+
     def forecast(self, project: str, version: str) -> Forecast:
         """What *Begin Train* would do now, from the saved settings and the trained set.
 
@@ -93,8 +98,8 @@ class Training:
             accumulation=settings.gradient_accumulation_steps,
             problems=problems,
         )
-        problem, facts = self._check_base_model(settings)
-        forecast.problems += [sentence for sentence in (problem, self._check_vae(settings)) if sentence]
+        model_problems, facts = self.check_model(settings)
+        forecast.problems += model_problems
         try:
             dataset = self._datasets.scan(found)
         except DatasetError:
@@ -136,6 +141,8 @@ class Training:
         problems = list(forecast.problems)
         if self._datasets.is_updating(found):
             problems.append("The dataset is being updated: wait a moment.")
+        if self._in_use.is_drawing(found):
+            problems.append("Regularisation pictures are being drawn: wait for the end, or stop it.")
         if problems:
             raise ConfigError(problems)
         dataset = self._datasets.scan(found)

@@ -132,6 +132,10 @@ class RegularisationSpec(msgspec.Struct, frozen=True, tag="regularisation", tag_
     """Base model, clip skip, device, and the sampler, steps, CFG scale, size and seed of previews."""
 
 
+DRAWING_REGULARISATION = "drawing regularisation pictures"
+"""The phase of such a job in which pictures come, one `done` for each."""
+
+
 class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", kw_only=True):
     """Measure what a LoRA changed: likeness to pictures and retention of ordinary prompts, before and after."""
 

@@ -68,6 +68,8 @@ class VersionInfo(msgspec.Struct):
     """The last *Update Dataset*: its folder, relative to the workspace."""
     check_job: str = ""
     """The last look at the pictures, likewise."""
+    regularisation_job: str = ""
+    """The last job that drew regularisation pictures, as `update_job`."""
 
 
 def folder_name(name: str) -> str:
@@ -238,6 +240,7 @@ class Version:
         self.path = path
         self.origin_dir = path / "dataset" / "origin"
         self.dataset_dir = path / "dataset" / "processed"
+        self.regularisation_dir = path / "dataset" / "reg"
         self.trains_dir = path / "trains"
 
     def info(self) -> VersionInfo:

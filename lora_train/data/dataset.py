@@ -3,6 +3,7 @@
 Two layouts are read. A plain folder: pictures beside their captions. kohya's: sub-folders
 `<repeats>_<concept>`, and under `reg` regularisation pictures, directly or in `<repeats>_<class>`.
 Both may be mixed. A sub-folder without a number is a concept whose repeats are chosen here.
+The trained set of a version, `dataset/processed`, also has the regularisation pictures of `dataset/reg` beside it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ AUTOMATIC = -1
 """Repeats: the folder's number, or else as `auto_repeats` says."""
 
 _REGULARISATION_FOLDER = "reg"
+_TRAINED_SET = ("dataset", "processed")
+_BESIDE = "../"
 _NUMBERED_FOLDER = re.compile(r"([0-9]+)_(.+)", re.DOTALL)
 _PICTURES_PER_EPOCH = 160
 _MOST_AUTO_REPEATS = 16
@@ -42,7 +45,7 @@ class Picture(msgspec.Struct, frozen=True):
     """One usable picture."""
 
     path: str
-    """Relative to the root, with forward slashes."""
+    """Relative to the root, with forward slashes; `../reg/...` for what lies beside a version's trained set."""
 
     folder: str
     """The folder part of `path`; "" for the root itself."""
@@ -74,6 +77,20 @@ class Dataset(msgspec.Struct, frozen=True):
     """In the order of their paths (NFC), whatever the file system's order is."""
 
     problems: tuple[str, ...]
+
+
+class ClassFolder(msgspec.Struct, frozen=True):
+    """A folder of regularisation pictures."""
+
+    folder: str
+    """As `Picture.folder`."""
+
+    name: str
+    """The class; "" for pictures directly in `reg`."""
+
+    repeats: int
+    count: int
+    """Files that are named like a picture."""
 
 
 class _Folder(msgspec.Struct, frozen=True):
@@ -117,7 +134,7 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
         raise _no_pictures(root, problems)
     found = Dataset(
         root=root,
-        pictures=tuple(sorted(_with_automatic_repeats(pictures), key=_path_order)),
+        pictures=tuple(sorted(_with_automatic_repeats(pictures), key=_order)),
         problems=tuple(problems),
     )
     return with_repeats(found, repeats)
@@ -130,6 +147,32 @@ def training_files(root: Path) -> list[Path]:
     """
     folders = [folder for folder in _find_folders(root, []) if not folder.is_regularisation]
     return [candidate.path for folder in folders for candidate in _find_candidates(folder, [])]
+
+
+def regularisation_folders(root: Path) -> list[ClassFolder]:
+    """The folders of regularisation pictures that `scan_dataset` reads, without looking into the pictures.
+
+    Raises DatasetError for one that can't be listed.
+    """
+    folders = _find_folders(root, []) if root.is_dir() else _beside(root, [])
+    found = (
+        ClassFolder(_told(folder.path, root), folder.concept, folder.repeats, len(_find_candidates(folder, [])))
+        for folder in folders
+        if folder.is_regularisation
+    )
+    return [entry for entry in found if entry.name or entry.count]
+
+
+def own_pictures(dataset: Dataset) -> Dataset:
+    """The dataset without what lies beside its root."""
+    kept = tuple(picture for picture in dataset.pictures if not picture.path.startswith(_BESIDE))
+    return msgspec.structs.replace(dataset, pictures=kept)
+
+
+def with_regularisation(dataset: Dataset, pictures: Iterable[Picture]) -> Dataset:
+    """The dataset with these regularisation pictures instead of its own."""
+    training = [picture for picture in dataset.pictures if not picture.is_regularisation]
+    return msgspec.structs.replace(dataset, pictures=tuple(sorted([*training, *pictures], key=_order)))
 
 
 def with_repeats(dataset: Dataset, repeats: int) -> Dataset:
@@ -165,11 +208,32 @@ def _find_folders(root: Path, problems: list[str]) -> list[_Folder]:
     for path in _sub_folders(root):
         if path.name.casefold() != _REGULARISATION_FOLDER:
             folders += _named_folder(path, problems, is_regularisation=False)
-            continue
-        folders.append(_Folder(path, "", 1, is_regularisation=True))
-        for class_path in _sub_folders(path):
-            folders += _named_folder(class_path, problems, is_regularisation=True)
+        else:
+            folders += _class_folders(path, problems)
+    return folders + _beside(root, problems)
+
+
+def _beside(root: Path, problems: list[str]) -> list[_Folder]:
+    """The class folders of the version whose trained set `root` is; none for any other root."""
+    path = root.with_name(_REGULARISATION_FOLDER)
+    is_trained_set = root.parts[-2:] == _TRAINED_SET
+    return _class_folders(path, problems) if is_trained_set and path.is_dir() else []
+
+
+def _class_folders(path: Path, problems: list[str]) -> list[_Folder]:
+    folders = [_Folder(path, "", 1, is_regularisation=True)]
+    for class_path in _sub_folders(path):
+        folders += _named_folder(class_path, problems, is_regularisation=True)
     return folders
+
+
+def _told(path: Path, root: Path) -> str:
+    """As in `Picture.path`; "" for the root itself."""
+    if path == root:
+        return ""
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    return _BESIDE + path.relative_to(root.parent).as_posix()
 
 
 def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -> list[_Folder]:
@@ -219,7 +283,7 @@ def _find_candidates(folder: _Folder, problems: list[str]) -> list[_Candidate]:
 
 def _check(root: Path, candidate: _Candidate) -> Picture | str:
     """The picture, or a sentence that says why it can't be used."""
-    path = candidate.path.relative_to(root).as_posix()
+    path = _told(candidate.path, root)
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -238,7 +302,7 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
     folder = candidate.folder
     return Picture(
         path=path,
-        folder="" if folder.path == root else folder.path.relative_to(root).as_posix(),
+        folder=_told(folder.path, root),
         concept=folder.concept,
         repeats=folder.repeats,
         is_regularisation=folder.is_regularisation,
@@ -262,6 +326,11 @@ def _with_automatic_repeats(pictures: list[Picture]) -> Iterable[Picture]:
     for picture in pictures:
         is_open = picture.repeats == AUTOMATIC
         yield msgspec.structs.replace(picture, repeats=auto_repeats(automatic_count)) if is_open else picture
+
+
+def _order(picture: Picture) -> tuple[bool, tuple[str, str]]:
+    """What lies beside the root comes last."""
+    return picture.path.startswith(_BESIDE), _path_order(picture)
 
 
 def _path_order(picture: Picture) -> tuple[str, str]:

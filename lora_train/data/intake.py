@@ -14,7 +14,7 @@ from lora_train.core.errors import DatasetError
 from lora_train.core.files import replace, write_bytes, write_text
 from lora_train.core.workspace import fold, folder_name, is_reserved, move_to_trash
 from lora_train.data.captions import CAPTION_SUFFIXES, caption_path
-from lora_train.data.dataset import Dataset, Picture, fingerprint, scan_dataset
+from lora_train.data.dataset import Dataset, Picture, fingerprint, own_pictures, scan_dataset
 from lora_train.data.images import PICTURE_SUFFIXES, picture_size, usual_suffix
 
 _STEM_LIMIT_BYTES = 180
@@ -163,7 +163,7 @@ def take_in(found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir:
 
 def _fingerprint_of(folder: Path) -> str:
     try:
-        return fingerprint(scan_dataset(folder))
+        return fingerprint(own_pictures(scan_dataset(folder)))
     except DatasetError:  # emptied by somebody: it differs from anything
         return ""
 

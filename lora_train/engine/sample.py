@@ -80,7 +80,7 @@ def draw(
 
     A picture depends on its own prompt and seed only: those that are drawn together are equally long.
     """
-    together = max(1, min(_MOST_TOGETHER, _TOGETHER_PX // (settings.width_px * settings.height_px)))
+    together = pictures_together(settings)
     by_length: dict[int, list[int]] = {}
     for index, text in enumerate(positive):
         by_length.setdefault(text.shape[0], []).append(index)
@@ -89,19 +89,25 @@ def draw(
         for start in range(0, len(indices), together):
             chosen = indices[start : start + together]
             text = torch.stack([positive[index] for index in chosen])
-            drawn = _draw_batch(model, text, negative, [seeds[index] for index in chosen], settings)
-            pictures.update(zip(chosen, drawn, strict=True))
+            latents = denoise(model, text, negative, [seeds[index] for index in chosen], settings)
+            pictures.update(zip(chosen, decode(model, latents), strict=True))
     return [pictures[index] for index in range(len(seeds))]
 
 
+def pictures_together(settings: DrawSettings) -> int:
+    """How many pictures of this size are drawn at the same time."""
+    return max(1, min(_MOST_TOGETHER, _TOGETHER_PX // (settings.width_px * settings.height_px)))
+
+
 @torch.no_grad()
-def _draw_batch(
+def denoise(
     model: BaseModel,
     positive: torch.Tensor,
     negative: torch.Tensor,
     seeds: Sequence[int],
     settings: DrawSettings,
-) -> list[Image.Image]:
+) -> torch.Tensor:
+    """Latents (B, 4, h, w) for `decode`, of prompts (B, T, D) and a negative one (1, T', D) for all of them."""
     weight = next(model.unet.parameters())
     scheduler = make_scheduler(settings.sampler, model.prediction)
     scheduler.set_timesteps(settings.steps)
@@ -117,7 +123,7 @@ def _draw_batch(
         wanted, unwanted = output.chunk(2)
         guided = unwanted + settings.cfg_scale * (wanted - unwanted)
         latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
-    return decode(model, latents)
+    return latents
 
 
 def decode(model: BaseModel, latents: torch.Tensor) -> list[Image.Image]:

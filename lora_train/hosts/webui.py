@@ -19,7 +19,7 @@ from typing import Any
 
 from lora_train.app import App
 from lora_train.core.host import BaseModelChoice
-from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.hosts.parking import Parking
 
@@ -29,6 +29,13 @@ AUTO_PUBLISH_OPTION = "train_tools_auto_publish"
 
 _PARKING_LIMIT_S = 1.0
 """How long a start of the host may wait for a running training to be found again."""
+
+_WORK = {
+    "train": "training",
+    "preview": "drawing previews",
+    "regularisation": "drawing regularisation pictures",
+}
+"""What a job of the queue does, for the sentence that refuses a picture."""
 
 _NO_DETAILS = "Train Tools is training on this card. Stop or pause it in the Train Tools tab, or wait for its end."
 _log = logging.getLogger(__name__)
@@ -216,7 +223,7 @@ def describe_work(app: App) -> str:
     eta_s = app.status(JobFolder(app.workspace.root / running.job)).eta_s
     minutes = max(1, round(eta_s / 60)) if eta_s is not None else 0
     wait = f"wait about {minutes} minute{'s' if minutes > 1 else ''}" if minutes else "wait for its end"
-    work = "training" if running.kind == "train" else "drawing previews"
+    work = _WORK[running.kind]
     return f"Train Tools is {work} on this card: {running.title}. Stop or pause it in the Train Tools tab, or {wait}."
 
 
@@ -251,8 +258,8 @@ def find_again(host: WebUI) -> None:
             return
         job = JobFolder(app.workspace.root / running)
         spec = job.read_spec()
-        needs_card = isinstance(spec, TrainSpec | SamplesSpec) and host.shares_card(spec.settings.device)
-        if not needs_card or app.status(job).state != "running":
+        is_for_card = isinstance(spec, TrainSpec | SamplesSpec | RegularisationSpec)
+        if not is_for_card or not host.shares_card(spec.settings.device) or app.status(job).state != "running":
             return
         app.start_background()
         until = time.monotonic() + _PARKING_LIMIT_S

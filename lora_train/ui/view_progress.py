@@ -23,6 +23,8 @@ from lora_train.ui.html import (
 
 _SILENCE_S = 30.0
 _STRIP_LENGTH = 24
+_KINDS = {"preview": "previews", "regularisation": "regularisation pictures"}
+"""Of jobs in the queue that are no trainings."""
 _STATES = {
     "waiting": "Waiting",
     "running": "Running",
@@ -207,6 +209,6 @@ def _queue_row(entry: QueueEntry, buttons: str) -> str:
         f"{words(_STATES[entry.state])}</span>"
     )
     title = value(entry.title, "train-tools-strong")
-    kind = words("previews") if entry.kind == "preview" else ""
+    kind = words(_KINDS[entry.kind]) if entry.kind in _KINDS else ""
     key = attributes_text({"data-key": f"queue {entry.job}"})
     return f'<li{key}>{state}{title}{kind}<span class="train-tools-actions">{buttons}</span></li>'

@@ -177,3 +177,9 @@ def test_the_sentence_of_a_refusal(host: Any, host_modules: Path, monkeypatch: p
             "Train Tools is training on this card: 猫 v1 · Cat-v1. "
             f"Stop or pause it in the Train Tools tab, or {ending}."
         )
+    for kind, work in (
+        ("preview", "drawing previews"),
+        ("regularisation", "drawing regularisation pictures"),
+    ):
+        entries[:] = [QueueEntry(job="j", title="cat v1", kind=kind, state="running")]
+        assert describe_work(app).startswith(f"Train Tools is {work} on this card: cat v1.")

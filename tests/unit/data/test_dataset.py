@@ -9,7 +9,16 @@ import pytest
 from PIL import Image
 
 from lora_train.core.errors import DatasetError
-from lora_train.data.dataset import Dataset, Picture, auto_repeats, fingerprint, scan_dataset
+from lora_train.data.dataset import (
+    Dataset,
+    Picture,
+    auto_repeats,
+    fingerprint,
+    own_pictures,
+    regularisation_folders,
+    scan_dataset,
+    with_regularisation,
+)
 
 
 def put(path: Path, caption: str | None = None, *, size: tuple[int, int] = (16, 8)) -> Path:
@@ -245,3 +254,80 @@ class TestFingerprint:
         put(tmp_path / "nfd" / "か\u3099.png")
         nfc, nfd = (scan_dataset(tmp_path / form) for form in ("nfc", "nfd"))
         assert fingerprint(nfc) == fingerprint(nfd)
+
+
+class TestBesideATrainedSet:
+    """`dataset/reg` belongs to `dataset/processed`, also in a workspace of the original extension."""
+
+    def test_both_places_are_read(self, tmp_path: Path) -> None:
+        root = tmp_path / "v1" / "dataset" / "processed"
+        put(root / "4_cat" / "a.png", "a cat")
+        put(root / "reg" / "2_animal" / "a.png", "old")
+        put(root.with_name("reg") / "3_animal" / "a.png", "new")
+        put(root.with_name("reg") / "loose.png")
+        put(root.with_name("reg") / "0_never" / "a.png")
+        dataset = scan_dataset(root, repeats=7)
+        told = [(own.path, own.folder, own.concept, own.repeats, own.is_regularisation) for own in dataset.pictures]
+        assert told == [
+            ("4_cat/a.png", "4_cat", "cat", 7, False),
+            ("reg/2_animal/a.png", "reg/2_animal", "animal", 2, True),
+            ("../reg/3_animal/a.png", "../reg/3_animal", "animal", 3, True),
+            ("../reg/loose.png", "../reg", "", 1, True),
+        ]
+        assert all((dataset.root / own.path).is_file() for own in dataset.pictures)
+        assert [problem.split(" is skipped")[0] for problem in dataset.problems] == [
+            str(tmp_path / "v1" / "dataset" / "reg" / "0_never")
+        ]
+
+    def test_damage_is_told_with_a_plain_path(self, tmp_path: Path) -> None:
+        root = tmp_path / "dataset" / "processed"
+        put(root / "a.png")
+        bad = put(root.with_name("reg") / "1_animal" / "b.png")
+        bad.write_bytes(bad.read_bytes()[:40])
+        (problem,) = scan_dataset(root).problems
+        assert str(bad) in problem
+        assert ".." not in problem
+
+    @pytest.mark.parametrize("root", ["pictures/processed", "dataset/pictures", "dataset/processed.new"])
+    def test_no_other_folder_has_a_neighbour(self, tmp_path: Path, root: str) -> None:
+        put(tmp_path / root / "a.png")
+        put((tmp_path / root).with_name("reg") / "1_animal" / "b.png")
+        assert [own.path for own in scan_dataset(tmp_path / root).pictures] == ["a.png"]
+        assert regularisation_folders(tmp_path / root) == []
+
+    def test_what_is_beside_changes_the_fingerprint_and_nothing_else_does(self, tmp_path: Path) -> None:
+        """A set without neighbours has the fingerprint that it always had: that of the same files elsewhere."""
+        root = tmp_path / "dataset" / "processed"
+        for folder in (root, tmp_path / "elsewhere"):
+            put(folder / "4_cat" / "a.png", "a cat")
+            put(folder / "reg" / "1_animal" / "b.png", "an animal")
+        before = fingerprint(scan_dataset(root))
+        assert before == fingerprint(scan_dataset(tmp_path / "elsewhere"))
+        put(root.with_name("reg") / "1_animal" / "c.png", "an animal")
+        after = scan_dataset(root)
+        assert fingerprint(after) != before
+        assert fingerprint(own_pictures(after)) == before
+        # As a worker reads it, from its own folder.
+        job_dir = tmp_path / "trains" / "cat"
+        job_dir.mkdir(parents=True)
+        assert fingerprint(scan_dataset(job_dir / "../../dataset/processed")) == fingerprint(after)
+
+    def test_without_training_pictures_there_is_no_dataset(self, tmp_path: Path) -> None:
+        root = tmp_path / "dataset" / "processed"
+        put(root.with_name("reg") / "1_animal" / "b.png")
+        with pytest.raises(DatasetError):
+            scan_dataset(root)
+        assert [(own.folder, own.name, own.repeats, own.count) for own in regularisation_folders(root)] == [
+            ("../reg/1_animal", "animal", 1, 1)
+        ]
+
+    def test_other_regularisation_pictures_take_their_places(self, tmp_path: Path) -> None:
+        root = tmp_path / "dataset" / "processed"
+        put(root / "a.png")
+        put(root.with_name("reg") / "1_animal" / "b.png")
+        dataset = scan_dataset(root)
+        one = dataset.pictures[1]
+        more = [msgspec.structs.replace(one, path=f"../reg/1_animal/{stem}.png") for stem in "ca"]
+        paths = [own.path for own in with_regularisation(dataset, [one, *more]).pictures]
+        assert paths == ["a.png", "../reg/1_animal/a.png", "../reg/1_animal/b.png", "../reg/1_animal/c.png"]
+        assert with_regularisation(dataset, ()).pictures == dataset.pictures[:1]

@@ -357,6 +357,7 @@ def _other_states() -> dict[str, str]:
         QueueEntry(JOB, "Cat v1: Cat-v1", "train", "running"),
         QueueEntry("b", "Dog v2: Dog-v2", "train", "waiting"),
         QueueEntry("c", "Dog v2: previews of Dog-v2", "preview", "waiting"),
+        QueueEntry("d", "Dog v2: animal", "regularisation", "waiting"),
     ]
     return {
         "no queue": view.queue_html(make_snapshot()),

@@ -1,0 +1,251 @@
+"""The regularisation pictures of a version: listed, drawn by the base model, added, removed, and what they cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.app.datasets import Datasets
+from lora_train.app.in_use import InUse
+from lora_train.app.paces import expected_s_per_picture
+from lora_train.app.planning import count_steps, make_plan, with_absolute_paths, with_threads
+from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Undo
+from lora_train.app.training import Training
+from lora_train.app.version_settings import train_settings
+from lora_train.app.watching import Watch
+from lora_train.core import presets
+from lora_train.core.config import TrainSettings
+from lora_train.core.errors import ConfigError, WorkspaceError
+from lora_train.core.families import CheckpointFacts
+from lora_train.core.jobs import JobFolder, RegularisationSpec
+from lora_train.core.workspace import Version, Workspace
+from lora_train.launch.queue import JobQueue
+
+if TYPE_CHECKING:
+    from lora_train.data.dataset import Dataset, Picture
+    from lora_train.data.epochs import EpochPlanner
+
+MOST_AT_ONCE = 1000
+_CLASS = "class"
+"""Of pictures to come whose class was not told: the steps hardly depend on it."""
+_SPARE_BYTES = 200_000_000
+
+
+class Regularisation:
+    def __init__(
+        self,
+        workspace: Workspace,
+        jobs: JobQueue,
+        datasets: Datasets,
+        training: Training,
+        in_use: InUse,
+        watch: Watch,
+    ) -> None:
+        self._workspace = workspace
+        self._jobs = jobs
+        self._datasets = datasets
+        self._training = training
+        self._in_use = in_use
+        self._watch = watch
+        self._changing = threading.Lock()
+
+    # --- what is there ---
+
+    def classes(self, project: str, version: str) -> list[RegularisationClass]:
+        """The class folders, in the order of their names. Raises WorkspaceError for an unknown version."""
+        from lora_train.data.dataset import regularisation_folders
+
+        found = self._workspace.find_version(project, version)
+        return [
+            RegularisationClass(folder.folder, folder.name, folder.repeats, folder.count)
+            for folder in regularisation_folders(found.dataset_dir)
+        ]
+
+    def snapshot(self, project: str, version: str) -> RegularisationSnapshot:
+        """The class folders and the last job that drew. Raises WorkspaceError for an unknown version."""
+        found = self._workspace.find_version(project, version)
+        snapshot = RegularisationSnapshot(self.classes(project, version), is_drawing=self._in_use.is_drawing(found))
+        with suppress(WorkspaceError):  # the job's folder is gone
+            if job := found.info().regularisation_job:
+                snapshot.status = self._watch.status(JobFolder(self._workspace.find_job(job)))
+                snapshot.job = job
+        return snapshot
+
+    def estimate(self, project: str, version: str, count: int, class_name: str = "") -> RegularisationForecast:
+        """What the regularisation pictures do to the steps, and what `count` more of a class would do.
+
+        Raises WorkspaceError for an unknown version or a class that can't be a folder; everything else that is wrong
+        stands in `problems`.
+        """
+        from lora_train.data.dataset import with_regularisation
+
+        found = self._workspace.find_version(project, version)
+        settings = train_settings(found)
+        problems = _check_count(count) if count else []
+        told = self._training.forecast(project, version)
+        facts = self._training.check_model(settings)[1]
+        size_px = _size_px(settings, facts)
+        forecast = RegularisationForecast(count=count, size_px=size_px, problems=[*problems, *told.problems])
+        forecast.pictures, forecast.total_steps = told.regularisation_pictures, told.total_steps
+        s_per_picture = expected_s_per_picture(self._workspace.root, with_absolute_paths(settings))
+        forecast.seconds = None if s_per_picture is None else s_per_picture * count
+        if problems or not told.total_steps:
+            return forecast
+        dataset = self._datasets.scan(found)
+        present = [picture for picture in dataset.pictures if picture.is_regularisation]
+        more = _pictures_to_come(found, class_name or _CLASS, count, size_px)
+
+        def plan(pictures: Dataset) -> EpochPlanner:
+            return make_plan(pictures, settings, facts or CheckpointFacts("sd1"), "")
+
+        shown = list(plan(dataset).shown(0))
+        regular = [index for index in shown if dataset.pictures[index].is_regularisation]
+        forecast.training_views = len(shown) - len(regular)
+        forecast.used_per_epoch = len(set(regular))
+        forecast.total_steps_without = count_steps(plan(with_regularisation(dataset, ())), settings)
+        forecast.total_steps_with = count_steps(plan(with_regularisation(dataset, [*present, *more])), settings)
+        return forecast
+
+    # --- what is done with it ---
+
+    def generate(
+        self, project: str, version: str, class_name: str, prompt: str, negative_prompt: str, count: int
+    ) -> str:
+        """Queue a job that draws `count` pictures of a class with the base model of the settings; its id.
+
+        Raises ConfigError with all that is wrong with what was typed, WorkspaceError for an unknown version, a class
+        that can't be a folder, or a disk that is too full, JobError while the pictures are needed or updated, or
+        others are drawn already.
+        """
+        from lora_train.data.regularisation import class_dir
+
+        found = self._workspace.find_version(project, version)
+        settings = train_settings(found)
+        prompt, negative_prompt = (" ".join(text.replace("\x00", "").split()) for text in (prompt, negative_prompt))
+        problems, facts = self._training.check_model(settings)
+        problems += [] if prompt else ["Type a class prompt first, such as: a photo of a person."]
+        problems += _check_count(count)
+        if problems:
+            raise ConfigError(problems)
+        folder = class_dir(found.dataset_dir, class_name)
+        _check_disk(self._workspace.root, count, _size_px(settings, facts))
+        with self._changing:
+            self._require_unused(found)
+            job = JobFolder(self._workspace.new_job_dir("regularisation"))
+            job.create(
+                RegularisationSpec(
+                    folder=os.path.relpath(folder, job.path),
+                    prompt=prompt,
+                    negative_prompt=negative_prompt,
+                    count=count,
+                    settings=with_threads(with_absolute_paths(settings), facts),
+                )
+            )
+            job_id = self._workspace.id_of(job.path)
+            with found.changing() as info:
+                info.regularisation_job = job_id
+            self._jobs.add(job_id)
+        return job_id
+
+    def add(self, project: str, version: str, class_name: str, files: Sequence[tuple[str, Path]]) -> list[str]:
+        """Copy a person's own pictures of a class and their captions (name as uploaded, file) to its folder.
+
+        One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version or a
+        class that can't be a folder, JobError while a training needs the pictures, DatasetError when the folder can't
+        be written.
+        """
+        from lora_train.data.intake import keep_uploads
+        from lora_train.data.regularisation import class_dir
+
+        found = self._workspace.find_version(project, version)
+        with self._changing:
+            self._datasets.require_unused(found)
+            folder = class_dir(found.dataset_dir, class_name)
+            problems = keep_uploads(files, folder, self._workspace.trash_dir)
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+        return problems
+
+    def add_bytes(self, project: str, version: str, class_name: str, files: Sequence[tuple[str, bytes]]) -> list[str]:
+        """`add` for files that came over the network."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / str(number) for number in range(len(files))]
+            for path, (_, content) in zip(paths, files, strict=True):
+                path.write_bytes(content)
+            return self.add(
+                project, version, class_name, [(name, path) for (name, _), path in zip(files, paths, strict=True)]
+            )
+
+    def remove_class(self, project: str, version: str, folder: str) -> Undo:
+        """Move a class folder (as `RegularisationClass.folder`) to the trash.
+
+        Raises WorkspaceError for an unknown one, JobError while the pictures are needed or drawn.
+        """
+        found = self._workspace.find_version(project, version)
+        if folder not in [known.folder for known in self.classes(project, version)]:
+            raise WorkspaceError(f"There are no regularisation pictures in {folder!r}.", "Refresh the page.")
+        with self._changing:
+            self._require_unused(found)
+            path = Path(os.path.normpath(found.dataset_dir / folder))
+            is_parent = path.name.casefold() == "reg"  # of class folders, which stay
+            paths = [own for own in sorted(path.iterdir()) if own.is_file()] if is_parent else [path]
+            return Undo(path.name, self._workspace.trash.put(path.name, paths))
+
+    def _require_unused(self, version: Version) -> None:
+        """Raise JobError while a training needs the version's pictures, or another job changes them."""
+        self._in_use.require_not_updating(version)
+        self._datasets.require_unused(version)
+        self._in_use.require_not_drawing(version)
+
+
+def _check_count(count: int) -> list[str]:
+    is_right = 1 <= count <= MOST_AT_ONCE
+    return [] if is_right else [f"Number of pictures: {count} is not a whole number from 1 to {MOST_AT_ONCE}."]
+
+
+def _size_px(settings: TrainSettings, facts: CheckpointFacts | None) -> int:
+    """Width and height of the pictures that are drawn."""
+    native_px = presets.native_resolution_px(facts.model_channels if facts is not None else None)
+    return settings.preview_size_px or native_px
+
+
+def _pictures_to_come(version: Version, class_name: str, count: int, size_px: int) -> list[Picture]:
+    """Pictures as the job will draw them, for the plan; there are no files yet."""
+    from lora_train.data.dataset import Picture, regularisation_folders
+    from lora_train.data.regularisation import class_dir, file_stem, free_numbers
+
+    path = class_dir(version.dataset_dir, class_name)
+    folder = f"../reg/{path.name}"
+    repeats = next((own.repeats for own in regularisation_folders(version.dataset_dir) if own.folder == folder), 1)
+    return [
+        Picture(
+            path=f"{folder}/{file_stem(number)}.png",
+            folder=folder,
+            concept=class_name,
+            repeats=repeats,
+            is_regularisation=True,
+            caption="",
+            width_px=size_px,
+            height_px=size_px,
+            digest="",
+        )
+        for number in free_numbers(path, count)
+    ]
+
+
+def _check_disk(root: Path, count: int, size_px: int) -> None:
+    """Raise WorkspaceError unless the pictures fit onto the disk, even if none can be compressed."""
+    needed = count * size_px**2 * 3 + _SPARE_BYTES
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WorkspaceError(
+            f"The disk of {root} has {free / 1e6:,.0f} MB free; {count} pictures may need {needed / 1e6:,.0f} MB.",
+            "Free some space, or draw fewer.",
+        )
