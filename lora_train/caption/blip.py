@@ -64,8 +64,8 @@ class ImageToText:
         try:
             yield describe
         finally:
-            del model, describe  # the function holds the model too
             if device == "cuda":
+                model.to("cpu")  # frees the card, whoever may still hold the model
                 torch.cuda.empty_cache()
 
 
@@ -115,7 +115,8 @@ def _inputs(kind: Kind, processor: Any, model: Any, picture: Image.Image, prompt
     import torch
 
     if kind.model_type not in ("git", "vision-encoder-decoder"):
-        text = _TASK if kind.model_type == "florence2" else prompt or None
+        # BLIP takes its own beginning where there is no text, BLIP-2 the places for the picture from an empty one.
+        text = {"florence2": _TASK, "blip": prompt or None}.get(kind.model_type, prompt)
         return dict(processor(images=picture, text=text, return_tensors="pt"))
     inputs = {"pixel_values": processor.image_processor(images=picture, return_tensors="pt")["pixel_values"]}
     if prompt:  # without its end mark, which the tokenizer would add

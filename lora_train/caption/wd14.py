@@ -70,10 +70,7 @@ class Wd14Tagger:
                 )
             return ", ".join(tags_of(scores, tags, self._settings))
 
-        try:
-            yield describe
-        finally:
-            del session, describe  # the function holds the model too
+        yield describe
 
 
 def input_of(path: Path, name: str, shape: Sequence[int | str | None], kind: str) -> Input:
@@ -114,9 +111,9 @@ def _open_session(path: Path, settings: CaptionSettings) -> Any:
             f"Install it with: {sys.executable} -m pip install onnxruntime",
         ) from error
     providers = ["CPUExecutionProvider"]
-    if settings.device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        if choose_device(settings.device, path.stat().st_size) == "cuda":
-            providers.insert(0, "CUDAExecutionProvider")
+    can_use_card = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if can_use_card and choose_device(settings.device, path.stat().st_size) == "cuda":
+        providers.insert(0, "CUDAExecutionProvider")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about the graph
     try:
