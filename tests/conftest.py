@@ -6,6 +6,7 @@ torch is imported inside the fixtures, so that the tests of `core` and `data` ru
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,19 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Products of the small models are too short to be shared out; this is read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def taggers() -> Any:
+    """`tests/assets/taggers.py`, which makes taggers for onnxruntime."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is no part of the hosts' libraries")
+    sys.path.insert(0, str(Path(__file__).parent / "assets"))
+    try:
+        import taggers
+    finally:
+        del sys.path[0]
+    return taggers
 
 
 @pytest.fixture(scope="session")
