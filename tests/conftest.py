@@ -5,8 +5,8 @@ torch is imported inside the fixtures, so that the tests of `core` and `data` ru
 
 from __future__ import annotations
 
+import importlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ def taggers() -> Any:
     """`tests/assets/taggers.py`, which makes taggers for onnxruntime."""
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is no part of the hosts' libraries")
-    sys.path.insert(0, str(Path(__file__).parent / "assets"))
-    try:
-        import taggers
-    finally:
-        del sys.path[0]
-    return taggers
+    return _asset("taggers")
+
+
+@pytest.fixture(scope="session")
+def small_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a BLIP with random weights."""
+    return _asset("small_blip").make_small_blip(tmp_path_factory.mktemp("small") / "blip")
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +62,13 @@ def demo_model() -> Any:
     from lora_train.core.assets import DEMO_MODEL
 
     return _load(DEMO_MODEL)
+
+
+def _asset(name: str) -> Any:
+    """A module of `tests/assets`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "assets")
+        return importlib.import_module(name)
 
 
 def _load(path: Path) -> Any:

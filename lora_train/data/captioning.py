@@ -139,13 +139,18 @@ def _caption(
                 given.append(group)
                 yield path
 
+    _check_request(job)
     events.write(Phase(name="writing captions", done=0, total=len(groups)))
     for done, generated in enumerate(captioner.captions(first_ones())):
         for picture in given.popleft():
             writing.write(picture, generated)
         events.write(Phase(name="writing captions", done=done + 1, total=len(groups)))
-        if (request := job.requested()) is not None:
-            raise RequestedEnd(request)
+        _check_request(job)
+
+
+def _check_request(job: JobFolder) -> None:
+    if (request := job.requested()) is not None:
+        raise RequestedEnd(request)
 
 
 class _Writing:
