@@ -15,6 +15,7 @@ from lora_train.core import events as ev
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.jobs import (
     BenchSpec,
+    CaptionSpec,
     CheckSpec,
     CompareSpec,
     DatasetSpec,
@@ -71,16 +72,29 @@ def _isolate() -> None:
 
 
 def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
-    """Run the job of this kind and return its last event."""
-    if isinstance(spec, DatasetSpec):  # needs no torch, whose import takes seconds
-        from lora_train.data.update import update_dataset
+    """Run the job of this kind and return its last event. Those that need no torch, or only for a BLIP, come first."""
+    match spec:
+        case DatasetSpec():
+            from lora_train.caption.together import open_captioner
+            from lora_train.data.update import update_dataset
 
-        return ev.Finished(result=update_dataset(spec, job, events))
-    if isinstance(spec, CheckSpec):
-        from lora_train.data.facts import check_pictures
+            captioner = open_captioner(spec.captions)
+            return ev.Finished(result=update_dataset(spec, job, events, captioner=captioner))
+        case CaptionSpec():
+            from lora_train.caption.together import open_captioner
+            from lora_train.data.captioning import write_captions
 
-        return ev.Finished(result=check_pictures(spec, job, events))
+            return ev.Finished(result=write_captions(spec, job, open_captioner(spec.plan), events))
+        case CheckSpec():
+            from lora_train.data.facts import check_pictures
 
+            return ev.Finished(result=check_pictures(spec, job, events))
+        case _:
+            return _do_on_device(spec, job, events)
+
+
+def _do_on_device(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
+    """The jobs that compute with torch, whose import takes seconds."""
     from lora_train.engine.reporting import Reporter
 
     with Reporter(job, events) as report:

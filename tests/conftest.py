@@ -5,6 +5,7 @@ torch is imported inside the fixtures, so that the tests of `core` and `data` ru
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,20 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Products of the small models are too short to be shared out; this is read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def taggers() -> Any:
+    """`tests/assets/taggers.py`, which makes taggers for onnxruntime."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is no part of the hosts' libraries")
+    return _asset("taggers")
+
+
+@pytest.fixture(scope="session")
+def small_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a BLIP with random weights."""
+    return _asset("small_blip").make_small_blip(tmp_path_factory.mktemp("small") / "blip")
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +62,13 @@ def demo_model() -> Any:
     from lora_train.core.assets import DEMO_MODEL
 
     return _load(DEMO_MODEL)
+
+
+def _asset(name: str) -> Any:
+    """A module of `tests/assets`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "assets")
+        return importlib.import_module(name)
 
 
 def _load(path: Path) -> Any:
