@@ -17,6 +17,7 @@ from lora_train.core.jobs import (
     BenchSpec,
     CompareSpec,
     DatasetSpec,
+    DownloadSpec,
     JobFolder,
     JobSpec,
     PreviewSpec,
@@ -74,6 +75,10 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
         from lora_train.data.update import update_dataset
 
         return ev.Finished(result=update_dataset(spec, job, events))
+    if isinstance(spec, DownloadSpec):
+        from lora_train.caption.downloads import download
+
+        return ev.Finished(result=download(spec, job, events))
 
     from lora_train.engine.reporting import Reporter
 
