@@ -66,10 +66,13 @@ def test_a_model_in_the_hubs_cache(environment: dict[str, str], cache: str, tmp_
     assert folder_of(VIT, tmp_path / "captioners", variables) == folder
 
 
-def test_the_cache_is_where_huggingface_hub_has_it(tmp_path: Path) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    name = hub.file_download.repo_folder_name(repo_id=BLIP.repository, repo_type="model")
-    known = Path(hub.constants.HF_HUB_CACHE) / name / "snapshots" / BLIP.revision
+def test_the_cache_is_where_huggingface_hub_has_it() -> None:
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    name = repo_folder_name(repo_id=BLIP.repository, repo_type="model")
+    known = Path(constants.HF_HUB_CACHE) / name / "snapshots" / BLIP.revision
     assert captioners._in_hub_cache(BLIP, captioners.os.environ) == known
 
 
