@@ -66,6 +66,8 @@ class VersionInfo(msgspec.Struct):
     caption: dict[str, object] = {}
     update_job: str = ""
     """The last *Update Dataset*: its folder, relative to the workspace."""
+    caption_job: str = ""
+    """The last captioning of the trained set, likewise."""
 
 
 def folder_name(name: str) -> str:
@@ -117,6 +119,7 @@ class Workspace:
         self.root = root.resolve()  # one spelling, also where a link leads here: jobs are told by it
         self.projects_dir = self.root / "projects"
         self.jobs_dir = self.root / "jobs"
+        self.captioners_dir = self.root / "captioners"
         self.trash_dir = self.root / "trash"
         self.trash = Trash(self.trash_dir, self.root)
 

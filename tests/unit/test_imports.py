@@ -34,6 +34,7 @@ ALLOWED = {
         "ui",
         "api",
         "app",
+        "data",
         "core",
         "__init__",
         "gradio",
