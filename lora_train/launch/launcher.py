@@ -138,7 +138,11 @@ def _told_status(job: JobFolder, worker: Worker | None, reader: StatusReader) ->
 
 
 def kill_worker(job: JobFolder) -> None:
-    """End the worker at once; at most the steps since its last state are lost."""
+    """End the worker at once; at most the steps since its last state are lost. A thread of ours is asked to stop."""
+    until = time.monotonic() + _ENDING_S
+    while has_job_thread(job) and time.monotonic() < until:
+        job.request("stop")
+        time.sleep(0.05)
     process = _process(job, status_from_events(job.events()).pid)
     if process is not None:
         process.kill()
