@@ -200,7 +200,7 @@ def test_who_writes_captions_is_asked_and_answered(world: World, monkeypatch: py
     assert choices["must_ask"]
     assert [entry["choice"] for entry in choices["captioners"]] == ["wd14", "wd14", "blip"]
     assert world.ask("POST", "captions/make", json=world.ids).status_code == 400
-    assert world.ask("POST", "captioners/answer", json={"choice": "all"}).status_code == 400
+    assert world.ask("POST", "captioners/answer", json={"choice": "all"}).status_code == 422
     assert world.post("captioners/answer", choice="none") == {"job": ""}
     job = world.post("captioners/answer", choice="blip")["job"]
     assert world.post("captioners/download", model="blip-image-captioning-base")["job"] == job
@@ -214,4 +214,4 @@ def test_who_writes_captions_is_asked_and_answered(world: World, monkeypatch: py
     assert choices["captioners"][2]["download"]["message"] == status["message"]
     assert world.ask("POST", "captions/stop", json=world.ids).status_code == 400
     body = {**world.ids, "files": ["3_cat/a.png"], "policy": "everywhere"}
-    assert world.ask("POST", "captions/make", json=body).status_code == 400
+    assert world.ask("POST", "captions/make", json=body).status_code == 422
