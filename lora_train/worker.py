@@ -13,12 +13,14 @@ from pathlib import Path
 
 from lora_train.core import events as ev
 from lora_train.core.errors import TrainToolsError
+from lora_train.core.failures import failure_of
 from lora_train.core.jobs import (
     BenchSpec,
     CaptionSpec,
     CheckSpec,
     CompareSpec,
     DatasetSpec,
+    DownloadSpec,
     JobFolder,
     JobSpec,
     PreviewSpec,
@@ -85,6 +87,10 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
             from lora_train.data.captioning import write_captions
 
             return ev.Finished(result=write_captions(spec, job, open_captioner(spec.plan), events))
+        case DownloadSpec():
+            from lora_train.caption.downloads import download
+
+            return ev.Finished(result=download(spec, job, events))
         case CheckSpec():
             from lora_train.data.facts import check_pictures
 
@@ -130,25 +136,12 @@ def _do_on_device(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.E
 
 def _failure(error: Exception) -> ev.Failed:
     """The last event of a job that failed, in the words of the person who reads it."""
-    trace = traceback.format_exc()
     if not isinstance(error, TrainToolsError) and sys.modules.get("torch") is not None:
         from lora_train.engine.devices import is_out_of_memory, out_of_memory
 
         if is_out_of_memory(error):
             error = out_of_memory(error)
-    if isinstance(error, TrainToolsError):
-        kind = type(error).__name__
-        return ev.Failed(error=kind, message=error.message, hint=error.hint, traceback=trace)
-    if isinstance(error, OSError):
-        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        hint = "Check that the folder can be written and that the disk has room."
-        return ev.Failed(error="OSError", message=message, hint=hint, traceback=trace)
-    return ev.Failed(
-        error=type(error).__name__,
-        message=f"Unexpected: {error}",
-        hint="This is a fault of ours; worker.log in the job's folder has the details.",
-        traceback=trace,
-    )
+    return failure_of(error)
 
 
 if __name__ == "__main__":

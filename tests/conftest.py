@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = str(Path(__file__).parent / "no-hub-cache")  # what a developer downloaded is not there
 # Products of the small models are too short to be shared out; this is read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from lora_train import __version__
 from lora_train.api.shapes import (
+    AnswerBody,
     BaseModelQuery,
     CaptionBody,
     ClassUploadBody,
@@ -27,6 +28,8 @@ from lora_train.api.shapes import (
     JpegPicture,
     LogAnswer,
     LoraBody,
+    MakeCaptionsBody,
+    ModelBody,
     NameAnswer,
     NameBody,
     Nothing,
@@ -53,6 +56,7 @@ from lora_train.api.shapes import (
 from lora_train.app import App
 from lora_train.app.snapshot import (
     BaseModelSnapshot,
+    CaptioningSnapshot,
     DatasetSnapshot,
     Forecast,
     ProjectEntry,
@@ -147,6 +151,10 @@ def _picture(app: App, query: PictureQuery) -> FileAnswer:
     if query.size == "thumb":
         return JpegPicture(app.datasets.thumbnail(query.project, query.version, query.file, query.waiting))
     return StoredFile(app.datasets.picture_path(query.project, query.version, query.file, query.waiting))
+
+
+def _make_captions(app: App, body: MakeCaptionsBody) -> JobAnswer:
+    return JobAnswer(app.captioning.start(body.project, body.version, tuple(body.files), body.policy))
 
 
 def _refresh_base_models(app: App, _: Nothing) -> list[BaseModelChoice]:
@@ -297,6 +305,31 @@ _REGULARISATION = [
     ),
 ]  # fmt: skip
 
+_CAPTIONS = [
+    Route(
+        "GET", "captioners", "What can write captions, and what does.", VersionQuery, CaptioningSnapshot,
+        lambda app, query: app.captioning.choices(query.project, query.version),
+    ),
+    Route(
+        "POST", "captioners/answer", "Say what writes captions where nothing is ticked; a model that is not there is "
+        "downloaded, by the job that is given.", AnswerBody, JobAnswer,
+        lambda app, body: JobAnswer(app.captioning.answer(body.choice)),
+    ),
+    Route(
+        "POST", "captioners/download", "Download a captioner; no job is given for one that is there.",
+        ModelBody, JobAnswer,
+        lambda app, body: JobAnswer(app.captioning.download(body.model)),
+    ),
+    Route(
+        "POST", "captions/make", "Caption pictures of the trained set.", MakeCaptionsBody, JobAnswer,
+        _make_captions,
+    ),
+    Route(
+        "POST", "captions/stop", "Stop writing captions; those that are written stay.", VersionBody, Nothing,
+        lambda app, body: _nothing(app.captioning.stop(body.project, body.version)),
+    ),
+]  # fmt: skip
+
 _TRAINING = [
     Route(
         "GET", "base-models", "The models that can be chosen to train on.", Nothing, list[BaseModelChoice],
@@ -390,4 +423,4 @@ _TRAINING = [
     ),
 ]  # fmt: skip
 
-ROUTES: list[Route[Any, Any]] = [*_PROJECTS, *_DATASET, *_REGULARISATION, *_TRAINING]
+ROUTES: list[Route[Any, Any]] = [*_PROJECTS, *_DATASET, *_REGULARISATION, *_CAPTIONS, *_TRAINING]

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from lora_train.app.snapshot import CaptionChoice
+from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.settings import SettingField
 
 ServerPath = Annotated[str, Meta(pattern=r"^[^\x00]+$")]
@@ -107,6 +109,21 @@ class PictureBody(VersionBody):
 
 class CaptionBody(PictureBody):
     caption: str
+
+
+class AnswerBody(_Body):
+    choice: CaptionChoice
+
+
+class ModelBody(_Body):
+    model: str
+
+
+class MakeCaptionsBody(VersionBody):
+    files: list[str] = []
+    """As in the dataset; none is all of them."""
+    policy: CaptionPolicy | None = None
+    """None: that of the settings."""
 
 
 class PictureQuery(VersionQuery):

@@ -1,7 +1,8 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
-What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `health`,
-`regularisation`, `training`, `loras` and `queue`. Here are the parts put together, and the jobs of the command line.
+What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
+`health`, `regularisation`, `training`, `loras` and `queue`. Here are the parts put together, and the jobs of the
+command line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lora_train.app.background import Background
+from lora_train.app.captioning import Captioning
 from lora_train.app.datasets import Datasets
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
@@ -67,6 +69,8 @@ class App:
         self.loras = Loras(workspace, host, watch)
         self.datasets = Datasets(workspace, jobs, watch)
         self.health = Health(workspace, self.datasets, watch)
+        self.captioning = Captioning(workspace, host, self.datasets, watch)
+        self.datasets.captions = self.captioning
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from lora_train.app.caption_jobs import without_host
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.version_settings import known_settings, train_settings
@@ -17,7 +18,7 @@ from lora_train.app.watching import Watch
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
 from lora_train.core.files import write_text
-from lora_train.core.jobs import DatasetSpec, JobFolder, JobStatus
+from lora_train.core.jobs import CaptionPlan, DatasetSpec, JobFolder, JobStatus
 from lora_train.core.settings import check_settings
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
@@ -33,7 +34,26 @@ _Stamp = tuple[tuple[str, int, int], ...]
 """Relative path, time of change and size of every file of a folder: another stamp, another content."""
 
 
+class Captions(Protocol):
+    """Who writes captions, for *Update Dataset* (`captioning.Captioning`)."""
+
+    def plan_for_update(self, version: Version) -> CaptionPlan:
+        """Raises TrainToolsError when what is chosen can't be used."""
+        ...
+
+    def update_began(self, version: Version, job: JobFolder, worker: launcher.Worker, plan: CaptionPlan) -> None:
+        """The worker does all of the plan but the host's part."""
+        ...
+
+    def is_busy(self, version: Version) -> bool:
+        """Whether captions are being written, or will be when the update has ended."""
+        ...
+
+
 class Datasets:
+    captions: Captions
+    """Set by the App."""
+
     def __init__(self, workspace: Workspace, jobs: JobQueue, watch: Watch) -> None:
         self._workspace = workspace
         self._jobs = jobs
@@ -128,8 +148,8 @@ class Datasets:
     def start_update(self, project: str, version: str) -> str:
         """Begin to make the trained set from the originals, in a process of its own; the job's id.
 
-        Raises JobError while the last update runs, or while a training needs the set as it is, ConfigError for sizes
-        that can't be.
+        Raises JobError while the last update runs, captions are written, or a training needs the set as it is,
+        ConfigError for sizes that can't be, ModelError for a chosen captioner that can't be used.
         """
         found = self._workspace.find_version(project, version)
         settings, problems = check_settings(known_settings(found.info().dataset, DatasetSettings), DatasetSettings())
@@ -137,8 +157,9 @@ class Datasets:
             raise ConfigError(problems)
         with self._changing:
             self.require_unused(found)
-            if self.is_updating(found):
+            if self._is_update_running(found):
                 raise JobError("The dataset is being updated already.")
+            plan = self.captions.plan_for_update(found)
             job = JobFolder(self._workspace.new_job_dir("dataset"))
             job.create(
                 DatasetSpec(
@@ -147,18 +168,23 @@ class Datasets:
                     settings=settings,
                     concept=found.project.info().name,
                     repeats=train_settings(found).repeats,
+                    captions=without_host(plan),
                 )
             )
             for ended in self._updates.values():
                 ended.poll()  # lets the system forget it
-            self._updates[job.path] = launcher.start_worker(job)
+            worker = self._updates[job.path] = launcher.start_worker(job)
             job_id = self._workspace.id_of(job.path)
             with found.changing() as info:
                 info.update_job = job_id
+            self.captions.update_began(found, job, worker, plan)
         return job_id
 
     def is_updating(self, version: Version) -> bool:
-        """Whether the last update has not come to its end."""
+        """Whether the last update, or the writing of captions, has not come to its end."""
+        return self._is_update_running(version) or self.captions.is_busy(version)
+
+    def _is_update_running(self, version: Version) -> bool:
         job = self._update_job(version)
         if job is None:
             return False
@@ -170,7 +196,7 @@ class Datasets:
         """Ask the running update to stop; the old set stays. Raises JobError when none runs."""
         found = self._workspace.find_version(project, version)
         job = self._update_job(found)
-        if job is None or not self.is_updating(found):
+        if job is None or not self._is_update_running(found):
             raise JobError("No update is running.")
         job.request("stop")
 

@@ -67,6 +67,46 @@ class DatasetSnapshot(msgspec.Struct):
     """The last *Update Dataset*, running or not."""
 
 
+CaptionChoice = Literal["wd14", "blip", "host", "none"]
+
+
+class CaptionerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that can write captions: a model that can be downloaded, or one of the host's own."""
+
+    name: str
+    """For `download`; of the host's own, `host-blip` and `host-deepbooru`."""
+    choice: CaptionChoice
+    """The answer that it belongs to."""
+    label: str
+    good_for: str
+    is_present: bool
+    download_mb: int = 0
+    """Megabytes that would come; 0 for one that is there, and for the host's, which don't tell."""
+    problem: str = ""
+    """Why it can't be used yet, in a sentence: a Python package that is missing, say."""
+    command: str = ""
+    """What to type against that."""
+    download: JobStatus | None = None
+    """Of the last download, running or not; None for a model that is there."""
+    download_job: str = ""
+
+
+class CaptioningSnapshot(msgspec.Struct, kw_only=True):
+    """What could write the captions of a version, what would, and what does."""
+
+    captioners: list[CaptionerEntry]
+    answer: Literal["", "wd14", "blip", "host", "none"] = ""
+    """What the person wants where nothing is ticked; empty before the question was answered."""
+    must_ask: bool = False
+    """Whether the question has to be asked: nothing is ticked, answered or there."""
+    uses: list[str] = []
+    """What *Update Dataset* lets write captions, as labels; empty where captions are the fallback."""
+    problems: list[str] = []
+    """Why what is ticked or answered can't be used, a sentence each, and what to do."""
+    job: JobStatus | None = None
+    """The last captioning on demand, or by the host after an update; running or not."""
+
+
 class LoraEntry(msgspec.Struct):
     """A saved LoRA of a train."""
 

@@ -66,6 +66,11 @@ def caption_settings(version: Version) -> CaptionSettings:
     return _saved(version.info().caption, CaptionSettings)
 
 
+def fallback_caption(version: Version) -> str:
+    """The caption of a picture that has no other: the trigger word, or else the project's name."""
+    return train_settings(version).trigger_word.strip() or version.project.info().name
+
+
 def known_settings(saved: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]:
     """Without what only another release knows."""
     return {name: value for name, value in saved.items() if name in schema.__struct_fields__}

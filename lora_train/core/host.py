@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
+
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.errors import ModelError
+
+HostCaptioner = Literal["blip", "deepbooru"]
 
 
 class BaseModelChoice(msgspec.Struct, frozen=True):
@@ -58,6 +63,24 @@ class Host(Protocol):
         """Frees the card for a worker on `device` ("auto", "cpu", "cuda" ...) while entered, and gives it back."""
         ...
 
+    def captioners(self) -> tuple[HostCaptioner, ...]:
+        """The captioners that the host has itself."""
+        ...
+
+    def absent_captioners(self) -> tuple[HostCaptioner, ...]:
+        """Those of them that the host would have to download first, which it does at their first use, unasked."""
+        ...
+
+    def open_captioner(
+        self, kinds: tuple[HostCaptioner, ...], settings: CaptionSettings
+    ) -> AbstractContextManager[Any]:
+        """Loads some of its captioners while entered; gives a `data.captioner.Captioner`.
+
+        Entering waits for the picture that the host is making, and is the one call here that may raise: ModelError for
+        a captioner that can't be loaded, JobError while a training has the card.
+        """
+        ...
+
 
 class NoHost:
     """The command line, and tests: no host around."""
@@ -90,3 +113,16 @@ class NoHost:
 
     def parked(self, device: str) -> AbstractContextManager[None]:  # noqa: ARG002  (nothing to park)
         return nullcontext()
+
+    def captioners(self) -> tuple[HostCaptioner, ...]:
+        return ()
+
+    def absent_captioners(self) -> tuple[HostCaptioner, ...]:
+        return ()
+
+    def open_captioner(
+        self,
+        kinds: tuple[HostCaptioner, ...],  # noqa: ARG002
+        settings: CaptionSettings,  # noqa: ARG002
+    ) -> AbstractContextManager[Any]:
+        raise ModelError("There is no WebUI whose captioners could be used.", "Choose another captioner.")

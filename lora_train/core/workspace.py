@@ -70,6 +70,8 @@ class VersionInfo(msgspec.Struct):
     """The last look at the pictures, likewise."""
     regularisation_job: str = ""
     """The last job that drew regularisation pictures, as `update_job`."""
+    caption_job: str = ""
+    """The last captioning of the trained set, likewise."""
 
 
 def folder_name(name: str) -> str:
@@ -121,6 +123,7 @@ class Workspace:
         self.root = root.resolve()  # one spelling, also where a link leads here: jobs are told by it
         self.projects_dir = self.root / "projects"
         self.jobs_dir = self.root / "jobs"
+        self.captioners_dir = self.root / "captioners"
         self.trash_dir = self.root / "trash"
         self.trash = Trash(self.trash_dir, self.root)
 

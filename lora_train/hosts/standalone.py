@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, JobError, TrainToolsError
-from lora_train.core.host import BaseModelChoice
+from lora_train.core.host import BaseModelChoice, NoHost
 
 if TYPE_CHECKING:
     from lora_train.app import App
@@ -36,7 +36,7 @@ _LOAD_SCRIPT = """() => {
 """The routes come a moment after the page: until then it is tried again."""
 
 
-class Standalone:
+class Standalone(NoHost):
     """A host of two folders: checkpoints are looked for below one, LoRAs are published to the other."""
 
     name = "standalone"

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.app import App
-from lora_train.core.host import BaseModelChoice
+from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.host import BaseModelChoice, HostCaptioner
 from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
+from lora_train.hosts import captioners
 from lora_train.hosts.parking import Parking
 
 WORKSPACE_OPTION = "train_tools_workspace"
@@ -105,6 +107,28 @@ class WebUI:
         flags = _flags()
         is_open = getattr(flags, "webui_is_non_local", True)
         return not is_open and not getattr(flags, "hide_ui_dir_config", False)
+
+    # --- its captioners ---
+
+    def captioners(self) -> tuple[HostCaptioner, ...]:
+        try:
+            return captioners.captioners()
+        except Exception:  # the host's own code
+            _log.exception("Which captioners the WebUI has could not be found out.")
+            return ()
+
+    def absent_captioners(self) -> tuple[HostCaptioner, ...]:
+        try:
+            return captioners.absent_captioners()
+        except Exception:  # as above
+            _log.exception("Whether the WebUI's captioners are there could not be found out.")
+            return self.captioners()
+
+    def open_captioner(
+        self, kinds: tuple[HostCaptioner, ...], settings: CaptionSettings
+    ) -> AbstractContextManager[Any]:
+        lock = host_module("call_queue").queue_lock
+        return captioners.open_captioner(kinds, settings, lock, lambda: self._parking.is_parked)
 
     # --- the model on the card ---
 

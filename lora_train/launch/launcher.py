@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.core.errors import JobError
 from lora_train.core.jobs import JobFolder, JobStatus, StatusReader, status_from_events
+from lora_train.launch.job_thread import has_job_thread
 
 if TYPE_CHECKING:
     import psutil
@@ -66,8 +67,9 @@ def start_worker(job: JobFolder) -> Worker:
 
 
 def is_alive(job: JobFolder) -> bool:
-    """Whether a worker of this very job is at work now, its last word not said yet."""
-    return status_from_events(job.events()).state == "running" and process_of(job) is not None
+    """Whether a worker of this very job, or a thread of ours, is at work now, its last word not said yet."""
+    is_running = status_from_events(job.events()).state == "running"
+    return is_running and (has_job_thread(job) or process_of(job) is not None)
 
 
 def process_of(job: JobFolder) -> psutil.Process | None:
@@ -108,7 +110,8 @@ def read_status(job: JobFolder, worker: Worker | None = None, reader: StatusRead
     status = _told_status(job, worker, reader)
     if status.state not in ("running", "waiting") or (status.state == "waiting" and worker is None):
         return status
-    if worker.poll() is None if worker is not None else _process(job, status.pid) is not None:
+    is_at_work = worker.poll() is None if worker is not None else _process(job, status.pid) is not None
+    if is_at_work or has_job_thread(job):
         status.silent_s = job.silent_s()
         return status
     status = _told_status(job, worker, reader)  # the last event may have come in between
@@ -135,7 +138,11 @@ def _told_status(job: JobFolder, worker: Worker | None, reader: StatusReader) ->
 
 
 def kill_worker(job: JobFolder) -> None:
-    """End the worker at once; at most the steps since its last state are lost."""
+    """End the worker at once; at most the steps since its last state are lost. A thread of ours is asked to stop."""
+    until = time.monotonic() + _ENDING_S
+    while has_job_thread(job) and time.monotonic() < until:
+        job.request("stop")
+        time.sleep(0.05)
     process = _process(job, status_from_events(job.events()).pid)
     if process is not None:
         process.kill()

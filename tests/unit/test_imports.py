@@ -23,7 +23,7 @@ ALLOWED = {
     },
     "caption": {
         *("data", "core", "msgspec", "numpy", "PIL"),
-        *("onnxruntime", "torch", "transformers", "huggingface_hub"),
+        *("onnxruntime", "torch", "transformers", "certifi"),
     },
     "launch": {"core", "msgspec", "psutil"},
     "publish": {"core", "msgspec"},
@@ -34,6 +34,7 @@ ALLOWED = {
         "ui",
         "api",
         "app",
+        "data",
         "core",
         "__init__",
         "gradio",

@@ -24,6 +24,8 @@ What it does as the real ones do:
 * `modules.processing`: a picture depends on prompt, seed, size, checkpoint and LoRAs (`<lora:NAME:WEIGHT>`, by stem).
 * `sys.modules["networks"]` lists LoRAs; cards (`#txt2img_lora_cards .card`) appear after a click on
   `#txt2img_lora_extra_refresh_internal` or `#txt2img_lora_extra_refresh`, and a click on one completes the prompt.
+* `modules.shared.interrogator` and `modules.deepbooru.model` caption by the colour of a picture's corner; they must be
+  loaded before and say whether the queue lock was held.
 * Page: `#txt2img_prompt`, `#txt2img_seed`, `#txt2img_generate`, `#txt2img_gallery img`, `#html_info_txt2img`, and
   `gradioApp`, `onUiLoaded`, `onUiUpdate`, `onAfterUiUpdate`, `onUiTabChange`, `updateInput`, `switch_to_txt2img`,
   `opts` for scripts; localisation of whole text nodes in the browser.

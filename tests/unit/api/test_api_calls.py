@@ -210,3 +210,28 @@ def test_the_rest_of_the_answers(world: World) -> None:
     answer = world.ask("GET", "projects")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"] == "application/json"
+
+
+def test_who_writes_captions_is_asked_and_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads go to an address of this machine where nobody listens, and fail."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    choices = world.get("captioners", **world.ids)
+    assert choices["must_ask"]
+    assert [entry["choice"] for entry in choices["captioners"]] == ["wd14", "wd14", "blip"]
+    assert world.ask("POST", "captions/make", json=world.ids).status_code == 400
+    assert world.ask("POST", "captioners/answer", json={"choice": "all"}).status_code == 422
+    assert world.post("captioners/answer", choice="none") == {"job": ""}
+    job = world.post("captioners/answer", choice="blip")["job"]
+    assert world.post("captioners/download", model="blip-image-captioning-base")["job"] == job
+    until = time.monotonic() + 60
+    while (status := world.get("jobs/status", job=job))["state"] in ("waiting", "running"):
+        assert time.monotonic() < until, status
+        time.sleep(0.1)
+    assert (status["state"], status["error"]) == ("failed", "ModelError")
+    choices = world.get("captioners", **world.ids)
+    assert (choices["answer"], choices["must_ask"]) == ("blip", False)
+    assert choices["captioners"][2]["download"]["message"] == status["message"]
+    assert world.ask("POST", "captions/stop", json=world.ids).status_code == 400
+    body = {**world.ids, "files": ["3_cat/a.png"], "policy": "everywhere"}
+    assert world.ask("POST", "captions/make", json=body).status_code == 422

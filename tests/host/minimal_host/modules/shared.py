@@ -15,6 +15,19 @@ demo: Any = None
 builds = 0
 """How often the UI was built."""
 
+_INTERROGATE: dict[str, Any] = {
+    "interrogate_keep_models_in_memory": False,
+    "interrogate_return_ranks": False,
+    "interrogate_clip_num_beams": 1,
+    "interrogate_clip_min_length": 24,
+    "interrogate_clip_max_length": 48,
+    "interrogate_deepbooru_score_threshold": 0.5,
+    "deepbooru_sort_alpha": True,
+    "deepbooru_use_spaces": True,
+    "deepbooru_escape": True,
+    "deepbooru_filter_tags": "",
+}
+
 
 class State:
     def __init__(self) -> None:
@@ -44,9 +57,16 @@ def reset_options() -> None:
     section = ("sd", "Stable Diffusion")
     opts.add_option("sd_model_checkpoint", OptionInfo("", "Stable Diffusion checkpoint", section=section))
     opts.add_option("localization", OptionInfo(cmd_opts.localization, "Localization", section=section))
+    for name, default in _INTERROGATE.items():
+        opts.add_option(name, OptionInfo(default, name, section=("interrogate", "Interrogate")))
 
 
 def __getattr__(name: str) -> Any:
+    if name == "interrogator":  # made when it is first asked for: its module imports this one
+        from modules import interrogate
+
+        globals()["interrogator"] = interrogate.InterrogateModels()
+        return globals()["interrogator"]
     if name == "sd_model":  # loads one where there is none, as the hosts' does
         from modules import sd_models
 

@@ -1,0 +1,343 @@
+"""Which captioner is used, how it gets here, and captions on demand.
+
+Ticked boxes decide. Without any it is what the person has once answered, else the best that is there: WD14, then BLIP,
+then the host's own; and where there is none, the page asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from lora_train.app.caption_jobs import CaptionJobs
+from lora_train.app.datasets import Datasets
+from lora_train.app.snapshot import CaptionChoice, CaptionerEntry, CaptioningSnapshot
+from lora_train.app.version_settings import caption_settings, fallback_caption
+from lora_train.app.watching import Watch
+from lora_train.core.caption_settings import CaptionPolicy, CaptionSettings
+from lora_train.core.captioners import (
+    MODELS,
+    CaptionerKind,
+    CaptionerModel,
+    find_model,
+    folder_of,
+    has_model,
+    install_command,
+    missing_packages,
+)
+from lora_train.core.errors import JobError, ModelError, WorkspaceError
+from lora_train.core.host import Host, HostCaptioner
+from lora_train.core.jobs import CaptionPlan, DownloadSpec, JobFolder, JobStatus
+from lora_train.core.workspace import Version, Workspace, read_json, write_json
+from lora_train.launch import launcher
+
+_KINDS: dict[CaptionerKind, str] = {"wd14": "WD14 tagger", "blip": "BLIP"}
+_HOST_LABELS: dict[HostCaptioner, tuple[str, str]] = {
+    "blip": ("The WebUI's BLIP", "A sentence: good for photographs."),
+    "deepbooru": ("The WebUI's DeepDanbooru", "Tags: good for drawings."),
+}
+_ANOTHER = "Choose another captioner, or none."
+
+
+class _Memory(msgspec.Struct):
+    """`captioning.json` in the workspace."""
+
+    answer: Literal["", "wd14", "blip", "host", "none"] = ""
+    downloads: dict[str, str] = {}
+    """Name of a model -> the last job that downloaded it, relative to the workspace."""
+
+
+class _Found(NamedTuple):
+    """The folder of a model; or else why there is none that can be used, and what to do."""
+
+    folder: str
+    problem: str = ""
+    hint: str = ""
+
+
+class Captioning:
+    def __init__(self, workspace: Workspace, host: Host, datasets: Datasets, watch: Watch) -> None:
+        self._workspace = workspace
+        self._host = host
+        self._datasets = datasets
+        self._watch = watch
+        self._jobs = CaptionJobs(workspace, host, watch)
+        self._changing = threading.Lock()
+        self._workers: dict[Path, launcher.Worker] = {}
+
+    # --- what there is, and what is chosen ---
+
+    def choices(self, project: str, version: str) -> CaptioningSnapshot:
+        """What could write captions, what would, and what does. Raises WorkspaceError for an unknown version."""
+        found = self._workspace.find_version(project, version)
+        settings = caption_settings(found)
+        memory = self._memory()
+        snapshot = CaptioningSnapshot(
+            captioners=[self._entry_of(model, memory) for model in MODELS] + self._host_entries(),
+            answer=memory.answer,
+            job=self._jobs.status(found),
+        )
+        try:
+            plan = self.plan(found)
+        except ModelError as error:
+            snapshot.problems = [*error.message.splitlines(), error.hint]
+            return snapshot
+        snapshot.uses = _labels(plan)
+        snapshot.must_ask = not (snapshot.uses or memory.answer or _is_any_ticked(settings))
+        return snapshot
+
+    def plan(self, version: Version) -> CaptionPlan:
+        """What writes the captions of a version now; an empty plan where nothing does.
+
+        Raises ModelError, with a line for each, when something that was ticked or answered can't be used.
+        """
+        settings = caption_settings(version)
+        if _is_any_ticked(settings):
+            return self._ticked_plan(settings)
+        answer = self._memory().answer
+        if answer == "none":
+            return CaptionPlan(settings=settings)
+        if answer == "host":
+            return CaptionPlan(host=self._host_answer(), settings=settings)
+        if answer:
+            found = self._find(answer, settings)
+            if found.problem:
+                raise ModelError(found.problem, f"{found.hint} {_ANOTHER}")
+            return _plan_of(answer, found.folder, settings)
+        return self._best_plan(settings)
+
+    def answer(self, choice: CaptionChoice) -> str:
+        """Remember what is to write captions where nothing is ticked, in all versions.
+
+        Where that is a model that is not there, its download begins; its job's id, empty where there is none. Raises
+        JobError when the download can't start.
+        """
+        with self._changing:
+            memory = self._memory()
+            memory.answer = choice
+            self._write(memory)
+        if choice not in ("wd14", "blip") or self._any_folder(choice) is not None:
+            return ""
+        return self.download(next(model.name for model in MODELS if model.kind == choice))
+
+    def download(self, name: str) -> str:
+        """Begin to download a model, or tell the job that does; empty where it is there already.
+
+        Raises ModelError for one that is not known, JobError when the worker can't start.
+        """
+        model = find_model(name)
+        with self._changing:
+            if folder_of(model, self._workspace.captioners_dir) is not None:
+                return ""
+            memory = self._memory()
+            if _is_at_work(self._download_status(memory, model)):
+                return memory.downloads[name]
+            job = JobFolder(self._workspace.new_job_dir("download"))
+            job.create(DownloadSpec(model=name, folder=str(self._workspace.captioners_dir / name)))
+            for ended in self._workers.values():
+                ended.poll()  # lets the system forget it
+            self._workers[job.path] = launcher.start_worker(job)
+            memory.downloads[name] = job_id = self._workspace.id_of(job.path)
+            self._write(memory)
+        return job_id
+
+    # --- captions on demand ---
+
+    def start(
+        self, project: str, version: str, files: tuple[str, ...] = (), policy: CaptionPolicy | None = None
+    ) -> str:
+        """Caption pictures of the trained set (all, without `files`), by the policy or that of the settings.
+
+        Gives the job's id. Raises WorkspaceError for an unknown version, JobError while the pictures are needed as they
+        are or nothing is chosen to write captions, ModelError when what is chosen can't be used.
+        """
+        found = self._workspace.find_version(project, version)
+        plan = self.plan(found)
+        if not _labels(plan):
+            raise JobError("Nothing is chosen to write captions.", "Tick WD14 or BLIP, and download it.")
+        if policy is not None:
+            plan = msgspec.structs.replace(plan, settings=msgspec.structs.replace(plan.settings, policy=policy))
+        with self._changing:
+            self._datasets.require_unused(found)
+            if self._datasets.is_updating(found):
+                raise JobError("The dataset is being updated or captioned already.", "Wait for its end.")
+            return self._jobs.start(found, plan, files, fallback_caption(found))
+
+    def stop(self, project: str, version: str) -> None:
+        """What is written stays. Raises JobError when nothing is being captioned."""
+        self._jobs.stop(self._workspace.find_version(project, version))
+
+    # --- for *Update Dataset* (`datasets.Captions`) ---
+
+    def plan_for_update(self, version: Version) -> CaptionPlan:
+        """As `plan`. Raises JobError too, while captions are being written."""
+        if self._jobs.is_busy(version):
+            raise JobError("Captions are being written.", "Wait for their end, or stop that.")
+        return self.plan(version)
+
+    def update_began(self, version: Version, job: JobFolder, worker: launcher.Worker, plan: CaptionPlan) -> None:
+        """The host's captioners, if they have a part in the plan, complete the captions when it has ended."""
+        self._jobs.follow_update(version, job, worker, plan)
+
+    def is_busy(self, version: Version) -> bool:
+        """Whether captions are being written, or will be when the update has ended."""
+        return self._jobs.is_busy(version)
+
+    # --- details: plans ---
+
+    def _ticked_plan(self, settings: CaptionSettings) -> CaptionPlan:
+        """Raises ModelError with all that is ticked and can't be used."""
+        wrong: list[_Found] = []
+        folders: dict[CaptionerKind, str] = {}
+        host: list[HostCaptioner] = []
+        if settings.use_blip:
+            blip = self._find("blip", settings)
+            if not blip.problem:
+                folders["blip"] = blip.folder
+            elif not settings.blip_model and "blip" in self._host.captioners():
+                host.append("blip")
+            else:
+                wrong.append(blip)
+        if settings.use_wd14:
+            wd14 = self._find("wd14", settings)
+            wrong += [wd14] if wd14.problem else []
+            folders["wd14"] = wd14.folder
+        if settings.use_deepbooru:
+            if "deepbooru" in self._host.captioners():
+                host.append("deepbooru")
+            else:
+                wrong.append(_Found("", "There is no WebUI here that has DeepDanbooru.", "WD14 writes such tags too."))
+        if wrong:
+            raise ModelError("\n".join(f"{found.problem} {found.hint}" for found in wrong), "Or untick it.")
+        return CaptionPlan(
+            blip=folders.get("blip", ""), wd14=folders.get("wd14", ""), host=tuple(host), settings=settings
+        )
+
+    def _best_plan(self, settings: CaptionSettings) -> CaptionPlan:
+        for kind in _KINDS:
+            found = self._find(kind, settings)
+            if not found.problem:
+                return _plan_of(kind, found.folder, settings)
+        absent = self._host.absent_captioners()
+        present: list[HostCaptioner] = [kind for kind in self._host.captioners() if kind not in absent]
+        return CaptionPlan(host=tuple(present[:1]), settings=settings)
+
+    def _host_answer(self) -> tuple[HostCaptioner, ...]:
+        """One that is there already, else the first. Raises ModelError where this host has none."""
+        absent = self._host.absent_captioners()
+        kinds = sorted(self._host.captioners(), key=lambda kind: kind in absent)
+        if not kinds:
+            raise ModelError("This program has no captioner of its own.", _ANOTHER)
+        return (kinds[0],)
+
+    def _find(self, kind: CaptionerKind, settings: CaptionSettings) -> _Found:
+        """The model of this kind that would be taken."""
+        own = settings.wd14_model if kind == "wd14" else settings.blip_model
+        folder = Path(own).expanduser() if own else self._any_folder(kind)
+        if own and folder is not None and not has_model(kind, folder):
+            files = "model.onnx and selected_tags.csv" if kind == "wd14" else "config.json and weights"
+            return _Found("", f"{folder} is no {_KINDS[kind]}: it must hold {files}.", "Choose another folder.")
+        if folder is None:
+            return self._absent(kind)
+        packages = missing_packages(kind)
+        if packages:
+            return _Found("", _lacks(_KINDS[kind], packages), f"Install with: {install_command(packages)}")
+        return _Found(str(folder.absolute()))
+
+    def _absent(self, kind: CaptionerKind) -> _Found:
+        memory = self._memory()
+        models = [model for model in MODELS if model.kind == kind]
+        if any(_is_at_work(self._download_status(memory, model)) for model in models):
+            return _Found("", f"{_KINDS[kind]} is still being downloaded.", "Wait for its end.")
+        size_mb = _megabytes(models[0].size_bytes)
+        return _Found("", f"{_KINDS[kind]} is not here yet.", f"Download it ({size_mb} MB), or give its folder.")
+
+    def _any_folder(self, kind: CaptionerKind) -> Path | None:
+        """Of the models of this kind that are here, the one that is proposed last: the larger one."""
+        folders = [folder_of(model, self._workspace.captioners_dir) for model in MODELS if model.kind == kind]
+        return next((folder for folder in reversed(folders) if folder is not None), None)
+
+    # --- details: what is shown and remembered ---
+
+    def _entry_of(self, model: CaptionerModel, memory: _Memory) -> CaptionerEntry:
+        is_present = folder_of(model, self._workspace.captioners_dir) is not None
+        packages = missing_packages(model.kind)
+        status = self._download_status(memory, model)
+        return CaptionerEntry(
+            name=model.name,
+            choice=model.kind,
+            label=model.label,
+            good_for=model.good_for,
+            is_present=is_present,
+            download_mb=0 if is_present else _megabytes(model.size_bytes),
+            problem=_lacks(model.label, packages) if packages else "",
+            command=install_command(packages) if packages else "",
+            download=None if is_present else status,
+            download_job=memory.downloads.get(model.name, "") if status is not None and not is_present else "",
+        )
+
+    def _host_entries(self) -> list[CaptionerEntry]:
+        absent = self._host.absent_captioners()
+        return [
+            CaptionerEntry(
+                name=f"host-{kind}",
+                choice="host",
+                label=_HOST_LABELS[kind][0],
+                good_for=_HOST_LABELS[kind][1],
+                is_present=kind not in absent,
+                problem="The WebUI downloads it at its first use, and shows no progress." if kind in absent else "",
+            )
+            for kind in self._host.captioners()
+        ]
+
+    def _download_status(self, memory: _Memory, model: CaptionerModel) -> JobStatus | None:
+        try:
+            job = JobFolder(self._workspace.find_job(memory.downloads[model.name]))
+        except (KeyError, WorkspaceError):
+            return None
+        status = self._watch.status(job, self._workers.get(job.path))
+        if status.state == "waiting" and job.path not in self._workers:
+            return None  # its worker never came up, before a restart
+        return status
+
+    def _memory(self) -> _Memory:
+        return read_json(self._workspace.root / "captioning.json", _Memory, _Memory())
+
+    def _write(self, memory: _Memory) -> None:
+        try:
+            write_json(self._workspace.root / "captioning.json", memory)
+        except OSError as error:
+            raise WorkspaceError(f"{self._workspace.root} can't be written: {error.strerror or error}.") from None
+
+
+def _is_any_ticked(settings: CaptionSettings) -> bool:
+    return settings.use_blip or settings.use_deepbooru or settings.use_wd14
+
+
+def _plan_of(kind: CaptionerKind, folder: str, settings: CaptionSettings) -> CaptionPlan:
+    """With one model alone."""
+    if kind == "blip":
+        return CaptionPlan(blip=folder, settings=settings)
+    return CaptionPlan(wd14=folder, settings=settings)
+
+
+def _labels(plan: CaptionPlan) -> list[str]:
+    """What writes captions, in the order of its parts; empty for a plan that has none."""
+    parts = [(bool(plan.blip), _KINDS["blip"]), ("blip" in plan.host, _HOST_LABELS["blip"][0])]
+    parts += [(bool(plan.wd14), _KINDS["wd14"]), ("deepbooru" in plan.host, _HOST_LABELS["deepbooru"][0])]
+    return [label for is_used, label in parts if is_used]
+
+
+def _is_at_work(status: JobStatus | None) -> bool:
+    return status is not None and status.state in ("waiting", "running")
+
+
+def _lacks(what: str, packages: tuple[str, ...]) -> str:
+    return f"{what} needs {' and '.join(packages)}, which this Python has not."
+
+
+def _megabytes(size_bytes: int) -> int:
+    return round(size_bytes / 1e6)

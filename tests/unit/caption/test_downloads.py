@@ -1,0 +1,241 @@
+"""Downloads by a real worker process, from a hub on this machine that also fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from lora_train.core import captioners
+from lora_train.core.captioners import CaptionerModel
+from lora_train.core.events import Phase
+from lora_train.core.jobs import DownloadSpec, JobFolder, JobStatus, status_from_events
+from lora_train.launch import launcher
+from tests.unit.caption.conftest import CONTENTS
+
+if TYPE_CHECKING:
+    from tests.unit.caption.conftest import Hub
+
+pytestmark = pytest.mark.compat
+
+_LIMIT_S = 60
+_WITH_SMALL_MODEL = """
+import sys, msgspec
+from lora_train.core import captioners
+captioners.MODELS = (msgspec.json.decode(sys.argv[2].encode(), type=captioners.CaptionerModel),)
+from lora_train.caption import downloads
+downloads._TRY_PAUSE_S = 0.05
+from lora_train import worker
+sys.exit(worker.main(sys.argv[1:2]))
+"""
+"""The worker as it is, but for a model of one megabyte in the registry."""
+
+
+class Desk:
+    def __init__(self, root: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.hub = hub
+        self.count = 0
+        self.parent = root / "captioners"
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def job(self, model: str) -> JobFolder:
+        self.count += 1
+        job = JobFolder(self.root / f"job-{self.count}")
+        job.create(DownloadSpec(model=model, folder=str(self.parent / model)))
+        return job
+
+    def start(self, model: CaptionerModel, job: JobFolder) -> subprocess.Popen[bytes]:
+        text = msgspec.json.encode(model).decode()
+        command = [sys.executable, "-c", _WITH_SMALL_MODEL, str(job.path), text]
+        return subprocess.Popen(command, cwd=Path(captioners.__file__).parents[2], env=dict(os.environ))
+
+    def download(self, model: CaptionerModel) -> JobStatus:
+        job = self.job(model.name)
+        self.start(model, job).wait(_LIMIT_S)
+        return status_from_events(job.events())
+
+    def is_there(self, model: CaptionerModel) -> bool:
+        return captioners.folder_of(model, self.parent, {"HF_HOME": str(self.root)}) is not None
+
+    def visible(self) -> list[str]:
+        """What a person sees in the folder of captioners."""
+        return sorted(path.name for path in self.parent.iterdir() if not path.name.startswith("."))
+
+    def half(self, model: CaptionerModel) -> Path:
+        return self.parent / f".{model.name}.part"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, hub, monkeypatch)
+
+
+def wait_until(condition: Any) -> None:
+    until = time.monotonic() + _LIMIT_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_model_comes_whole(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
+    status = desk.download(small_model)
+    assert (status.state, status.message) == ("finished", "")
+    folder = desk.parent / small_model.name
+    assert status.result == {"folder": str(folder), "bytes": small_model.size_bytes}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
+    assert (status.phase, status.phase_done, status.phase_total) == (
+        "downloading",
+        small_model.size_bytes,
+        small_model.size_bytes,
+    )
+    assert desk.is_there(small_model)
+    assert desk.visible() == [small_model.name]
+
+    hub.asked.clear()
+    assert desk.download(small_model).state == "finished"
+    assert hub.asked == [], "it is there"
+
+
+def test_a_broken_connection_is_taken_up_again(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
+    hub.cut_after_bytes = [300_000, 200_000]
+    assert desk.download(small_model).state == "finished"
+    ranges = [range_ for name, range_ in hub.asked if name == "model.onnx"]
+    assert ranges == ["", "bytes=300000-", "bytes=500000-"]
+    assert desk.is_there(small_model)
+
+
+def test_a_connection_that_breaks_for_good_is_told_and_the_half_is_kept(
+    desk: Desk, hub: Hub, small_model: CaptionerModel
+) -> None:
+    hub.cut_after_bytes = [300_000, 0, 0, 0, 0]
+    status = desk.download(small_model)
+    assert (status.state, status.error) == ("failed", "ModelError")
+    assert status.message.startswith("Small tagger can't be downloaded from http://127.0.0.1")
+    assert "goes on where it ended" in status.hint
+    assert desk.visible() == []
+    assert not desk.is_there(small_model)
+
+    hub.cut_after_bytes, hub.asked = [], []
+    status = desk.download(small_model)
+    assert status.result["bytes"] == small_model.size_bytes - 300_000
+    assert hub.asked[0] == ("model.onnx", "bytes=300000-")
+    assert desk.is_there(small_model)
+
+
+def test_no_server(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port of "discard", where nobody listens
+    status = desk.download(small_model)
+    assert (status.state, status.error) == ("failed", "ModelError")
+    assert "http://127.0.0.1:9: Connection refused" in status.message
+    assert desk.visible() == []
+    assert not desk.half(small_model).exists()
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_wrong_checksum(desk: Desk, hub: Hub, small_model: CaptionerModel, large: bool) -> None:
+    """Of a file whose checksum we know, and of one for which only the hub tells it."""
+    name = "model.onnx" if large else "config.json"
+    if large:
+        hub.offer(small_model, {name: CONTENTS[name][::-1]})
+    else:
+        hub.etag[name] = "0" * 40
+    status = desk.download(small_model)
+    assert (status.state, status.error) == ("failed", "ModelError")
+    assert f"{name} of Small tagger came from" in status.message
+    assert "wrong checksum" in status.message
+    assert desk.visible() == []
+    assert not (desk.half(small_model) / name).exists()
+
+
+@pytest.mark.parametrize(("status", "word"), [(404, "does not exist (404)"), (401, "is refused (401)")])
+def test_a_file_that_the_hub_does_not_give(
+    desk: Desk, hub: Hub, small_model: CaptionerModel, status: int, word: str
+) -> None:
+    hub.status["model.onnx"] = status
+    told = desk.download(small_model)
+    assert (told.state, told.error) == ("failed", "ModelError")
+    assert word in told.message
+    assert "HF_ENDPOINT" in told.hint
+    assert desk.visible() == []
+    assert not desk.half(small_model).exists()
+
+
+def test_an_overloaded_server_is_asked_again(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
+    hub.status["selected_tags.csv"] = 503
+    status = desk.download(small_model)
+    assert "the server answers 503" in status.message
+
+
+def test_what_stands_there_incomplete_is_set_aside(desk: Desk, small_model: CaptionerModel) -> None:
+    folder = desk.parent / small_model.name
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("x", encoding="utf-8")
+    assert desk.download(small_model).state == "finished"
+    assert desk.visible() == [small_model.name, f"{small_model.name}.old-1"]
+    assert desk.is_there(small_model)
+
+
+def test_two_at_once(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
+    hub.pause_s = 0.1
+    first_job = desk.job(small_model.name)
+    first = desk.start(small_model, first_job)
+    wait_until(lambda: (desk.half(small_model) / "model.onnx").exists())
+    status = desk.download(small_model)
+    assert (status.error, status.message) == ("JobError", "Small tagger is being downloaded already.")
+    first.wait(_LIMIT_S)
+    assert status_from_events(first_job.events()).state == "finished"
+
+
+def test_no_room(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from lora_train.caption import downloads
+    from lora_train.core.errors import JobError
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1_000_000))  # type: ignore[attr-defined]
+    with pytest.raises(JobError, match=r"needs 68 MB, and .* has 1 MB left"):  # 1 MB and 64 MiB that stay free
+        downloads._check_disk(small_model, desk.half(small_model))
+
+
+def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
+    """With the registry and the worker as they are: a real model, in its real size, that comes slowly."""
+    model = captioners.MODELS[0]
+    hub.offer(model, {"model.onnx": bytes(model.files[0].size_bytes)})
+    hub.large = {"model.onnx"}
+    hub.pause_s = 0.02
+    job = desk.job(model.name)
+    worker = launcher.start_worker(job)
+    wait_until(lambda: status_from_events(job.events()).phase_done > 0)
+    wait_until(lambda: len([event for event in job.events() if isinstance(event, Phase)]) >= 3)
+    status = status_from_events(job.events())
+    assert (status.phase, status.phase_total) == ("downloading", 378_844_778)
+    job.request("stop")
+    asked_at = time.monotonic()
+    worker.wait(_LIMIT_S)
+    assert time.monotonic() - asked_at < 2
+    assert status_from_events(job.events()).state == "stopped"
+    assert desk.visible() == []
+    kept = (desk.half(model) / "model.onnx").stat().st_size
+    assert 0 < kept < model.size_bytes
+
+
+def test_a_server_that_hangs_does_not_keep_the_person_waiting(desk: Desk, hub: Hub) -> None:
+    model = captioners.MODELS[0]
+    hub.offer(model, {"model.onnx": bytes(model.files[0].size_bytes)})
+    hub.pause_s = 60
+    job = desk.job(model.name)
+    worker = launcher.start_worker(job)
+    wait_until(lambda: status_from_events(job.events()).phase_done > 0)
+    job.request("stop")
+    asked_at = time.monotonic()
+    worker.wait(_LIMIT_S)
+    assert time.monotonic() - asked_at < 2
+    assert status_from_events(job.events()).state == "stopped"
