@@ -30,7 +30,13 @@ def taggers() -> Any:
 @pytest.fixture(scope="session")
 def small_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a BLIP with random weights."""
-    return _asset("small_blip").make_small_blip(tmp_path_factory.mktemp("small") / "blip")
+    return _asset("small_captioners").make_blip(tmp_path_factory.mktemp("small") / "blip")
+
+
+@pytest.fixture
+def make_captioner(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes an image-to-text model of a kind (`tests/assets/small_captioners.py`) and returns its folder."""
+    return lambda kind: getattr(_asset("small_captioners"), f"make_{kind}")(tmp_path / kind)
 
 
 @pytest.fixture(scope="session")

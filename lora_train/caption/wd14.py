@@ -22,6 +22,7 @@ _USUAL_SIDE_PX = 448
 """Of the WD14 taggers, for a model that leaves its input's size open."""
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_CPU = ["CPUExecutionProvider"]
 _SETTINGS = (
     *("wd14_threshold", "wd14_character_threshold", "wd14_rating", "underscores_to_blanks"),
     *("excluded_tags", "sort_by_score", "max_tags"),
@@ -110,10 +111,9 @@ def _open_session(path: Path, settings: CaptionSettings) -> Any:
             "The tagger needs the package onnxruntime, which is not installed.",
             f"Install it with: {sys.executable} -m pip install onnxruntime",
         ) from error
-    providers = ["CPUExecutionProvider"]
     can_use_card = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if can_use_card and choose_device(settings.device, path.stat().st_size) == "cuda":
-        providers.insert(0, "CUDAExecutionProvider")
+    on_card = can_use_card and choose_device(settings.device, path.stat().st_size) == "cuda"
+    providers = ["CUDAExecutionProvider", *_CPU] if on_card else _CPU
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about the graph
     try:
@@ -129,7 +129,8 @@ def _run(session: Any, path: Path, inputs: dict[str, NDArray[Any]]) -> list[floa
     try:
         scores = session.run(None, inputs)[0]
     except Exception as error:
-        raise ModelError(f"{path} can't be run: {_first_line(error)}", "Set Caption device to cpu.") from error
+        hint = "" if session.get_providers() == _CPU else "Set Caption device to cpu."
+        raise ModelError(f"{path} can't be run: {_first_line(error)}", hint) from error
     return np.asarray(scores, dtype=np.float64).reshape(-1).tolist()
 
 

@@ -111,6 +111,19 @@ def test_lengths_count_what_follows_the_prompt(small_blip: Path, picture: Path, 
     assert len(caption.split(" ")) == 3 + longest
 
 
+@pytest.mark.parametrize("kind", ["git", "vision_encoder_decoder", "blip_2"])
+def test_other_models_from_their_folders(make_captioner: Callable[[str], Path], picture: Path, kind: str) -> None:
+    """Each takes the prompt in another way, and tells it or not."""
+    folder = make_captioner(kind)
+    (plain,) = captions(folder, picture, blip_beams=2)
+    assert plain == " ".join(plain.split())
+    (begun,) = captions(folder, picture, blip_prompt="A photo of")
+    assert begun.startswith("A photo of")
+    if kind != "blip_2":  # whose last layer has no bias that would keep it from marks
+        assert [len(caption.split(" ")) for caption in (plain, begun)] == [8, 3 + 8]
+        assert words_of(folder) | {"A"} >= {*plain.split(" "), *begun.split(" ")}
+
+
 def test_pictures_of_any_kind(small_blip: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (7, 90), (255, 0, 0, 40)).save(tmp_path / "high.png")
     Image.new("L", (90, 7), 40).save(tmp_path / "wide.jpg")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_train.caption import wd14
 from lora_train.caption.together import open_captioner
 from lora_train.caption.wd14 import Input, input_of, prepared
 from lora_train.core.caption_settings import CaptionSettings
@@ -130,6 +131,31 @@ def test_a_missing_onnxruntime_is_told_with_the_command(
 def test_any_device_works_without_a_card(taggers: Any, tmp_path: Path, red: Path, device: str) -> None:
     folder = taggers.make_colour_tagger(tmp_path / "tagger")
     assert captions(folder, red, device=device) == ["red rose, rose (ruby), >_<"]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_the_card_is_asked_for_where_onnxruntime_and_the_person_want_it(
+    taggers: Any, tmp_path: Path, red: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it can't be had after all, the processor does it."""
+    import onnxruntime
+
+    asked: list[list[str]] = []
+    session = onnxruntime.InferenceSession
+
+    def opened(*arguments: Any, providers: list[str]) -> Any:
+        asked.append(providers)
+        return session(*arguments, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    folder = taggers.make_colour_tagger(tmp_path / "tagger")
+    for has_room in (True, False):
+        monkeypatch.setattr(wd14, "choose_device", lambda *_, has_room=has_room: "cuda" if has_room else "cpu")
+        assert captions(folder, red) == ["red rose, rose (ruby), >_<"]
+    assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
 
 
 def test_a_picture_that_can_not_be_read(taggers: Any, tmp_path: Path, red: Path) -> None:
