@@ -53,7 +53,7 @@ class Datasets:
         One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version,
         DatasetError when its folder can't be written.
         """
-        from lora_train.data.intake import keep_uploads
+        from lora_train.data.uploads import keep_uploads
 
         found = self._workspace.find_version(project, version)
         with self._changing:
