@@ -50,7 +50,7 @@ class Datasets:
     def add(self, project: str, version: str, files: Sequence[tuple[str, Path]]) -> list[str]:
         """Copy pictures and their caption files (name as uploaded, file) to the version's originals.
 
-        One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version,
+        Folders and zip archives give what is in them. One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version,
         DatasetError when its folder can't be written.
         """
         from lora_train.data.uploads import keep_uploads
@@ -265,13 +265,14 @@ class Datasets:
 
 def _read_waiting(version: Version) -> list[PictureEntry]:
     from lora_train.data.captions import caption_stem
+    from lora_train.data.existing import existing_captions
     from lora_train.data.images import picture_size
-    from lora_train.data.update import captions_in, origin_names, origins, read_manifest
+    from lora_train.data.update import origin_names, origins, read_manifest
 
     dataset_dir = version.path / "dataset"
     trained = set(origin_names(dataset_dir, read_manifest(dataset_dir)).values())
     waiting = [path for path in origins(dataset_dir) if path.name not in trained]
-    captions = captions_in(version.origin_dir) if waiting else {}
+    captions = existing_captions(version.origin_dir) if waiting else {}
     entries: list[PictureEntry] = []
     for path in waiting:
         with suppress(OSError):  # just removed
