@@ -85,6 +85,11 @@ class PictureBody(VersionBody):
     file: str
 
 
+class ReplaceBody(PictureBody):
+    name: str
+    content: bytes
+
+
 class CaptionBody(PictureBody):
     caption: str
 
