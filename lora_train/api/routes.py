@@ -94,6 +94,7 @@ def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
         train=app.settings.train(query.project, query.version),
         dataset=app.settings.dataset(query.project, query.version),
         caption=app.settings.caption(query.project, query.version),
+        notes=app.settings.notes(query.project, query.version),
     )
 
 

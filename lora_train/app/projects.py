@@ -11,6 +11,7 @@ from pathlib import Path
 from lora_train.app.in_use import InUse
 from lora_train.app.snapshot import ProjectEntry, Selection, Undo, VersionEntry
 from lora_train.core.errors import WorkspaceError
+from lora_train.core.original import read_selection
 from lora_train.core.workspace import Project, Version, Workspace, folder_name, read_json, typed, write_json
 
 
@@ -107,7 +108,7 @@ class Projects:
 
     def selection(self) -> Selection:
         """What was looked at last, as far as it still exists; else the newest."""
-        kept = read_json(self._selection_path, Selection, Selection())
+        kept = read_json(self._selection_path, Selection, Selection(*read_selection(self._workspace.projects_dir)))
         projects = {project.path.name: project for project in self._workspace.projects()}
         if not projects:
             return Selection()
