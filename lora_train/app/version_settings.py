@@ -41,7 +41,7 @@ class VersionSettings:
             return []
         title = original.base_model
         if not title or self._workspace.path_of_title(title):
-            return original.notes
+            return [*original.notes]
         return [f"Train base model: {title} is not in the list of checkpoints; choose one.", *original.notes]
 
     def save(

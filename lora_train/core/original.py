@@ -112,13 +112,20 @@ class TrainFacts(NamedTuple):
 
 
 def read_settings(version_dir: Path) -> OriginalSettings | None:
-    """The settings in the original's files; None where there are none. Raises OSError when one can't be read."""
+    """The settings in the original's files; None where there are none. Raises OSError when one can't be read.
+
+    Whoever changes something of it makes a copy: files that did not change are not read again.
+    """
+    paths = [path for path in (version_dir / name for name in _CONFIGS) if path.is_file()]
+    return _read_settings(tuple((path, path.stat().st_mtime_ns) for path in paths)) if paths else None
+
+
+@lru_cache(maxsize=1000)
+def _read_settings(files: tuple[tuple[Path, int], ...]) -> OriginalSettings:
+    """Of files and the times of their last changes."""
     notes: list[str] = []
     values: dict[str, Any] = {}
-    paths = [path for path in (version_dir / name for name in _CONFIGS) if path.is_file()]
-    if not paths:
-        return None
-    for path in paths:
+    for path, _ in files:
         try:
             values |= msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
