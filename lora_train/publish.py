@@ -105,7 +105,8 @@ def _copy(lora: Path, target: Path) -> None:
             (header_bytes,) = struct.unpack("<Q", source.read(8))
             header: dict[str, Any] = json.loads(source.read(header_bytes))
             if target.stem != lora.stem:
-                header["__metadata__"] |= {"ss_output_name": target.stem, "modelspec.title": target.stem}
+                names = {"ss_output_name": target.stem, "modelspec.title": target.stem}
+                header["__metadata__"] = header.get("__metadata__", {}) | names
                 header["__metadata__"].pop("sshs_legacy_hash", None)  # it depends on the length of the name
             text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
             text += b" " * (-len(text) % 8)  # tensors stay aligned, as the safetensors format asks

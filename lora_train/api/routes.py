@@ -42,6 +42,7 @@ from lora_train.api.shapes import (
     ProjectNameBody,
     RegularisationBody,
     RegularisationQuery,
+    ReplaceBody,
     SchemaAnswer,
     SettingsAnswer,
     SettingsBody,
@@ -77,7 +78,7 @@ from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.settings import setting_fields
 
 UPLOAD_LIMIT_BYTES = 64 * 1024 * 1024
-"""Of one picture or caption."""
+"""Of one picture, caption or archive."""
 _UPLOAD_BODY_LIMIT_BYTES = 96 * 1024 * 1024
 """Room for the largest file in base64, which is a third longer."""
 _BODY_LIMIT_BYTES = 1024 * 1024
@@ -105,6 +106,7 @@ def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
         train=app.settings.train(query.project, query.version),
         dataset=app.settings.dataset(query.project, query.version),
         caption=app.settings.caption(query.project, query.version),
+        notes=app.settings.notes(query.project, query.version),
     )
 
 
@@ -131,11 +133,24 @@ def _within_limit(files: list[Upload]) -> tuple[list[Upload], list[str]]:
     taken: list[Upload] = []
     problems: list[str] = []
     for file in files:
-        if len(file.content) > UPLOAD_LIMIT_BYTES:
-            problems.append(f"{file.name} has {len(file.content) / 2**20:.0f} MB; at most 64 MB can be uploaded.")
+        if problem := _too_large(file.name, file.content):
+            problems.append(problem)
         else:
             taken.append(file)
     return taken, problems
+
+
+def _replace(app: App, body: ReplaceBody) -> Undo:
+    if problem := _too_large(body.name, body.content):
+        raise DatasetError(problem)
+    return app.datasets.replace_bytes(body.project, body.version, body.file, body.name, body.content)
+
+
+def _too_large(name: str, content: bytes) -> str:
+    """A sentence for a file over the limit."""
+    if len(content) <= UPLOAD_LIMIT_BYTES:
+        return ""
+    return f"{name} has {len(content) / 2**20:.0f} MB; at most 64 MB can be uploaded."
 
 
 def _take_server_files(app: App, body: PathsBody) -> ProblemsAnswer:
@@ -238,12 +253,12 @@ _DATASET = [
         lambda app, query: app.datasets.snapshot(query.project, query.version),
     ),
     Route(
-        "POST", "dataset/upload", "Add pictures and captions, in base64, at most 64 MB each.",
+        "POST", "dataset/upload", "Add pictures, captions and zip archives, in base64, at most 64 MB each.",
         UploadBody, ProblemsAnswer, _upload, _UPLOAD_BODY_LIMIT_BYTES,
     ),
     Route(
-        "POST", "dataset/server-files", "Add pictures and captions that lie on the server.", PathsBody, ProblemsAnswer,
-        _take_server_files,
+        "POST", "dataset/server-files", "Add pictures, captions, zip archives and folders that lie on the server.",
+        PathsBody, ProblemsAnswer, _take_server_files,
     ),
     Route(
         "POST", "dataset/update", "Crop, resize and caption what was added.", VersionBody, JobAnswer,
@@ -268,6 +283,10 @@ _DATASET = [
     Route(
         "POST", "dataset/remove", "Move a picture to the trash.", PictureBody, Undo,
         lambda app, body: app.datasets.remove(body.project, body.version, body.file),
+    ),
+    Route(
+        "POST", "dataset/replace", "Put another picture in the place of one, whose caption stays; in base64.",
+        ReplaceBody, Undo, _replace, _UPLOAD_BODY_LIMIT_BYTES,
     ),
     Route(
         "GET", "dataset/picture", "A picture of the dataset, or its thumbnail.", PictureQuery, FileAnswer,

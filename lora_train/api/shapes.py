@@ -107,6 +107,11 @@ class PictureBody(VersionBody):
     file: str
 
 
+class ReplaceBody(PictureBody):
+    name: str
+    content: bytes
+
+
 class CaptionBody(PictureBody):
     caption: str
 
@@ -208,6 +213,8 @@ class SettingsAnswer(msgspec.Struct, frozen=True):
     train: dict[str, Any]
     dataset: dict[str, Any]
     caption: dict[str, Any]
+    notes: list[str]
+    """One sentence for every setting of the original extension that could not be taken over."""
 
 
 class SchemaAnswer(msgspec.Struct, frozen=True):

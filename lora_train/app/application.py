@@ -51,6 +51,7 @@ from lora_train.core.jobs import (
     StatusReader,
     TrainSpec,
 )
+from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.settings import parse_settings
 from lora_train.core.workspace import Workspace, folder_name
 from lora_train.launch import launcher
@@ -63,6 +64,7 @@ class App:
     def __init__(self, workspace: Workspace, host: Host | None = None) -> None:
         self.workspace = workspace
         self.host = host = host or NoHost()
+        workspace.path_of_title = lambda title: path_of_title(title, host.base_models())
         watch = Watch()
         jobs = JobQueue(workspace.root)
         self.settings = VersionSettings(workspace)
@@ -154,6 +156,8 @@ class App:
         self, job: JobFolder, worker: launcher.Worker | None = None, reader: StatusReader | None = None
     ) -> JobStatus:
         """What the job does or did (see `launcher.read_status`). Raises JobError when the folder is none."""
+        if (status := finished_train(job.path)) is not None:
+            return status
         job.read_spec()
         return launcher.read_status(job, worker, reader)
 

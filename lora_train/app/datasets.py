@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _READS_NO_PICTURES = ("training", "drawing previews")
 """Phases of a training in which its pictures may change."""
+
+_END_OF_TIME = 2**63
 
 _Stamp = tuple[tuple[str, int, int], ...]
 """Relative path, time of change and size of every file of a folder: another stamp, another content."""
@@ -70,10 +72,10 @@ class Datasets:
     def add(self, project: str, version: str, files: Sequence[tuple[str, Path]]) -> list[str]:
         """Copy pictures and their caption files (name as uploaded, file) to the version's originals.
 
-        One sentence is returned for everything that can't be used. Raises WorkspaceError for an unknown version,
-        DatasetError when its folder can't be written.
+        Folders and zip archives give what is in them. One sentence is returned for everything that can't be used.
+        Raises WorkspaceError for an unknown version, DatasetError when its folder can't be written.
         """
-        from lora_train.data.intake import keep_uploads
+        from lora_train.data.uploads import keep_uploads
 
         found = self._workspace.find_version(project, version)
         with self._changing:
@@ -81,10 +83,30 @@ class Datasets:
 
     def add_bytes(self, project: str, version: str, name: str, content: bytes) -> list[str]:
         """`add` for one file that came over the network."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "upload"
-            path.write_bytes(content)
+        with _as_file(content) as path:
             return self.add(project, version, [(name, path)])
+
+    def replace(self, project: str, version: str, file: str, name: str, path: Path) -> Undo:
+        """Put a new picture (`name` as told, file) in the place of one, whose captions stay; the old one to the trash.
+
+        `file` is as in `remove`. A trained picture stays until *Update Dataset*, and its new original waits; one that
+        has no original is replaced itself. Raises WorkspaceError for an unknown one, DatasetError for what is no
+        picture, JobError while an update or a training needs it.
+        """
+        from lora_train.data.replacing import replace_picture
+
+        found = self._workspace.find_version(project, version)
+        with self._changing:
+            self.require_unused(found)
+            if self.is_updating(found):
+                raise JobError("The dataset is being updated.", "Wait for its end, or stop the update.")
+            old = self._original(found, file)
+            return Undo(old.name, replace_picture(old, name, path, self._workspace.trash))
+
+    def replace_bytes(self, project: str, version: str, file: str, name: str, content: bytes) -> Undo:
+        """`replace` by a file that came over the network."""
+        with _as_file(content) as path:
+            return self.replace(project, version, file, name, path)
 
     # --- what is there ---
 
@@ -219,7 +241,6 @@ class Datasets:
         `file` is relative to the trained set or, for one that waits, to the originals. Raises WorkspaceError for an
         unknown one, JobError while a training needs it.
         """
-        from lora_train.data.captions import caption_path
         from lora_train.data.update import origin_names, read_manifest
 
         found = self._workspace.find_version(project, version)
@@ -234,9 +255,8 @@ class Datasets:
         if name:
             pictures += [found.dataset_dir / other for other, its in names.items() if its == name and other != file]
             pictures += [path for path in [found.origin_dir / name] if path.is_file()]
-        captions = [caption for path in pictures if (caption := caption_path(path)) is not None]
         what = name or pictures[0].name
-        return Undo(what, self._workspace.trash.put(what, [*pictures, *captions]))
+        return Undo(what, self._workspace.trash.put(what, [*pictures, *_captions_of(pictures)]))
 
     def require_unused(self, version: Version) -> None:
         """Raise JobError while a training of the version waits or reads its pictures."""
@@ -277,6 +297,18 @@ class Datasets:
             raise WorkspaceError(f"There is no picture {file!r} in this dataset.", "Refresh the page.")
         return Path(os.path.normpath(folder / file))
 
+    def _original(self, version: Version, file: str) -> Path:
+        """The original of a picture (`file` as in `remove`), or itself where it has none. Raises WorkspaceError."""
+        from lora_train.data.update import origin_names, read_manifest
+
+        try:
+            picture = self._picture(version, file, is_waiting=False)
+        except WorkspaceError:
+            return self._picture(version, file, is_waiting=True)
+        dataset_dir = version.path / "dataset"
+        name = origin_names(dataset_dir, read_manifest(dataset_dir)).get(file, "")
+        return version.origin_dir / name if name and (version.origin_dir / name).is_file() else picture
+
     def _update_job(self, version: Version) -> JobFolder | None:
         job_id = version.info().update_job
         try:
@@ -291,13 +323,17 @@ class Datasets:
 
 def _read_waiting(version: Version) -> list[PictureEntry]:
     from lora_train.data.captions import caption_stem
+    from lora_train.data.existing import existing_captions
     from lora_train.data.images import picture_size
-    from lora_train.data.update import captions_in, origin_names, origins, read_manifest
+    from lora_train.data.update import origin_names, origins, read_manifest
 
     dataset_dir = version.path / "dataset"
-    trained = set(origin_names(dataset_dir, read_manifest(dataset_dir)).values())
-    waiting = [path for path in origins(dataset_dir) if path.name not in trained]
-    captions = captions_in(version.origin_dir) if waiting else {}
+    made_ns: dict[str, int] = {}
+    for file, name in origin_names(dataset_dir, read_manifest(dataset_dir)).items():
+        made_ns[name] = min(made_ns.get(name, _END_OF_TIME), _changed_ns(version.dataset_dir / file))
+    # A newer original has replaced the one that its trained picture was made from.
+    waiting = [path for path in origins(dataset_dir) if _changed_ns(path) > made_ns.get(path.name, 0)]
+    captions = existing_captions(version.origin_dir) if waiting else {}
     entries: list[PictureEntry] = []
     for path in waiting:
         with suppress(OSError):  # just removed
@@ -309,6 +345,37 @@ def _read_waiting(version: Version) -> list[PictureEntry]:
             caption = captions.get(caption_stem(path), "")
             entries.append(PictureEntry(path.name, width_px, height_px, caption, is_waiting=True, stamp=stamp))
     return entries
+
+
+def _changed_ns(path: Path) -> int:
+    """When a file was written, in ns since 1970; 0 for one that was just removed."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _captions_of(pictures: list[Path]) -> list[Path]:
+    """Their caption files, but those that belong to another picture of the same stem too."""
+    from lora_train.data.captions import CAPTION_SUFFIXES, caption_stem
+    from lora_train.data.images import PICTURE_SUFFIXES
+
+    found: list[Path] = []
+    for folder in {path.parent for path in pictures}:
+        files = sorted(folder.iterdir())
+        stems = {caption_stem(path) for path in pictures if path.parent == folder}
+        others = (path for path in files if path.suffix.lower() in PICTURE_SUFFIXES and path not in pictures)
+        stems -= {caption_stem(path) for path in others}
+        found += [path for path in files if path.suffix.lower() in CAPTION_SUFFIXES and caption_stem(path) in stems]
+    return found
+
+
+@contextmanager
+def _as_file(content: bytes) -> Generator[Path, None, None]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload"
+        path.write_bytes(content)
+        yield path
 
 
 def _stamp_of(folder: Path) -> _Stamp:

@@ -15,6 +15,7 @@ from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus, TrainSpec
+from lora_train.core.original import finished_train
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace, read_json, write_json
 
@@ -125,15 +126,14 @@ class Loras:
         self._changed()
 
     def _publish(self, job: JobFolder, lora: Path, folder: Path, root: Path | None) -> Path:
-        spec, status = self._watch.spec(job), self._watch.status(job)
-        assert isinstance(spec, TrainSpec)
+        status = self._watch.status(job)
         with self._publishing:
             done = publish.publish(
                 lora,
                 folder,
                 root=root,
                 thumbnail=next((path for path in previews_of(job, lora.stem) if "-p1-w" in path.name), None),
-                description=f"{spec.concept} {spec.version}, {status.step_of_file.get(lora.name, status.step)} steps",
+                description=f"{self._subject(job)}, {status.step_of_file.get(lora.name, status.step)} steps",
             )
             record = _read_record(job)
             before = record.loras.get(lora.name)
@@ -147,11 +147,20 @@ class Loras:
 
     def _find(self, job: str, file: str) -> tuple[JobFolder, Path]:
         folder = JobFolder(self._workspace.find_job(job))
-        if not isinstance(self._watch.spec(folder), TrainSpec):
-            raise JobError(f"{job} is no training.")
+        self._subject(folder)
         if file not in self._watch.status(folder).saved:
             raise WorkspaceError(f"There is no LoRA {file!r} in {folder.path}.")
         return folder, folder.path / file
+
+    def _subject(self, job: JobFolder) -> str:
+        """Project and version of a training. Raises JobError for what is none."""
+        if finished_train(job.path) is not None:
+            version_dir = job.path.parents[1]
+            return f"{version_dir.parents[1].name} {version_dir.name}"
+        spec = self._watch.spec(job)
+        if not isinstance(spec, TrainSpec):
+            raise JobError(f"{job.path.name} is no training.")
+        return f"{spec.concept} {spec.version}"
 
     def _changed(self) -> None:
         self.revision += 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lora_train.app.in_use import InUse
 from lora_train.app.snapshot import ProjectEntry, Selection, Undo, VersionEntry
 from lora_train.core.errors import WorkspaceError
+from lora_train.core.original import read_selection
 from lora_train.core.workspace import Project, Version, Workspace, folder_name, read_json, typed, write_json
 
 
@@ -68,8 +71,9 @@ class Projects:
     def duplicate_version(self, project: str, version: str, name: str) -> Selection:
         """A version of the same pictures, captions and settings, without trains.
 
-        Raises WorkspaceError for a name that is taken or when the copy can't be made, JobError while the pictures are
-        being updated.
+        Pictures are not copied where the file system knows hard links: a file is never written in place, so what is
+        done to one version changes no other. Raises WorkspaceError for a name that is taken or when the copy can't be
+        made, JobError while the pictures are being updated.
         """
         source = self._workspace.find_version(project, version)
         self._in_use.require_not_updating(source)
@@ -77,7 +81,9 @@ class Projects:
         try:
             if (source.path / "dataset").is_dir():
                 unfinished = shutil.ignore_patterns(".incoming-*", ".update-lock", "processed.new", "processed.old")
-                shutil.copytree(source.path / "dataset", copy.path / "dataset", ignore=unfinished)
+                shutil.copytree(
+                    source.path / "dataset", copy.path / "dataset", ignore=unfinished, copy_function=_link_or_copy
+                )
         except OSError as error:
             shutil.rmtree(copy.path, ignore_errors=True)
             raise WorkspaceError(f"{title_of(source)} can't be copied: {error.strerror or error}.") from None
@@ -102,7 +108,7 @@ class Projects:
 
     def selection(self) -> Selection:
         """What was looked at last, as far as it still exists; else the newest."""
-        kept = read_json(self._selection_path, Selection, Selection())
+        kept = read_json(self._selection_path, Selection, Selection(*read_selection(self._workspace.projects_dir)))
         projects = {project.path.name: project for project in self._workspace.projects()}
         if not projects:
             return Selection()
@@ -134,6 +140,17 @@ class Projects:
     def _to_trash(self, path: Path, what: str) -> Undo:
         self._in_use.require_idle(path, what)
         return Undo(what, self._workspace.trash.put(what, [path]))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Texts are copied: they are small, and people open them with editors that write in place."""
+    from lora_train.data.images import PICTURE_SUFFIXES
+
+    if Path(source).suffix.lower() in PICTURE_SUFFIXES:
+        with suppress(OSError):  # a file system without links, or on another drive
+            os.link(source, target, follow_symlinks=False)
+            return
+    shutil.copy2(source, target)
 
 
 def title_of(version: Version) -> str:

@@ -160,8 +160,8 @@ class Regularisation:
         class that can't be a folder, JobError while a training needs the pictures, DatasetError when the folder can't
         be written.
         """
-        from lora_train.data.intake import keep_uploads
         from lora_train.data.regularisation import class_dir
+        from lora_train.data.uploads import keep_uploads
 
         found = self._workspace.find_version(project, version)
         with self._changing:

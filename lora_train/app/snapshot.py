@@ -140,6 +140,8 @@ class TrainSnapshot(msgspec.Struct):
     created: float = 0.0
     loras: list[LoraEntry] = []
     """Newest first."""
+    is_original: bool = False
+    """Made by the original extension: finished, and known by its LoRAs alone."""
 
 
 class QueueEntry(msgspec.Struct, frozen=True):

@@ -30,7 +30,8 @@ from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToo
 from lora_train.core.events import KILLED, EventWriter, Failed, read_events
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
-from lora_train.core.jobs import JobFolder, Request, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, Request, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.original import finished_train, read_facts
 from lora_train.core.settings import check_settings
 from lora_train.core.workspace import Workspace
 from lora_train.launch import launcher
@@ -171,11 +172,9 @@ class Training:
         folders = trains_dir.iterdir() if trains_dir.is_dir() else ()
         trains: list[TrainSnapshot] = []
         for path in folders:
-            if not (path / "job.json").is_file():
-                continue
             try:
                 trains.append(self._snapshot(JobFolder(path)))
-            except (JobError, OSError):  # damaged, or just deleted: the others are shown all the same
+            except (JobError, OSError):  # no train, damaged, or just deleted: the others are shown all the same
                 continue
         return sorted(trains, key=lambda train: train.created, reverse=True)
 
@@ -225,7 +224,7 @@ class Training:
 
     def delete(self, job: str) -> Undo:
         """Move an ended training with its LoRAs to the trash; published copies stay. Raises JobError while it runs."""
-        folder = self._folder(job)
+        folder = self._any_folder(job)
         if launcher.is_alive(folder):  # started from the command line
             raise JobError(f"{folder.path.name} is running.", "Stop it first.")
         self._in_use.require_idle(folder.path, folder.path.name)
@@ -252,7 +251,7 @@ class Training:
 
     def curve(self, job: str) -> list[CurvePoint]:
         """Loss and learning rate over the steps. Raises JobError or WorkspaceError for what is no training."""
-        points = self._watch.curve(self._folder(job), _MOST_CURVE_POINTS)
+        points = self._watch.curve(self._any_folder(job), _MOST_CURVE_POINTS)
         return [CurvePoint(point.step, point.loss, point.lr) for point in points]
 
     def log(self, job: str) -> str:
@@ -266,7 +265,7 @@ class Training:
 
     def file_path(self, job: str, file: str) -> Path:
         """A LoRA or preview of a training. Raises WorkspaceError for any other file."""
-        folder = self._folder(job)
+        folder = self._any_folder(job)
         samples = (path.relative_to(folder.path).as_posix() for path in folder.samples_dir.glob("*.png"))
         if file not in (*self._watch.status(folder).saved, *samples) or not (folder.path / file).is_file():
             raise WorkspaceError(f"There is no file {file!r} in {folder.path.name}.", "Refresh the page.")
@@ -275,6 +274,8 @@ class Training:
     # --- details ---
 
     def _snapshot(self, folder: JobFolder) -> TrainSnapshot:
+        if (done := finished_train(folder.path)) is not None:
+            return self._original_snapshot(folder, done)
         spec = self._spec(folder)
         job = self._workspace.id_of(folder.path)
         status = self._watch.status(folder)
@@ -297,17 +298,42 @@ class Training:
             loras=self._loras.entries(folder, status),
         )
 
+    def _original_snapshot(self, folder: JobFolder, status: JobStatus) -> TrainSnapshot:
+        """Of a train that the original extension made: its folder's name tells how."""
+        facts = read_facts(folder.path.name)
+        return TrainSnapshot(
+            job=self._workspace.id_of(folder.path),
+            name=folder.path.name,
+            status=status,
+            base_model=facts.base_model,
+            summary=facts.summary,
+            created=status.last_event_t,
+            loras=self._loras.entries(folder, status),
+            is_original=True,
+        )
+
     def _job(self, job: str) -> JobFolder:
         """Any job's folder. Raises WorkspaceError or JobError where there is none."""
         folder = JobFolder(self._workspace.find_job(job))
-        self._watch.spec(folder)
+        if finished_train(folder.path) is None:
+            self._watch.spec(folder)
         return folder
 
     def _folder(self, job: str) -> JobFolder:
         """A training's folder. Raises WorkspaceError or JobError for what is none."""
         folder = JobFolder(self._workspace.find_job(job))
+        if finished_train(folder.path) is not None:
+            raise JobError(
+                f"{folder.path.name} was trained by the original extension, which kept the LoRAs alone.",
+                "Begin a new training to go on learning.",
+            )
         self._spec(folder)
         return folder
+
+    def _any_folder(self, job: str) -> JobFolder:
+        """As `_folder`, also of one that the original extension trained."""
+        folder = JobFolder(self._workspace.find_job(job))
+        return folder if finished_train(folder.path) is not None else self._folder(job)
 
     def _spec(self, folder: JobFolder) -> TrainSpec:
         """Raises JobError for what is no training."""

@@ -30,6 +30,20 @@ class VersionSettings:
         """Every captioning setting, saved or default. Raises WorkspaceError where there is no such version."""
         return msgspec.structs.asdict(caption_settings(self._workspace.find_version(project, version)))
 
+    def notes(self, project: str, version: str) -> list[str]:
+        """A sentence for every setting of the original extension that could not be taken over, until some are saved.
+
+        Raises WorkspaceError where there is no such version.
+        """
+        found = self._workspace.find_version(project, version)
+        original = found.original_settings()
+        if original is None:
+            return []
+        title = original.base_model
+        if not title or self._workspace.path_of_title(title):
+            return [*original.notes]
+        return [f"Train base model: {title} is not in the list of checkpoints; choose one.", *original.notes]
+
     def save(
         self,
         project: str,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora_train.core.curves import CurveReader, Point
 from lora_train.core.jobs import JobFolder, JobSpec, JobStatus, StatusReader
+from lora_train.core.original import finished_train
 from lora_train.launch import launcher
 
 
@@ -37,6 +38,8 @@ class Watch:
 
     def status(self, job: JobFolder, worker: launcher.Worker | None = None) -> JobStatus:
         """What the job does or did; `worker` is its process, if it was started here."""
+        if (status := finished_train(job.path)) is not None:
+            return status
         with self._lock:
             return launcher.read_status(job, worker, self._of(job).status)
 

@@ -28,6 +28,8 @@ class Trashed(msgspec.Struct):
 
     what: str
     places: dict[str, str]
+    replaced_by: list[str] = []
+    """Places of what was put instead, which makes room when this comes back."""
 
 
 class Trash:
@@ -37,9 +39,10 @@ class Trash:
         self._trash_dir = trash_dir
         self._root = root
 
-    def put(self, what: str, paths: Sequence[Path]) -> str:
+    def put(self, what: str, paths: Sequence[Path], replaced_by: Sequence[Path] = ()) -> str:
         """Move files or folders here and return the entry's name, for `restore`.
 
+        `replaced_by` are the places of what the caller puts instead: it goes to the trash when these come back.
         Nothing is half deleted: when one can't be moved, those before it go back, and WorkspaceError says why.
         """
         moved: list[tuple[Path, Path]] = []
@@ -52,7 +55,9 @@ class Trash:
                 _move(path, entry_dir / name)
                 moved.append((entry_dir / name, path))
             places = {target.name: self._told(path) for target, path in moved}
-            write_bytes(entry_dir / _RECORD, msgspec.json.encode(Trashed(what, places)))
+            write_bytes(
+                entry_dir / _RECORD, msgspec.json.encode(Trashed(what, places, [*map(self._told, replaced_by)]))
+            )
         except OSError as error:
             _move_back(moved)
             with suppress(OSError):  # what could not go back is still in it
@@ -74,13 +79,15 @@ class Trash:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             raise WorkspaceError(f"{entry_dir} does not tell where its files were.", "Move them by hand.") from None
         places = {entry_dir / name: self._root / place for name, place in record.places.items()}
+        instead = [place for place in (self._root / told for told in record.replaced_by) if place.exists()]
         for place in places.values():
-            if place.exists():
+            if place.exists() and place not in instead:
                 raise WorkspaceError(f"{place} exists again, so it can't be restored.", "Rename that one first.")
             if not place.parent.parent.is_dir():
                 raise WorkspaceError(
                     f"{record.what} can't be restored: {place.parent.parent} is gone too.", "Restore that one first."
                 )
+        made_room = self.put(record.what, instead) if instead else ""
         moved: list[tuple[Path, Path]] = []
         try:
             for kept, place in places.items():
@@ -89,6 +96,8 @@ class Trash:
                 moved.append((place, kept))
         except OSError as error:
             _move_back(moved)
+            if made_room:
+                self.restore(made_room)
             raise WorkspaceError(f"{record.what} can't be restored: {_reason(error)}.") from None
         shutil.rmtree(entry_dir, ignore_errors=True)
         return list(places.values())

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import unicodedata
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ import msgspec
 
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.files import replace, write_bytes
+from lora_train.core.original import OriginalSettings, read_settings
 from lora_train.core.trash import Trash
 
 _STEERING = {*map(chr, (0x61C, 0x200E, 0x200F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)))}
@@ -126,6 +127,8 @@ class Workspace:
         self.captioners_dir = self.root / "captioners"
         self.trash_dir = self.root / "trash"
         self.trash = Trash(self.trash_dir, self.root)
+        self.path_of_title: Callable[[str], str] = lambda _title: ""
+        """The checkpoint that a host calls by this title, for workspaces of the original extension; set by `App`."""
 
     def projects(self) -> list[Project]:
         """Newest first."""
@@ -200,7 +203,9 @@ class Project:
 
     def info(self) -> ProjectInfo:
         """Called by its folder's name where `project.json` is missing or damaged."""
-        return read_json(self.path / "project.json", ProjectInfo, ProjectInfo(name=self.path.name, created=0.0))
+        path = self.path / "project.json"
+        created = 0.0 if path.exists() else _oldest(self.path)
+        return read_json(path, ProjectInfo, ProjectInfo(self.path.name, created))
 
     def write_info(self, info: ProjectInfo) -> None:
         write_json(self.path / "project.json", info)
@@ -247,8 +252,24 @@ class Version:
         self.trains_dir = path / "trains"
 
     def info(self) -> VersionInfo:
-        """Called by its folder's name, without settings, where `version.json` is missing or damaged."""
-        return read_json(self.path / "version.json", VersionInfo, VersionInfo(name=self.path.name, created=0.0))
+        """Called by its folder's name where `version.json` is missing or damaged, with settings that the original
+        extension saved.
+        """
+        path = self.path / "version.json"
+        usual = VersionInfo(self.path.name, created=0.0) if path.exists() else self._usual_info()
+        return read_json(path, VersionInfo, usual)
+
+    def _usual_info(self) -> VersionInfo:
+        info = VersionInfo(self.path.name, _oldest(self.path))
+        if (original := self.original_settings()) is not None:
+            info.train, info.dataset, info.caption = map(dict, (original.train, original.dataset, original.caption))
+            if original.base_model and (path := self.project.workspace.path_of_title(original.base_model)):
+                info.train["base_model"] = path
+        return info
+
+    def original_settings(self) -> OriginalSettings | None:
+        """What the original extension saved, as long as nothing was saved by us; else None."""
+        return None if (self.path / "version.json").exists() else read_settings(self.path)
 
     def write_info(self, info: VersionInfo) -> None:
         write_json(self.path / "version.json", info)
@@ -335,6 +356,14 @@ def read_json(path: Path, kind: type[Struct], default: Struct) -> Struct:
         with suppress(OSError):
             replace(path, aside)
         return default
+
+
+def _oldest(folder: Path) -> float:
+    """When a folder that does not tell was made, as well as its content knows: unix seconds; 0 where it is gone."""
+    try:
+        return min(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:
+        return 0.0
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -35,6 +35,7 @@ _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _USUAL_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 
 _ORIENTATION_TAG = 0x0112
+_EXIF_IFD_TAG, _USER_COMMENT_TAG = 0x8769, 0x9286
 
 # EXIF 2.32, table "Orientation": the operation that makes the stored picture upright.
 _UPRIGHT = {
@@ -116,6 +117,20 @@ def usual_suffix(path: Path) -> str:
     """The suffix that suits the picture's content, for one whose name has none. Raises DatasetError for no picture."""
     with _opened(path) as image:
         return _USUAL_SUFFIXES.get(image.format or "", f".{(image.format or 'png').lower()}")
+
+
+def texts_in_picture(path: Path) -> tuple[str, bytes]:
+    """What a program may have noted in the header: PNG's text `parameters`, and the EXIF user comment, as it is.
+
+    Empty where there is none. Raises DatasetError for what is no picture.
+    """
+    with _opened(path) as image:
+        parameters = image.info.get("parameters", "")
+        comment = Image.Image.getexif(image).get_ifd(_EXIF_IFD_TAG).get(_USER_COMMENT_TAG, b"")
+        return (
+            parameters if isinstance(parameters, str) else "",
+            comment if isinstance(comment, bytes) else str(comment).encode("utf-8"),
+        )
 
 
 def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:

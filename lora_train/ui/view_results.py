@@ -51,7 +51,8 @@ def _train_facts(train: TrainSnapshot) -> str:
     """Base model and settings of the shown train, and what can be done with the whole of it."""
     body = {"job": train.job}
     buttons = ""
-    if any(not lora.previews for lora in train.loras) and train.status.state != "running":
+    lacks_previews = any(not lora.previews for lora in train.loras)
+    if lacks_previews and train.status.state != "running" and not train.is_original:
         buttons = post_button("Draw previews", "jobs/previews", body, done="Drawing previews is in the queue.")
     if train.place is None and train.status.state != "running":
         buttons += post_button("Delete train", "jobs/delete", body)

@@ -33,7 +33,7 @@ CONTRACT = {
     "dataset/update/stop dataset/caption dataset/remove base-models/refresh trains jobs/stop jobs/pause "
     "jobs/kill jobs/resume jobs/delete jobs/previews loras/publish loras/unpublish loras/delete "
     "queue/move queue/cancel regularisation/generate regularisation/upload regularisation/remove "
-    "captioners/answer captioners/download captions/make captions/stop",
+    "captioners/answer captioners/download captions/make captions/stop dataset/replace",
 }
 ALL_ROUTES = [(method, path) for method, paths in CONTRACT.items() for path in paths.split()]
 PAGE_FILES = {"page.js", "page.css", "localizations/{language}.json"}

@@ -69,6 +69,26 @@ def test_pictures_come_and_go(world: World) -> None:
     assert len(world.get("dataset", **world.ids)["pictures"]) == 2
 
 
+def test_a_picture_is_replaced(world: World, monkeypatch: Any) -> None:
+    def replace(name: str, content: bytes) -> Any:
+        coded = base64.b64encode(content).decode()
+        return world.ask(
+            "POST", "dataset/replace", json={**world.ids, "file": "3_cat/a.png", "name": name, "content": coded}
+        )
+
+    undo = replace("new.png", world.png(size=(30, 20))).json()
+    (picture,) = world.get("dataset", **world.ids)["pictures"]
+    assert (picture["file"], picture["width_px"], picture["caption"]) == ("3_cat/a.png", 30, "a cat")
+    world.post("trash/restore", entry=undo["entry"])
+    assert world.get("dataset", **world.ids)["pictures"][0]["width_px"] == 400
+    answer = replace("猫.txt", b"no picture")
+    assert (answer.status_code, answer.json()["error"]) == (400, "DatasetError")
+    assert answer.json()["message"].startswith("猫.txt can't be used: it is not a picture")
+    monkeypatch.setattr("lora_train.api.routes.UPLOAD_LIMIT_BYTES", 10)
+    assert "at most 64 MB" in replace("new.png", world.png()).json()["message"]
+    assert world.get("dataset", **world.ids)["pictures"][0]["width_px"] == 400
+
+
 def test_one_file_over_the_limit_does_not_keep_the_others_out(world: World, monkeypatch: Any) -> None:
     monkeypatch.setattr("lora_train.api.routes.UPLOAD_LIMIT_BYTES", 5_000)
     files = [
@@ -88,6 +108,14 @@ def test_files_of_the_server_are_taken_from_local_pages_alone(world: World) -> N
     assert "外.png" in [picture["file"] for picture in world.get("dataset", **world.ids)["pictures"]]
     problems = world.post("dataset/server-files", **world.ids, paths=[str(world.root), str(world.root / "none.png")])
     assert len(problems["problems"]) == 2
+    assert "this dataset itself lies in it" in problems["problems"][0]
+    folder = world.root / "外 pictures" / "sub"
+    folder.mkdir(parents=True)
+    folder.joinpath("中.png").write_bytes(world.png(color="blue"))
+    folder.joinpath("中.txt").write_text("blue", encoding="utf-8")
+    assert world.post("dataset/server-files", **world.ids, paths=[str(folder.parent)]) == {"problems": []}
+    pictures = {picture["file"]: picture for picture in world.get("dataset", **world.ids)["pictures"]}
+    assert pictures["中.png"]["caption"] == "blue"
     world.host.is_local = False
     answer = world.ask("POST", "dataset/server-files", json={**world.ids, "paths": [str(path)]})
     assert answer.status_code == 400

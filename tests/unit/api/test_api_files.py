@@ -154,6 +154,7 @@ POST_BODIES: dict[str, list[str]] = {
     "dataset/update/stop": ["project", "version"],
     "dataset/caption": ["project", "version", "file", "caption"],
     "dataset/remove": ["project", "version", "file"],
+    "dataset/replace": ["project", "version", "file", "name", "content"],
     "trains": ["project", "version"],
     **{f"jobs/{what}": ["job"] for what in ("stop", "pause", "kill", "resume", "delete", "previews")},
     **{f"loras/{what}": ["job", "lora"] for what in ("publish", "unpublish", "delete")},
@@ -177,6 +178,7 @@ def right_values(world: World, path: str) -> dict[str, str]:
         "entry": "x",
         "name": "other",
         "caption": "x",
+        "content": base64.b64encode(world.png()).decode(),
     }
 
 

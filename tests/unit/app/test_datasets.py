@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lora_train.app.snapshot import DatasetSnapshot
 from lora_train.core import events as ev
@@ -309,6 +309,106 @@ def test_remove_from_a_set_of_the_command_line(desk: Desk) -> None:
     desk.trained("4_cat/a.png", "4_cat/b.png")
     desk.app.datasets.remove("cat", "v1", "4_cat/a.png")
     assert files(desk) == [("4_cat/b.png", False)]
+
+
+def test_remove_touches_no_other_caption(desk: Desk) -> None:
+    """Also where two pictures share one, and where one has two."""
+    folder = desk.trained("4_cat/a.png", "4_cat/b.png") / "4_cat"
+    Image.new("RGB", (64, 64)).save(folder / "a.jpg")
+    (folder / "b.caption").write_text("older", encoding="utf-8")
+    desk.app.datasets.remove("cat", "v1", "4_cat/a.png")
+    assert (folder / "a.txt").is_file(), "it is a.jpg's too"
+    undo = desk.app.datasets.remove("cat", "v1", "4_cat/b.png")
+    assert {path.name for path in folder.iterdir()} == {"a.jpg", "a.txt"}
+    desk.app.projects.restore(undo.entry)
+    assert {path.name for path in folder.iterdir()} == {"a.jpg", "a.txt", "b.png", "b.txt", "b.caption"}
+
+
+# --- replacing ---
+
+
+def everything(desk: Desk) -> dict[str, bytes]:
+    folder = desk.workspace.find_version("cat", "v1").path / "dataset"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_replace_a_waiting_picture(desk: Desk) -> None:
+    upload(desk, "a.png", "b.png")
+    desk.app.datasets.add_bytes("cat", "v1", "a.txt", b"a cat")
+    before = everything(desk)
+    new = desk.root / "new"
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(new, "JPEG")
+    undo = desk.app.datasets.replace("cat", "v1", "a.png", "photo.whatever", new)
+    assert undo.what == "a.png"
+    changed = everything(desk)
+    assert changed["origin/a.jpg"] == new.read_bytes()
+    assert {name: changed.get(name) for name in before} == {**before, "origin/a.png": None}
+    entries = {entry.file: entry for entry in shown(desk).pictures}
+    assert (entries["a.jpg"].caption, entries["a.jpg"].width_px) == ("a cat", 30)
+    desk.app.projects.restore(undo.entry)
+    assert everything(desk) == before
+
+
+def test_replace_a_trained_picture(desk: Desk) -> None:
+    """It is trained as it was until the next update; captions edited by hand stay, of this picture and of others."""
+    upload(desk, "a.png", "b.png")
+    update(desk, flip=True)
+    for file, caption in (("4_cat/a.png", "edited"), ("4_cat/a-flip.png", "flipped"), ("4_cat/b.png", "other")):
+        desk.app.datasets.set_caption("cat", "v1", file, caption)
+    before = everything(desk)
+    undo = desk.app.datasets.replace("cat", "v1", "4_cat/a-flip.png", "x.png", desk.picture((96, 32), (0, 255, 0)))
+    assert {name for name, content in everything(desk).items() if before[name] != content} == {"origin/a.png"}
+    assert [entry for entry in files(desk) if entry[1]] == [("a.png", True)], "the new one waits"
+    desk.app.projects.restore(undo.entry)
+    assert everything(desk) == before
+    assert [entry for entry in files(desk) if entry[1]] == []
+
+    desk.app.datasets.replace("cat", "v1", "4_cat/a.png", "x.png", desk.picture((96, 32), (0, 255, 0)))
+    update(desk, flip=True)
+    captions = {entry.file: entry.caption for entry in shown(desk).pictures}
+    assert captions == {
+        "4_cat/a.png": "edited",
+        "4_cat/a-flip.png": "flipped",
+        "4_cat/b.png": "other",
+        "4_cat/b-flip.png": "cat",
+    }
+    with Image.open(desk.workspace.find_version("cat", "v1").dataset_dir / "4_cat" / "a.png") as made:
+        assert made.getpixel((32, 32)) == (0, 255, 0)
+
+
+def test_the_prompt_in_a_replaced_picture_stays_its_caption(desk: Desk) -> None:
+    desk.version()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a (cat:1.2)\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, Seed: 1")
+    path = desk.root / "made.png"
+    Image.new("RGB", (64, 64)).save(path, pnginfo=info)
+    desk.app.datasets.add("cat", "v1", [("a.png", path)])
+    before = everything(desk)
+    assert shown(desk).pictures[0].caption == "a cat"
+    undo = desk.app.datasets.replace("cat", "v1", "a.png", "b.png", desk.picture())
+    assert shown(desk).pictures[0].caption == "a cat"
+    desk.app.projects.restore(undo.entry)
+    assert everything(desk) == before
+
+
+def test_what_can_not_be_put_in_the_place_of_a_picture(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(desk, "a.png")
+    before = everything(desk)
+    text = desk.root / "text"
+    text.write_bytes(b"no picture")
+    replace = desk.app.datasets.replace
+    with pytest.raises(DatasetError, match=r"^new\.png can't be used: it is not a picture"):
+        replace("cat", "v1", "a.png", "new.png", text)
+    with pytest.raises(WorkspaceError, match="There is no picture"):
+        replace("cat", "v1", "../a.png", "new.png", desk.picture())
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lora_train.data.replacing.replace", full)
+    with pytest.raises(DatasetError, match=r"a\.png can't be replaced: No space left on device"):
+        replace("cat", "v1", "a.png", "new.png", desk.picture(color=(9, 9, 9)))
+    assert everything(desk) == before
 
 
 # --- while jobs need it ---

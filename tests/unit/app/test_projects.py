@@ -11,15 +11,18 @@ import pytest
 
 from lora_train.app.datasets import Datasets
 from lora_train.app.snapshot import Selection
+from lora_train.app.version_settings import dataset_settings
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, WorkspaceError
-from lora_train.core.jobs import JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.jobs import DatasetSpec, JobFolder, SamplesSpec, TrainSpec
+from lora_train.data.update import update_dataset
 from lora_train.launch.queue import JobQueue
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Desk
 
 NAMES = ["自作LORA", "Кот", "🐈 猫", "CON", "dots...", "x" * 200, "cat", "Cat", "../x", "a:b", "a?b", "قطة", "100%"]
+HARD_NAMES = [*NAMES, "aux.txt", "猫" * 200, "が", "か\u3099", "..\\..\\x", "👨‍👩‍👧", " padded ", "COM1."]
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -60,6 +63,50 @@ def test_a_name_once(desk: Desk, name: str) -> None:
         assert "another name" in error.value.hint
     assert len(projects.list()) == 1
     assert len(projects.list()[0].versions) == 1
+
+
+@pytest.mark.parametrize("name", HARD_NAMES)
+def test_a_name_through_its_whole_life(desk: Desk, name: str) -> None:
+    """Made, renamed, copied, deleted and brought back: always found by the name as typed, in a folder of its own."""
+    projects = desk.app.projects
+    typed = unicodedata.normalize("NFC", name.strip())
+
+    def names() -> list[tuple[str, list[str]]]:
+        assert {path.name for path in desk.workspace.root.iterdir()} <= {"projects", "page.json", "trash"}
+        assert not list(desk.root.glob("x*"))
+        listed = [(entry.name, sorted(version.name for version in entry.versions)) for entry in projects.list()]
+        assert {path.name for path in desk.workspace.projects_dir.iterdir()} == {entry.id for entry in projects.list()}
+        return sorted(listed)
+
+    plain = projects.create("plain").project
+    projects.create_version(plain, "v1")
+    desk.trained("1_a/a.png", project="plain")
+    assert desk.workspace.project("plain").version("v1").path.name == "v1"
+
+    copied = projects.duplicate_version(plain, "v1", name)
+    assert names() == [("plain", sorted(["v1", typed]))]
+    assert len(desk.app.datasets.snapshot(*ids_of(copied)).pictures) == 1
+    other = projects.rename_version(plain, copied.version, "other")
+    again = projects.rename_version(plain, other.version, name)
+    assert desk.workspace.project("plain").version(name).path.name == again.version
+
+    renamed = projects.rename(plain, name)
+    assert renamed == Selection(renamed.project, again.version)
+    assert desk.workspace.project(name).path.name == renamed.project
+    assert names() == [(typed, sorted(["v1", typed]))]
+
+    undo_version = projects.delete_version(renamed.project, again.version)
+    assert names() == [(typed, ["v1"])]
+    undo = projects.delete(renamed.project)
+    assert names() == []
+    assert projects.restore(undo.entry).project == renamed.project
+    assert projects.restore(undo_version.entry) == renamed
+    assert names() == [(typed, sorted(["v1", typed]))]
+    assert len(desk.app.datasets.snapshot(*ids_of(renamed)).pictures) == 1
+
+
+def ids_of(selection: Selection) -> tuple[str, str]:
+    return selection.project, selection.version
 
 
 @pytest.mark.parametrize("name", ["", "  ", "...", "/", "\x00", "\ud800"])
@@ -252,7 +299,7 @@ def test_duplicate(desk: Desk) -> None:
     assert copy.info().created > desk.workspace.find_version("cat", "v1").info().created
     assert files_below(source) == before
     (copy.dataset_dir / "4_cat" / "a.txt").write_text("changed", encoding="utf-8")
-    assert files_below(source) == before, "nothing is shared"
+    assert files_below(source) == before
     with pytest.raises(WorkspaceError, match="There is a version v2"):
         desk.app.projects.duplicate_version(project, version, "v2")
 
@@ -268,6 +315,63 @@ def test_a_copy_that_can_not_be_made_leaves_nothing(desk: Desk, monkeypatch: pyt
     with pytest.raises(WorkspaceError, match="cat v1 can't be copied: No space left"):
         desk.app.projects.duplicate_version(project, version, "v2")
     assert [entry.id for entry in desk.app.projects.list()[0].versions] == ["v1"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_versions_are_cheap_forks_that_share_no_change(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """Pictures are the same files on the disk, and whatever is done in one version changes no other."""
+    if not has_links:
+
+        def refuse(*args: object, **options: object) -> None:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr("os.link", refuse)
+    datasets, (project, version) = desk.app.datasets, desk.version()
+    names = ["a.png", "b.png", "c.png"]
+    datasets.add(project, version, [(name, desk.picture(color=(i, 0, 0))) for i, name in enumerate(names)])
+    datasets.add_bytes(project, version, "a.txt", b"a cat")
+    desk.app.settings.save(project, version, train={"repeats": 4}, dataset={"width_px": 64, "height_px": 64})
+    update_here(desk, "v1")
+
+    desk.app.projects.duplicate_version(project, version, "v2")
+    first, second = (desk.workspace.find_version(project, name).path / "dataset" for name in ("v1", "v2"))
+    for file in ("origin/a.png", "processed/4_cat/a.png"):
+        assert (first / file).samefile(second / file) == has_links
+    assert not (first / "processed/4_cat/a.txt").samefile(second / "processed/4_cat/a.txt")
+    assert datasets.snapshot(project, "v1").pictures == datasets.snapshot(project, "v2").pictures
+
+    kept = {"v1": files_below(first), "v2": files_below(second)}
+    assert {name: content for name, content in kept["v1"].items() if name in kept["v2"]} == kept["v2"]
+    for here, there, folder in (("v2", "v1", first), ("v1", "v2", second)):
+        before = files_below(folder)
+        datasets.set_caption(project, here, "4_cat/a.png", f"edited in {here}")
+        datasets.replace(project, here, "4_cat/b.png", "new.png", desk.picture(color=(9, 99, 9)))
+        datasets.remove(project, here, "4_cat/c.png")
+        datasets.add_bytes(project, here, "a.txt", f"of {here}".encode())
+        desk.app.settings.save(project, here, dataset={"flip": True, "width_px": 32})
+        update_here(desk, here)
+        assert files_below(folder) == before, f"{here} changed {there}"
+    desk.app.projects.delete_version(project, "v1")
+    assert len(datasets.snapshot(project, "v2").pictures) == 4
+    assert all(datasets.thumbnail(project, "v2", e.file, False) for e in datasets.snapshot(project, "v2").pictures)
+
+
+def update_here(desk: Desk, version: str) -> None:
+    """*Update Dataset*, in this process."""
+    found = desk.workspace.find_version("cat", version)
+    job = JobFolder(desk.workspace.new_job_dir("dataset"))
+    spec = DatasetSpec(
+        dataset=str(found.path / "dataset"),
+        trash=str(desk.workspace.trash_dir),
+        settings=dataset_settings(found),
+        concept="cat",
+        repeats=4,
+        project="cat",
+    )
+    job.create(spec)
+    update_dataset(spec, job, ev.EventWriter(job.events_path))
 
 
 # --- deleted and brought back ---

@@ -241,3 +241,43 @@ def test_a_trash_that_cannot_be_written(root: Path, trash: Trash) -> None:
     with pytest.raises(WorkspaceError, match="can't be written"):
         trash.put("x", [path])
     assert path.is_file()
+
+
+# --- what was put instead ---
+
+
+def test_what_was_put_instead_makes_room(root: Path, trash: Trash) -> None:
+    old = put_file(root / "a" / "x.png", "old")
+    new = root / "a" / "x.jpg"
+    entry = trash.put("x.png", [old], replaced_by=[new, old.with_suffix(".txt")])
+    put_file(new, "new")
+    trash.restore(entry)
+    assert content_of(root / "a") == {"x.png": "old"}
+    assert "new" in content_of(root / "trash").values()
+
+    entry = trash.put("x.png", [old], replaced_by=[old])
+    put_file(old, "new again")
+    trash.restore(entry)
+    assert content_of(root / "a") == {"x.png": "old"}
+
+
+def test_a_restore_that_fails_leaves_what_was_put_instead(
+    root: Path, trash: Trash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = put_file(root / "a" / "x.png", "old")
+    entry = trash.put("x.png", [old], replaced_by=[old])
+    put_file(old, "new")
+    rename = trash_module.replace
+
+    def locked(source: Path, target: Path) -> None:
+        if source.parent.name == entry:
+            raise OSError(errno.EACCES, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(trash_module, "replace", locked)
+    with pytest.raises(WorkspaceError, match=r"x\.png can't be restored: Permission denied"):
+        trash.restore(entry)
+    assert content_of(root / "a") == {"x.png": "new"}
+    monkeypatch.setattr(trash_module, "replace", rename)
+    trash.restore(entry)
+    assert content_of(root / "a") == {"x.png": "old"}

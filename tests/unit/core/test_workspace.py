@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lora_train.core.errors import WorkspaceError
-from lora_train.core.workspace import NAME_LIMIT_BYTES, Workspace, folder_name, move_to_trash
+from lora_train.core.workspace import NAME_LIMIT_BYTES, Workspace, folder_name, is_reserved, move_to_trash, typed
 
 
 @pytest.fixture
@@ -320,3 +323,39 @@ def test_move_to_trash_keeps_everything(workspace: Workspace) -> None:
     assert (moved / "project.json").is_file()
     assert {path.read_bytes() for path in workspace.trash_dir.glob("*猫*")} == {b"one", b"two"}
     assert ":" not in "".join(path.name for path in workspace.trash_dir.iterdir())
+
+
+# --- any name at all ---
+
+
+@settings(deadline=None)  # the disk may be busy
+@given(st.text(max_size=300))
+@example("../x")
+@example("..\\x")
+@example("\u202egnp.x")
+@example("COM¹.txt")
+@example("\u0130" * 90)  # its lower case is longer
+def test_no_name_leads_out_and_every_name_is_found_again(name: str) -> None:
+    try:
+        folder = folder_name(name)
+    except WorkspaceError:
+        return
+    assert folder_name(folder) == folder, "a folder's name names itself"
+    assert unicodedata.is_normalized("NFC", folder)
+    assert len(folder.encode("utf-8")) <= NAME_LIMIT_BYTES
+    assert folder not in ("", ".", "..")
+    assert not set(folder) & set('<>:"/\\|?*')
+    assert (PureWindowsPath("C:/x") / folder).parent == PureWindowsPath("C:/x")
+    assert PureWindowsPath(folder).name == folder == folder.strip(" .")
+    assert not is_reserved(folder)
+    with tempfile.TemporaryDirectory() as root:
+        workspace = Workspace(Path(root))
+        project = workspace.project(name)
+        assert project.path.parent == workspace.projects_dir
+        assert project.path.is_dir()
+        assert workspace.project(name).path == project.path
+        assert workspace.project(unicodedata.normalize("NFD", name)).path == project.path
+        assert workspace.find_project(project.path.name).info().name == typed(name)
+        assert workspace.find_project(unicodedata.normalize("NFD", project.path.name)).path == project.path
+        version = project.version(name)
+        assert workspace.find_version(project.path.name, version.path.name).path == version.path

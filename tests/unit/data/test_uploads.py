@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lora_train.core.errors import DatasetError
-from lora_train.data.intake import keep_uploads
+from lora_train.data.uploads import keep_uploads
 
 Keep = Callable[..., list[str]]
 
@@ -108,6 +108,55 @@ def test_captions_that_come_before_their_picture(keep: Keep, origin: Path) -> No
     assert names(origin) == ["v1.5 a.png", "v1.5 a.txt"]
 
 
+# --- folders ---
+
+
+def test_a_folder_gives_its_pictures_and_those_of_its_sub_folders(origin: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    contents = {
+        "a.png": RED,
+        "a.txt": b"red",
+        "10_cat/a.png": BLUE,
+        "10_cat/a.caption": b"blue",
+        "10_cat/deeper/猫.JPG": picture(kind="JPEG"),
+        "10_cat/notes.md": b"passed over",
+        ".git/b.png": RED,
+        ".c.png": RED,
+        "__MACOSX/a.png": RED,
+    }
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    assert keep_uploads([("set", folder)], origin, tmp_path / "trash") == []
+    assert names(origin) == ["a-2.caption", "a-2.png", "a.png", "a.txt", "猫.JPG"]
+    kept = {path.name: path.read_bytes() for path in origin.iterdir()}
+    assert (kept["a.png"], kept["a.txt"], kept["a-2.png"], kept["a-2.caption"]) == (RED, b"red", BLUE, b"blue")
+    assert (folder / "a.png").read_bytes() == RED
+    assert keep_uploads([("set", folder)], origin, tmp_path / "trash") == [], "the same again adds nothing"
+    assert names(origin) == ["a-2.caption", "a-2.png", "a.png", "a.txt", "猫.JPG"]
+
+
+def test_a_caption_goes_to_no_picture_of_another_folder(keep: Keep, origin: Path) -> None:
+    (problem,) = keep(("x/a.png", RED), ("y/a.txt", b"of another"))
+    assert problem == "a.txt is left out: the picture of this name came from another folder."
+    assert names(origin) == ["a.png"]
+
+
+def test_folders_that_can_not_be_taken(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "large").mkdir()
+    for number in range(3):
+        (tmp_path / "large" / f"{number}.png").write_bytes(RED)
+    monkeypatch.setattr("lora_train.data.uploads.MOST_FILES", 2)
+    told = [("", tmp_path), ("empty", tmp_path / "empty"), ("large", tmp_path / "large")]
+    assert keep_uploads(told, origin, tmp_path / "trash") == [
+        f"{tmp_path} can't be added: this dataset itself lies in it. Choose another folder.",
+        "There is neither a picture nor a caption in empty.",
+        "large can't be added: it has more than 2 files. Choose the folder of the pictures.",
+    ]
+    assert names(origin) == []
+
+
 # --- names ---
 
 
@@ -181,9 +230,11 @@ def header_of_a_huge_png() -> bytes:
         ("a.pdf", b"%PDF-1.4", "a.pdf is neither a picture (.avif, .bmp,"),
         ("a.pdf", b"", "a.pdf is neither a picture"),
         ("a", b"a text", "a is neither a picture"),
-        ("a.zip", b"PK\x03\x04", "nor a caption (.txt, .caption)."),
+        ("a.zip", b"PK\x03\x04", "a.zip can't be used: it is damaged or cut short"),
+        ("a.zip", b"no zip", "a.zip is neither a picture (.avif, .bmp,"),
+        ("a.txt", b"x" * (2**20 + 1), "a.txt is no caption: the limit is 1 MB."),
     ],
-    ids=["text", "empty", "huge", "cut header", "pdf", "empty pdf", "no suffix", "zip"],
+    ids=["text", "empty", "huge", "cut header", "pdf", "empty pdf", "no suffix", "cut zip", "no zip", "book"],
 )
 def test_what_is_no_picture_is_told_and_left_out(keep: Keep, origin: Path, name: str, content: bytes, why: str) -> None:
     problems = keep(("good.png", RED), (name, content), ("better.png", BLUE))
@@ -202,12 +253,9 @@ def test_a_picture_that_is_cut_short_behind_its_header_is_kept(keep: Keep, origi
 
 
 def test_files_that_are_gone(keep: Keep, origin: Path, tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    told = [("a.png", tmp_path / "gone"), ("b.txt", tmp_path / "gone"), ("c.png", tmp_path / "folder")]
+    told = [("a.png", tmp_path / "gone"), ("b.txt", tmp_path / "gone")]
     problems = keep_uploads(told, origin, tmp_path / "trash")
-    assert [problem.split(" (")[0] for problem in problems] == [
-        f"{name} can't be kept" for name in ("a.png", "c.png", "b.txt")
-    ]
+    assert [problem.split(" (")[0] for problem in problems] == [f"{name} can't be kept" for name in ("a.png", "b.txt")]
     assert names(origin) == []
 
 

@@ -1,0 +1,248 @@
+"""What a person drops on the page: pictures, captions, folders and zip archives, kept untouched in `origin`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lora_train.core.errors import DatasetError
+from lora_train.core.files import replace, write_bytes
+from lora_train.core.workspace import fold, is_reserved, move_to_trash
+from lora_train.data.archives import is_archive, is_hidden, unpack
+from lora_train.data.captions import CAPTION_SUFFIXES
+from lora_train.data.images import PICTURE_SUFFIXES, picture_size, usual_suffix
+
+MOST_FILES = 5_000
+"""In a folder that is added."""
+LARGEST_CAPTION_BYTES = 2**20
+
+_MOST_PROBLEMS = 10
+"""Sentences about the files of one folder or archive."""
+_STEM_LIMIT_BYTES = 180
+"""UTF-8 bytes; a number, a suffix and the mark of a flipped copy must fit into 255 with it."""
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+
+
+class _Name(NamedTuple):
+    """A file name that every system allows. The suffix is one of those that we know, or empty."""
+
+    stem: str
+    suffix: str
+
+    def __str__(self) -> str:
+        return self.stem + self.suffix
+
+
+class _File(NamedTuple):
+    """A picture or caption on its way in."""
+
+    name: _Name
+    path: Path
+    folder: tuple[int, str]
+    """Which folder it comes from: a caption belongs to a picture of its own."""
+
+
+def keep_uploads(files: Iterable[tuple[str, Path]], origin_dir: Path, trash_dir: Path) -> list[str]:
+    """Copy uploads (name as told, file) to `origin_dir`: pictures, and caption files of the same names.
+
+    A folder gives its files and those of its sub-folders, a zip archive what is in it; hidden files are passed over.
+    A picture that is there already, by name and content, is not kept twice; one of the same name and other content
+    gets a number. A new caption takes the place of an old one, which goes to the trash. Returns a sentence for
+    everything that can't be used. Raises DatasetError when the folder can't be written.
+    """
+    problems: list[str] = []
+    try:
+        origin_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=origin_dir) as incoming:
+            found = _find_all(files, Path(incoming), origin_dir, problems)
+            captions, new_stems = _keep_pictures(found, Path(incoming), origin_dir, problems)
+            _keep_captions(captions, new_stems, origin_dir, trash_dir, problems)
+    except OSError as error:
+        raise DatasetError(
+            f"{origin_dir} can't be written: {error.strerror or error}.",
+            "Check that the disk has room and that the folder may be written.",
+        ) from None
+    return problems
+
+
+def _find_all(
+    files: Iterable[tuple[str, Path]], incoming: Path, origin_dir: Path, problems: list[str]
+) -> Iterator[_File]:
+    """The files, those in folders, and those in archives, which are unpacked to `incoming`."""
+    for number, (told, path) in enumerate(files):
+        what = _spoken(told) or str(path)
+        try:
+            if path.is_dir():
+                found, why_not = _files_below(path, what, origin_dir), list[str]()
+            elif _is_archive(path):
+                found, why_not = unpack(path, what, incoming / f"archive-{number}")
+            else:
+                yield _File(_file_name(told), path, (0, _folder_of(told)))
+                continue
+        except DatasetError as error:
+            problems.append(f"{error.message} {error.hint}".strip())
+            continue
+        yield from (_File(_file_name(name), file, (number + 1, _folder_of(name))) for name, file in found)
+        problems += _shortened(why_not, what)
+        if not found and not why_not:
+            problems.append(f"There is neither a picture nor a caption in {what}.")
+
+
+def _files_below(folder: Path, what: str, origin_dir: Path) -> list[tuple[str, Path]]:
+    """Relative name and path of every picture and caption in a folder and its sub-folders.
+
+    Raises DatasetError for a folder with too many files, or one that the pictures would be copied into.
+    """
+    if origin_dir.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(f"{what} can't be added: this dataset itself lies in it.", "Choose another folder.")
+    known = PICTURE_SUFFIXES.union(CAPTION_SUFFIXES)
+    found: list[tuple[str, Path]] = []
+    count = 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        count += len(names)
+        if count > MOST_FILES:
+            raise DatasetError(
+                f"{what} can't be added: it has more than {MOST_FILES} files.", "Choose the folder of the pictures."
+            )
+        paths = [Path(root) / name for name in sorted(names) if not is_hidden(name)]
+        found += [(path.relative_to(folder).as_posix(), path) for path in paths if path.suffix.lower() in known]
+    return found
+
+
+def _shortened(problems: list[str], what: str) -> list[str]:
+    if len(problems) <= _MOST_PROBLEMS:
+        return problems
+    more = len(problems) - _MOST_PROBLEMS
+    return [*problems[:_MOST_PROBLEMS], f"{more} more files in {what} can't be used."]
+
+
+def _keep_pictures(
+    files: Iterable[_File], incoming: Path, origin_dir: Path, problems: list[str]
+) -> tuple[list[_File], dict[tuple[tuple[int, str], str], str]]:
+    """Keep the pictures; the captions among `files`, and (folder, folded stem) of each picture -> stem that it has."""
+    captions: list[_File] = []
+    stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
+    new_stems: dict[tuple[tuple[int, str], str], str] = {}
+    for file in files:
+        if file.name.suffix.lower() in CAPTION_SUFFIXES:
+            captions.append(file)
+            continue
+        copy = incoming / "picture"
+        try:
+            if file.path.is_relative_to(incoming):
+                file.path.replace(copy)
+            else:
+                shutil.copyfile(file.path, copy)
+            suffix = _picture_suffix(file.name, copy)
+        except DatasetError as error:
+            problems.append(error.message.replace(str(copy), str(file.name)))
+        except OSError as error:
+            problems.append(f"{file.name} can't be kept ({error.strerror}).")
+        else:
+            stem = _keep_picture(file.name.stem, suffix, copy, origin_dir, stems)
+            new_stems[file.folder, fold(file.name.stem)] = stem
+    return captions, new_stems
+
+
+def _keep_captions(
+    captions: list[_File],
+    new_stems: dict[tuple[tuple[int, str], str], str],
+    origin_dir: Path,
+    trash_dir: Path,
+    problems: list[str],
+) -> None:
+    """After the pictures: a caption follows the new name of its own, and never goes to one of another folder."""
+    taken = {fold(stem) for stem in new_stems.values()}
+    for name, path, folder in captions:
+        stem = new_stems.get((folder, fold(name.stem)))
+        if stem is None and fold(name.stem) in taken:
+            problems.append(f"{name} is left out: the picture of this name came from another folder.")
+            continue
+        try:
+            if path.stat().st_size > LARGEST_CAPTION_BYTES:
+                problems.append(f"{name} is no caption: the limit is {LARGEST_CAPTION_BYTES / 2**20:g} MB.")
+                continue
+            content = path.read_bytes()
+        except OSError as error:
+            problems.append(f"{name} can't be kept ({error.strerror}).")
+        else:
+            _keep_caption(origin_dir, stem or name.stem, name.suffix.lower(), content, trash_dir)
+
+
+def _file_name(told: str) -> _Name:
+    """The last part of an uploaded name, as every system allows it."""
+    last = unicodedata.normalize("NFC", told).replace("\\", "/").rpartition("/")[2]
+    last = "".join(char for char in last if unicodedata.category(char) != "Cs")
+    last = _FORBIDDEN.sub("_", last).strip()
+    stem, dot, ending = last.rpartition(".")
+    suffix = f"{dot}{ending}"
+    if suffix.lower() not in PICTURE_SUFFIXES.union(CAPTION_SUFFIXES):
+        stem, suffix = last, ""
+    stem = stem.strip(". ").encode("utf-8")[:_STEM_LIMIT_BYTES].decode("utf-8", errors="ignore").rstrip(". ")
+    stem = stem or "picture"  # an upload may lose a stem of emoji
+    if is_reserved(stem):
+        head, dot, tail = stem.partition(".")
+        stem = f"{head.rstrip()}_{dot}{tail}"
+    return _Name(stem, suffix)
+
+
+def _spoken(told: str) -> str:
+    """What a folder or archive is called in sentences: the last part of its name."""
+    return told.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return is_archive(path)
+    except OSError:  # gone, or without rights: told when it is copied
+        return False
+
+
+def _folder_of(told: str) -> str:
+    return told.replace("\\", "/").rpartition("/")[0]
+
+
+def _picture_suffix(name: _Name, path: Path) -> str:
+    """The picture's suffix, that of its content where an upload lost it. Raises DatasetError for what is no picture."""
+    if name.suffix:
+        picture_size(path)
+        return name.suffix
+    try:
+        return usual_suffix(path)
+    except DatasetError:
+        known = ", ".join(sorted(PICTURE_SUFFIXES))
+        captions = ", ".join(CAPTION_SUFFIXES)
+        raise DatasetError(f"{name} is neither a picture ({known}) nor a caption ({captions}).") from None
+
+
+def _keep_picture(wanted: str, suffix: str, copy: Path, origin_dir: Path, stems: dict[str, Path]) -> str:
+    """Give the copied picture its place unless it is there already, and return the stem that it has."""
+    number, stem = 1, wanted
+    while fold(stem) in stems:
+        if _have_same_content(stems[fold(stem)], copy):
+            return stems[fold(stem)].stem
+        number += 1
+        stem = f"{wanted}-{number}"
+    stems[fold(stem)] = origin_dir / f"{stem}{suffix}"
+    replace(copy, stems[fold(stem)])
+    return stem
+
+
+def _have_same_content(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def _keep_caption(origin_dir: Path, stem: str, suffix: str, content: bytes, trash_dir: Path) -> None:
+    path = origin_dir / f"{stem}{suffix}"
+    for other in CAPTION_SUFFIXES:
+        old = origin_dir / f"{stem}{other}"
+        if old.is_file() and not (old == path and old.read_bytes() == content):
+            move_to_trash(old, trash_dir)
+    write_bytes(path, content)
