@@ -173,6 +173,9 @@ class LiveQuery(_Query):
     smoothing: str = ""
     parts: str = ""
     seen: str = ""
+    filter: str = ""
+    mode: str = ""
+    order: str = ""
 
 
 # --- given ---

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from lora_train.app.caption_jobs import without_host
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
-from lora_train.app.version_settings import known_settings, train_settings
+from lora_train.app.version_settings import dataset_settings, known_settings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
@@ -201,6 +201,17 @@ class Datasets:
                 info.update_job = job_id
             self.captions.update_began(found, job, worker, plan)
         return job_id
+
+    def needs_captions(self, project: str, version: str) -> bool:
+        """Whether the next *Update Dataset* has something to caption: what waits, and brings no caption of its own.
+
+        Raises WorkspaceError for an unknown version.
+        """
+        found = self._workspace.find_version(project, version)
+        waiting = self._waiting_pictures(found)
+        return any(not entry.caption for entry in waiting) or (
+            bool(waiting) and dataset_settings(found).caption_action != "copy"
+        )
 
     def is_updating(self, version: Version) -> bool:
         """Whether the last update, or the writing of captions, has not come to its end."""

@@ -75,14 +75,15 @@ def badge(text: str, tone: str = "plain") -> str:
 
 
 def post_button(
-    text: str, route: str, body: Mapping[str, Any], *, done: str = "", confirm: str = "", name: str = ""
+    text: str, route: str, body: Mapping[str, Any], *, done: str = "", confirm: str = "", name: str = "", then: str = ""
 ) -> str:
     """A button that posts `body` to `route`. `done` is said afterwards, `confirm` asked before.
 
-    `name` is what a screen reader says where `text` is only a sign.
+    `name` is what a screen reader says where `text` is only a sign; `then` is the id of a button that is pressed when
+    the route has answered.
     """
     encoded = msgspec.json.encode(body).decode("utf-8")
-    optional = {"data-done": done, "data-confirm": confirm, "aria-label": name, "title": name}
+    optional = {"data-done": done, "data-confirm": confirm, "aria-label": name, "title": name, "data-then": then}
     attributes = attributes_text(
         {"data-post": route, "data-body": encoded, "data-key": f"{route} {encoded}"}
         | {key: text for key, text in optional.items() if text}

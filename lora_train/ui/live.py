@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lora_train.app.captions import ROW_ORDERS, FilterMode
 from lora_train.app.snapshot import Forecast, Selection
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.ui import view
 from lora_train.ui.chart import SMOOTHING
+from lora_train.ui.html import sentences
 
 if TYPE_CHECKING:
     from lora_train.app import App
@@ -32,6 +34,10 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
         "results": lambda: view.results_html(snapshot, token),
+        "captioning": lambda: _captioning(app, snapshot.selection),
+        "captions": lambda: _captions(app, snapshot.selection, query, token),
+        "health": lambda: _health(app, snapshot.selection, token),
+        "regularisation": lambda: _regularisation(app, snapshot.selection),
     }
     wanted = query["parts"].split(",") if query.get("parts") else list(makers)
     everything = {name: make() for name, make in makers.items() if name in wanted}
@@ -61,6 +67,38 @@ def _forecast(app: App, selection: Selection) -> Forecast:
         return Forecast(problems=error.problems)
     except TrainToolsError as error:
         return Forecast(problems=[f"{error.message}\n{error.hint}"])
+
+
+def _captioning(app: App, shown: Selection) -> str:
+    if not shown.version:
+        return ""
+    is_needed = app.datasets.needs_captions(shown.project, shown.version)
+    return view.captioning_html(app.captioning.choices(shown.project, shown.version), shown, is_needed=is_needed)
+
+
+def _captions(app: App, shown: Selection, query: Mapping[str, str], token: str) -> str:
+    """The captions that the filter of the page shows; what is wrong with a filter stands in their place."""
+    if not shown.version:
+        return ""
+    mode: FilterMode = "or" if query.get("mode") == "or" else "and"
+    order = next((name for name in ROW_ORDERS if name == query.get("order")), ROW_ORDERS[0])
+    try:
+        captions = app.captions.view(shown.project, shown.version, query.get("filter", ""), mode, order)
+    except ConfigError as error:
+        return sentences(error.problems, "train-tools-error")
+    return view.captions_html(captions, shown, token)
+
+
+def _health(app: App, shown: Selection, token: str) -> str:
+    if not shown.version:
+        return ""
+    return view.health_html(app.health.report(shown.project, shown.version), shown, token)
+
+
+def _regularisation(app: App, shown: Selection) -> str:
+    if not shown.version:
+        return ""
+    return view.regularisation_html(app.regularisation.snapshot(shown.project, shown.version), shown)
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

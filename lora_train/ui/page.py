@@ -113,6 +113,10 @@ class Page:
     def message_html(self, text: str, hint: str = "", kind: Literal["info", "error"] = "info") -> str:
         return self._message(view.message_html(text, hint, kind))
 
+    def counted_html(self, number: int, one: str, many: str) -> str:
+        """A message that tells how many, e.g. `16 captions changed.`"""
+        return self._message(view.counted_message_html(number, one, many))
+
     def undo_html(self, undo: Undo) -> str:
         return self._message(view.message_html("", undo=undo))
 
@@ -151,12 +155,12 @@ class Page:
         """The outputs of `redraw`."""
         return {self._live[name] for name in names}
 
-    def redraw(self, selection: Selection, *names: str) -> Updates:
-        """Live parts as they are now; empty where no version is shown."""
+    def redraw(self, selection: Selection, *names: str, **shown: str) -> Updates:
+        """Live parts as they are now; empty where no version is shown. `shown` says what of them (see `ui.live`)."""
         parts = dict.fromkeys(names, "")
         if selection.version:
-            query = {"project": selection.project, "version": selection.version, "token": self.token}
-            parts |= live.live(self.app, query)["fragments"]
+            ids = {"project": selection.project, "version": selection.version, "token": self.token}
+            parts |= live.live(self.app, {**shown, **ids, "parts": ",".join(names)})["fragments"]
             if "model" in names:
                 parts["model"] = self._model_html(selection)
         return {self._live[name]: view.live(name, parts[name]) for name in names}

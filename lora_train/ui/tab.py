@@ -11,8 +11,10 @@ from lora_train.app.snapshot import Selection
 from lora_train.ui.compat import Updates, make
 from lora_train.ui.html import BASE
 from lora_train.ui.page import Page, Values
+from lora_train.ui.panels.captions import CaptionsPanel
 from lora_train.ui.panels.dataset import DatasetPanel
 from lora_train.ui.panels.project import ProjectPanel
+from lora_train.ui.panels.regularisation import RegularisationPanel
 from lora_train.ui.panels.results import add_results
 from lora_train.ui.panels.train import TrainPanel
 
@@ -28,6 +30,8 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
             page.add_message()
             with make(gr.Column, visible=False) as body:
                 dataset = DatasetPanel(page)
+                captions = CaptionsPanel(page)
+                regularisation = RegularisationPanel(page)
                 train = TrainPanel(page)
                 add_results(page)
 
@@ -42,6 +46,8 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
         page.add_filler(show_body, body)
         project.bind()
         dataset.bind()
+        captions.bind()
+        regularisation.bind()
         train.bind()
         page.save_as_changed()
         page.on(blocks.load, load, [], page.everything())

@@ -10,14 +10,20 @@ from typing import Literal
 
 from lora_train.app.snapshot import Undo
 from lora_train.ui.chart import SMOOTHING
-from lora_train.ui.html import live, paragraph, post_button, sentence, value, words
+from lora_train.ui.html import counted, live, paragraph, post_button, sentence, value, words
+from lora_train.ui.view_captioning import captioning_html
+from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
 from lora_train.ui.view_health import health_html
 from lora_train.ui.view_progress import progress_html, queue_html
+from lora_train.ui.view_regularisation import regularisation_html
 from lora_train.ui.view_results import results_html
 
 __all__ = [
     "SMOOTHING",
+    "captioning_html",
+    "captions_html",
+    "counted_message_html",
     "dataset_html",
     "health_html",
     "live",
@@ -25,6 +31,7 @@ __all__ = [
     "model_html",
     "progress_html",
     "queue_html",
+    "regularisation_html",
     "results_html",
     "sum_html",
 ]
@@ -38,5 +45,14 @@ def message_html(text: str, hint: str = "", kind: Literal["info", "error"] = "in
     if undo is not None:
         button = post_button("Undo", "trash/restore", {"entry": undo.entry}, done="It is back.")
         lines.append(paragraph(f"{words('Deleted:')} {value(undo.what)} {button}"))
+    return _box("".join(lines), kind)
+
+
+def counted_message_html(number: int, one: str, many: str) -> str:
+    """`16 captions changed.`"""
+    return _box(paragraph(counted(number, one, many)), "info")
+
+
+def _box(inner: str, kind: Literal["info", "error"]) -> str:
     close = '<button type="button" class="train-tools-close" data-close aria-label="Close" title="Close">×</button>'
-    return f'<div class="train-tools-message train-tools-{kind}">{close}<div>{"".join(lines)}</div></div>'
+    return f'<div class="train-tools-message train-tools-{kind}">{close}<div>{inner}</div></div>'

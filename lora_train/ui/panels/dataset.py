@@ -74,6 +74,8 @@ class DatasetPanel:
         with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
             with make(gr.Column, scale=3, min_width=320):
                 page.add_live("dataset")
+                with make(gr.Accordion, label="Health check", open=False, elem_id="train_tools_health"):
+                    page.add_live("health")
             with make(gr.Column, scale=2, min_width=320):
                 self._add_form()
         page.add_filler(self._open_ticked, *self._opened.values())
@@ -94,6 +96,7 @@ class DatasetPanel:
             for heading, *rows in _CAPTIONING:
                 make(gr.HTML, value=f'<h3 class="train-tools-subheading">{heading}</h3>')
                 self._add_rows("caption", rows)
+        self.page.add_live("captioning")
         self.update = make(gr.Button, value="Update Dataset", variant="primary", elem_id="train_tools_dataset_update")
         self.page.add_settings("dataset", self.controls)  # below, so that the button stays where it is
 
@@ -114,9 +117,10 @@ class DatasetPanel:
 
     def bind(self) -> None:
         page = self.page
-        page.on(self.upload.upload, self._take, [self.upload], {self.upload, *page.live_parts("dataset", "sum")})
+        drawn = page.live_parts("dataset", "captioning", "sum")
+        page.on(self.upload.upload, self._take, [self.upload], {self.upload, *drawn})
         own = [control.component for control in self.controls]
-        page.on(self.update.click, self._update, own, page.live_parts("dataset", "sum"))
+        page.on(self.update.click, self._update, own, drawn)
         for opener, opened in self._opened.items():
             reveal = _following(opener.component, opened)
             page.on(opener.component.input, reveal, [opener.component], [opened], keeps_message=True)
@@ -133,7 +137,7 @@ class DatasetPanel:
         given = values[self.upload] or []
         files = [(uploaded_name(file), Path(uploaded_path(file))) for file in given]
         problems = self.page.app.datasets.add(selection.project, selection.version, files)
-        drawn = self.page.redraw(selection, "dataset", "sum")
+        drawn = self.page.redraw(selection, "dataset", "captioning", "sum")
         message = {self.page.message: self.page.message_html("\n".join(problems), kind="error")} if problems else {}
         return {self.upload: None, **drawn, **message}
 
@@ -143,8 +147,12 @@ class DatasetPanel:
         problems = self.page.save(values)
         if problems:
             raise ConfigError(problems)
-        self.page.app.datasets.start_update(selection.project, selection.version)
-        return self.page.redraw(selection, "dataset", "sum")
+        app = self.page.app
+        is_open = app.captioning.choices(selection.project, selection.version).must_ask
+        if is_open and app.datasets.needs_captions(selection.project, selection.version):
+            raise ConfigError(["Choose first what is to describe the pictures: the question stands above."])
+        app.datasets.start_update(selection.project, selection.version)
+        return self.page.redraw(selection, "dataset", "captioning", "sum")
 
 
 def _help(text: str) -> None:
