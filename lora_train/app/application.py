@@ -1,7 +1,7 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
-What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `training`, `loras` and
-`queue`. Here are the parts put together, and the jobs of the command line.
+What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captions`, `training`,
+`loras` and `queue`. Here are the parts put together, and the jobs of the command line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from lora_train.app.background import Background
+from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
@@ -64,6 +65,7 @@ class App:
         self.settings = VersionSettings(workspace)
         self.loras = Loras(workspace, host, watch)
         self.datasets = Datasets(workspace, jobs, watch)
+        self.captions = Captions(workspace, self.datasets)
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)

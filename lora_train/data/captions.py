@@ -133,7 +133,7 @@ def compose_caption(
     """
     if random.random() < dropout:
         return ""
-    trigger, rest = _trigger_and_rest(caption, trigger_word.strip())
+    trigger, rest = trigger_and_rest(caption, trigger_word.strip())
     if shuffle:
         tags = split_tags(rest)
         moving = tags[keep_tags:]
@@ -142,7 +142,7 @@ def compose_caption(
     return ", ".join(part for part in (trigger, rest) if part)
 
 
-def _trigger_and_rest(caption: str, trigger_word: str) -> tuple[str, str]:
+def trigger_and_rest(caption: str, trigger_word: str) -> tuple[str, str]:
     """What stands first, and the caption without it; letter case does not matter."""
     if not trigger_word:
         return "", caption
