@@ -14,6 +14,8 @@ from lora_train import __version__
 from lora_train.api.shapes import (
     BaseModelQuery,
     CaptionBody,
+    CaptionsEditBody,
+    CaptionsQuery,
     EntryBody,
     EventsAnswer,
     EventsQuery,
@@ -39,6 +41,7 @@ from lora_train.api.shapes import (
     SettingsAnswer,
     SettingsBody,
     StoredFile,
+    TrainedTextQuery,
     UploadBody,
     VersionAnswer,
     VersionBody,
@@ -46,6 +49,7 @@ from lora_train.api.shapes import (
     VersionQuery,
 )
 from lora_train.app import App
+from lora_train.app.captions import CaptionChange, CaptionsSnapshot, EditResult, TrainedText
 from lora_train.app.snapshot import (
     BaseModelSnapshot,
     DatasetSnapshot,
@@ -235,6 +239,36 @@ _DATASET = [
     ),
 ]  # fmt: skip
 
+_CAPTIONS = [
+    Route(
+        "GET", "captions", "The captions that a filter lets through, their tags, tokens, and what can be undone.",
+        CaptionsQuery, CaptionsSnapshot,
+        lambda app, query: app.captions.view(query.project, query.version, query.filter, query.mode, query.order),
+    ),
+    Route(
+        "POST", "captions/preview", "What an edit would change; nothing is written.",
+        CaptionsEditBody, list[CaptionChange],
+        lambda app, body: app.captions.preview(body.project, body.version, body.operation, body.scope),
+    ),
+    Route(
+        "POST", "captions/edit", "Change many captions in one step.", CaptionsEditBody, EditResult,
+        lambda app, body: app.captions.edit(body.project, body.version, body.operation, body.scope),
+    ),
+    Route(
+        "POST", "captions/undo", "Take the last edit of captions back.", VersionBody, EditResult,
+        lambda app, body: app.captions.undo(body.project, body.version),
+    ),
+    Route(
+        "POST", "captions/redo", "Do again what was undone last.", VersionBody, EditResult,
+        lambda app, body: app.captions.redo(body.project, body.version),
+    ),
+    Route(
+        "GET", "captions/trained-text", "Exactly what a picture is trained with in an epoch, and where it is cut.",
+        TrainedTextQuery, TrainedText,
+        lambda app, query: app.captions.trained_text(query.project, query.version, query.file, query.epoch),
+    ),
+]  # fmt: skip
+
 _TRAINING = [
     Route(
         "GET", "base-models", "The models that can be chosen to train on.", Nothing, list[BaseModelChoice],
@@ -328,4 +362,4 @@ _TRAINING = [
     ),
 ]  # fmt: skip
 
-ROUTES: list[Route[Any, Any]] = [*_PROJECTS, *_DATASET, *_TRAINING]
+ROUTES: list[Route[Any, Any]] = [*_PROJECTS, *_DATASET, *_CAPTIONS, *_TRAINING]

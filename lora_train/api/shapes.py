@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from lora_train.app.captions import AllPictures, FilterMode, Operation, RowOrder, Scope
 from lora_train.core.settings import SettingField
 
 ServerPath = Annotated[str, Meta(pattern=r"^[^\x00]+$")]
@@ -87,6 +88,22 @@ class PictureBody(VersionBody):
 
 class CaptionBody(PictureBody):
     caption: str
+
+
+class CaptionsQuery(VersionQuery):
+    filter: str = ""
+    mode: FilterMode = "and"
+    order: RowOrder = "name"
+
+
+class CaptionsEditBody(VersionBody):
+    operation: Operation
+    scope: Scope = msgspec.field(default_factory=AllPictures)
+
+
+class TrainedTextQuery(VersionQuery):
+    file: str
+    epoch: int = 1
 
 
 class PictureQuery(VersionQuery):

@@ -25,13 +25,15 @@ from lora_train.core.workspace import Version, Workspace
 from lora_train.data.caption_edits import Context, Operation, apply, title
 from lora_train.data.caption_files import write_captions
 from lora_train.data.caption_filters import FilterMode, matching, parse_filter
-from lora_train.data.caption_history import History, Step, moved
+from lora_train.data.caption_history import Direction, History, Step, moved
 from lora_train.data.caption_tags import TagCount, common_tags, count_tags, one_off_tags, tag_key
 from lora_train.data.captions import split_tags
+from lora_train.data.expressions import LONGEST_CAPTION
+from lora_train.data.tokens import cut_count, token_count
+from lora_train.data.trained_text import TrainedText, plain_texts, trained_text
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset, Picture
-    from lora_train.data.trained_text import TrainedText
 
 RowOrder = Literal["name", "caption", "most tokens", "fewest tokens"]
 
@@ -206,8 +208,6 @@ class Captions:
         Raises WorkspaceError for an unknown version or picture, ConfigError for an epoch that is not trained,
         DatasetError where tokens can't be counted.
         """
-        from lora_train.data.trained_text import trained_text
-
         found = self._workspace.find_version(project, version)
         settings = train_settings(found)
         try:
@@ -228,7 +228,7 @@ class Captions:
 
     # --- details ---
 
-    def _move(self, project: str, version: str, direction: Literal["undo", "redo"]) -> EditResult:
+    def _move(self, project: str, version: str, direction: Direction) -> EditResult:
         found = self._workspace.find_version(project, version)
         with self._datasets.changing_captions(found) as pictures:
             outcome = moved(version_history(found), direction, _captions_of(pictures))
@@ -288,10 +288,6 @@ class _Counted(NamedTuple):
 
 def _count_tokens(version: Version, dataset: Dataset, max_tokens: int) -> tuple[list[_Counted], str]:
     """The tokens of each picture's text as it is trained, and why they could not be counted."""
-    from lora_train.data.expressions import LONGEST_CAPTION
-    from lora_train.data.tokens import cut_count, token_count
-    from lora_train.data.trained_text import plain_texts
-
     texts = plain_texts(dataset, train_settings(version), version.project.info().name)
     not_counted = _Counted(None, 0)
     try:

@@ -114,7 +114,7 @@ def apply(operation: Operation, captions: Mapping[str, str], context: Context) -
         if after == before or (after := clean_caption(after)) == before:
             continue
         if len(after) > max(LONGEST_CAPTION, len(before)):
-            raise ConfigError([f"{key}: its caption would have more than {LONGEST_CAPTION:,} characters."])
+            raise ConfigError([f"The caption of {key} would have more than {LONGEST_CAPTION:,} characters."])
         changed[key] = after
     return changed
 

@@ -17,9 +17,11 @@ import msgspec
 from lora_train.core.files import write_bytes
 from lora_train.core.workspace import read_json
 
+Direction = Literal["undo", "redo"]
+
 MOST_STEPS = 100
 MOST_BYTES = 32_000_000
-"""Of the file; older steps are forgotten first. 50 times a tag for 2,000 pictures takes 12 MB."""
+"""Of the file; older steps are forgotten first. 50 times a tag for 2,000 pictures takes 8 MB."""
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
@@ -91,9 +93,7 @@ def with_step(history: History, what: str, detail: str, before: Mapping[str, str
     return History(steps, len(steps))
 
 
-def moved(
-    history: History, direction: Literal["undo", "redo"], captions: Mapping[str, str]
-) -> tuple[History, Move] | None:
+def moved(history: History, direction: Direction, captions: Mapping[str, str]) -> tuple[History, Move] | None:
     """The history after one step back or forth, and what that means for `captions`, those of all pictures that are
     there. None where there is no such step.
     """

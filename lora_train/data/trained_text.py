@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from lora_train.core.config import TrainSettings
 from lora_train.data.captions import compose_caption, split_tags, trigger_and_rest
-from lora_train.data.dataset import Dataset
-from lora_train.data.epochs import EpochPlanner
-from lora_train.data.plan import make_planner
 from lora_train.data.tokens import Chunks, chunks
+
+if TYPE_CHECKING:
+    from lora_train.core.config import TrainSettings
+    from lora_train.data.dataset import Dataset
+    from lora_train.data.epochs import EpochPlanner
 
 _MOST_VIEWS = 100
 
@@ -54,6 +56,8 @@ class TrainedText(msgspec.Struct, frozen=True):
 
 def plain_texts(dataset: Dataset, settings: TrainSettings, concept: str) -> list[str]:
     """What each picture is trained with when nothing is shuffled or dropped, in the dataset's order."""
+    from lora_train.data.plan import make_planner  # numpy and Pillow: not for those who need the structs alone
+
     return _plain(make_planner(dataset, [(0, 0)] * len(dataset.pictures), settings, concept))
 
 
