@@ -65,6 +65,7 @@ def _inlined(schema: Any, components: dict[str, Any]) -> Any:
     inlined = {name: _inlined(part, components) for name, part in schema.items()}
     if inlined.pop("contentEncoding", None) == "base64":
         inlined["format"] = "byte"
+    inlined.pop("discriminator", None)  # it tells which by reference; each one's `kind` does too
     if inlined.get("required") == []:
         del inlined["required"]  # 3.0 wants at least one, or none of it
     return inlined

@@ -15,6 +15,8 @@ from lora_train.api.shapes import (
     AnswerBody,
     BaseModelQuery,
     CaptionBody,
+    CaptionsEditBody,
+    CaptionsQuery,
     ClassUploadBody,
     EntryBody,
     EventsAnswer,
@@ -47,6 +49,7 @@ from lora_train.api.shapes import (
     SettingsAnswer,
     SettingsBody,
     StoredFile,
+    TrainedTextQuery,
     Upload,
     UploadBody,
     VersionAnswer,
@@ -55,6 +58,7 @@ from lora_train.api.shapes import (
     VersionQuery,
 )
 from lora_train.app import App
+from lora_train.app.captions import CaptionChange, CaptionsSnapshot, EditResult, TrainedText
 from lora_train.app.snapshot import (
     BaseModelSnapshot,
     CaptioningSnapshot,
@@ -346,6 +350,33 @@ _CAPTIONS = [
     Route(
         "POST", "captions/stop", "Stop writing captions; those that are written stay.", VersionBody, Nothing,
         lambda app, body: _nothing(app.captioning.stop(body.project, body.version)),
+    ),
+    Route(
+        "GET", "captions", "The captions that a filter lets through, their tags, tokens, and what can be undone.",
+        CaptionsQuery, CaptionsSnapshot,
+        lambda app, query: app.captions.view(query.project, query.version, query.filter, query.mode, query.order),
+    ),
+    Route(
+        "POST", "captions/preview", "What an edit would change; nothing is written.",
+        CaptionsEditBody, list[CaptionChange],
+        lambda app, body: app.captions.preview(body.project, body.version, body.operation, body.scope),
+    ),
+    Route(
+        "POST", "captions/edit", "Change many captions in one step.", CaptionsEditBody, EditResult,
+        lambda app, body: app.captions.edit(body.project, body.version, body.operation, body.scope),
+    ),
+    Route(
+        "POST", "captions/undo", "Take the last edit of captions back.", VersionBody, EditResult,
+        lambda app, body: app.captions.undo(body.project, body.version),
+    ),
+    Route(
+        "POST", "captions/redo", "Do again what was undone last.", VersionBody, EditResult,
+        lambda app, body: app.captions.redo(body.project, body.version),
+    ),
+    Route(
+        "GET", "captions/trained-text", "Exactly what a picture is trained with in an epoch, and where it is cut.",
+        TrainedTextQuery, TrainedText,
+        lambda app, query: app.captions.trained_text(query.project, query.version, query.file, query.epoch),
     ),
 ]  # fmt: skip
 

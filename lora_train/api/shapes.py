@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from lora_train.app.captions import AllPictures, FilterMode, Operation, RowOrder, Scope
 from lora_train.app.snapshot import CaptionChoice
 from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.settings import SettingField
@@ -129,6 +130,22 @@ class MakeCaptionsBody(VersionBody):
     """As in the dataset; none is all of them."""
     policy: CaptionPolicy | None = None
     """None: that of the settings."""
+
+
+class CaptionsQuery(VersionQuery):
+    filter: str = ""
+    mode: FilterMode = "and"
+    order: RowOrder = "name"
+
+
+class CaptionsEditBody(VersionBody):
+    operation: Operation
+    scope: Scope = msgspec.field(default_factory=AllPictures)
+
+
+class TrainedTextQuery(VersionQuery):
+    file: str
+    epoch: int = 1
 
 
 class PictureQuery(VersionQuery):

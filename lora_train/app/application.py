@@ -15,6 +15,7 @@ import msgspec
 
 from lora_train.app.background import Background
 from lora_train.app.captioning import Captioning
+from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
@@ -73,6 +74,7 @@ class App:
         self.health = Health(workspace, self.datasets, watch)
         self.captioning = Captioning(workspace, host, self.datasets, watch)
         self.datasets.captions = self.captioning
+        self.captions = Captions(workspace, self.datasets)
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)

@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lora_train.app.caption_jobs import without_host
+from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.version_settings import dataset_settings, known_settings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
-from lora_train.core.files import write_text
 from lora_train.core.jobs import CaptionPlan, DatasetSpec, JobFolder, JobStatus
 from lora_train.core.settings import check_settings
 from lora_train.core.workspace import Version, Workspace
+from lora_train.data.caption_edits import clean_caption
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
 
 if TYPE_CHECKING:
-    from lora_train.data.dataset import Dataset
+    from lora_train.data.dataset import Dataset, Picture
 
 _READS_NO_PICTURES = ("training", "drawing previews")
 """Phases of a training in which its pictures may change."""
@@ -234,17 +235,32 @@ class Datasets:
         job.request("stop")
 
     def set_caption(self, project: str, version: str, file: str, caption: str) -> None:
-        """Write a picture's caption. Raises WorkspaceError for an unknown one, JobError while a training needs it."""
-        from lora_train.data.captions import caption_path
-
+        """Write a picture's caption. Raises WorkspaceError for an unknown one, JobError while a job needs it."""
         found = self._workspace.find_version(project, version)
-        self.require_unused(found)
-        path = self._picture(found, file, is_waiting=False)
-        text = " ".join(caption.replace("\x00", "").split())
-        other = caption_path(path)
-        write_text(path.with_suffix(".txt"), text)
-        if other is not None and other != path.with_suffix(".txt") and not other.samefile(path.with_suffix(".txt")):
-            self._workspace.trash.put(f"the old caption of {path.name}", [other])
+        with self.changing_captions(found) as pictures:
+            captions = {picture.path: picture.caption for picture in pictures}
+            if file not in captions:
+                raise unknown_picture(file)
+            write_step(found, EditTitle("Caption", file), captions, {file: clean_caption(caption)})
+
+    @contextmanager
+    def changing_captions(self, version: Version) -> Generator[tuple[Picture, ...], None, None]:
+        """The pictures of the trained set, to write other captions; nobody else changes the set meanwhile.
+
+        Raises JobError while a training or an update needs them as they are.
+        """
+        with self._changing:
+            self.require_unused(version)
+            if self.is_updating(version):
+                raise JobError("The dataset is being updated: wait a moment.")
+            yield self.pictures(version)
+
+    def pictures(self, version: Version) -> tuple[Picture, ...]:
+        """Those of the trained set; none where there is no set yet."""
+        try:
+            return self.scan(version).pictures
+        except DatasetError:
+            return ()
 
     def remove(self, project: str, version: str, file: str) -> Undo:
         """Move a picture, its flipped copy and their captions to the trash, from the trained set and the originals.
@@ -299,13 +315,10 @@ class Datasets:
             known = [entry.file for entry in self._waiting_pictures(version)]
             folder = version.origin_dir
         else:
-            try:
-                known = [picture.path for picture in self.scan(version).pictures]
-            except DatasetError:
-                known = []
+            known = [picture.path for picture in self.pictures(version)]
             folder = version.dataset_dir
         if file not in known:
-            raise WorkspaceError(f"There is no picture {file!r} in this dataset.", "Refresh the page.")
+            raise unknown_picture(file)
         return Path(os.path.normpath(folder / file))
 
     def _original(self, version: Version, file: str) -> Path:

@@ -119,7 +119,7 @@ def has_word(caption: str, word: str) -> bool:
 
 def with_trigger_word(caption: str, trigger_word: str) -> str:
     """The caption as it is trained, where nothing is shuffled or dropped (see `compose_caption`)."""
-    return ", ".join(part for part in _trigger_and_rest(caption, trigger_word.strip()) if part)
+    return ", ".join(part for part in trigger_and_rest(caption, trigger_word.strip()) if part)
 
 
 def compose_caption(
@@ -145,7 +145,7 @@ def compose_caption(
         return ""
     if not shuffle:
         return with_trigger_word(caption, trigger_word)
-    trigger, rest = _trigger_and_rest(caption, trigger_word.strip())
+    trigger, rest = trigger_and_rest(caption, trigger_word.strip())
     tags = split_tags(rest)
     moving = tags[keep_tags:]
     random.shuffle(moving)
@@ -153,7 +153,7 @@ def compose_caption(
     return ", ".join(part for part in (trigger, rest) if part)
 
 
-def _trigger_and_rest(caption: str, trigger_word: str) -> tuple[str, str]:
+def trigger_and_rest(caption: str, trigger_word: str) -> tuple[str, str]:
     """What stands first, and the caption without it; letter case does not matter."""
     if not trigger_word:
         return "", caption

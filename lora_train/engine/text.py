@@ -6,15 +6,13 @@ Legend: B captions, C chunks, T = 77 C tokens, D text width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from lora_train.core.errors import ConfigError
-
-CHUNK_TOKENS = 75
-_COMMA_BACKTRACK = 20
-"""A chunk that fills up is cut at its last comma, when that is among its last 20 tokens (the hosts' default)."""
+from lora_train.data.tokens import CHUNK_TOKENS, chunk_borders
 
 
 def tokenize(tokenizer: Any, caption: str, max_tokens: int) -> tuple[list[list[int]], int]:
@@ -23,23 +21,9 @@ def tokenize(tokenizer: Any, caption: str, max_tokens: int) -> tuple[list[list[i
     There is always at least one chunk, an empty caption's being empty.
     """
     ids: list[int] = tokenizer(caption, add_special_tokens=False, truncation=False).input_ids
-    comma = tokenizer.convert_tokens_to_ids(",</w>")
-    chunks: list[list[int]] = [[]]
-    last_comma = -1
-    for token in ids:
-        chunk = chunks[-1]
-        if len(chunk) == CHUNK_TOKENS:
-            rest: list[int] = []
-            if token != comma and last_comma >= CHUNK_TOKENS - _COMMA_BACKTRACK:
-                rest = chunk[last_comma + 1 :]
-                del chunk[last_comma + 1 :]
-            chunks.append(rest)
-            last_comma = -1
-        chunks[-1].append(token)
-        if token == comma:
-            last_comma = len(chunks[-1]) - 1
-    kept = chunks[: max_tokens // CHUNK_TOKENS]
-    return kept, sum(len(chunk) for chunk in chunks[len(kept) :])
+    borders = chunk_borders(ids, tokenizer.convert_tokens_to_ids(",</w>"))
+    chunks = [ids[start:end] for start, end in pairwise(borders)][: max_tokens // CHUNK_TOKENS]
+    return chunks, len(ids) - borders[len(chunks)]
 
 
 def pack(chunks: Sequence[Sequence[Sequence[int]]], begin: int, end: int) -> torch.Tensor:

@@ -84,7 +84,9 @@ def _question(captioning: CaptioningSnapshot) -> str:
     choices.append(f'<li>{none} <span class="train-tools-quiet">{quiet}</span></li>')
     question = paragraph(words("What is to describe pictures that have no caption?"), "train-tools-strong")
     later = paragraph(words("This is asked once; the ticks under Captioning change it."), "train-tools-quiet")
-    return f'<div class="train-tools-box">{question}<ul class="train-tools-choices">{"".join(choices)}</ul>{later}</div>'
+    return (
+        f'<div class="train-tools-box">{question}<ul class="train-tools-choices">{"".join(choices)}</ul>{later}</div>'
+    )
 
 
 def _choice(entry: CaptionerEntry) -> str:

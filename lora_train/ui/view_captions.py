@@ -86,14 +86,12 @@ def _tag(tag: str, count: str, css_class: str, where: str) -> str:
 
 
 def _row(row: CaptionRow, captions: CaptionsSnapshot, selection: Selection, token: str) -> str:
-    entry = PictureEntry(
-        row.file, 0, 0, row.caption, is_regularisation=row.is_regularisation, stamp=row.stamp
-    )
+    entry = PictureEntry(row.file, 0, 0, row.caption, is_regularisation=row.is_regularisation, stamp=row.stamp)
     choose = attributes_text({"data-choose": row.file, "data-key": f"choose {row.file}", "aria-label": row.file})
     tags = "".join(_tag(tag, "", "", f"{row.file} {number}") for number, tag in enumerate(row.tags))
     caption = tags or words("no caption")
     return (
-        f'<li{attributes_text({"data-key": f"row {row.file}"})}>'
+        f"<li{attributes_text({'data-key': f'row {row.file}'})}>"
         f'<input type="checkbox"{choose}>'
         f"{picture_button(entry, selection, token, f'caption {row.file}')}"
         f'<div class="train-tools-chips">{caption}{_facts(row, captions)}</div></li>'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Selection
-from lora_train.core.jobs import JobStatus
 from lora_train.ui.html import (
     apart,
     counted,

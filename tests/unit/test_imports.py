@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "lora_train"
 # Room -> rooms of ours and packages of others that it may import. A file of the package's root is a room of its own.
 ALLOWED = {
     "core": {"msgspec"},
-    "data": {"core", "msgspec", "numpy", "PIL", "pillow_avif", "cv2", "imagehash", "tokenizers"},
+    "data": {"core", "msgspec", "numpy", "PIL", "pillow_avif", "cv2", "imagehash", "tokenizers", "ftfy"},
     "engine": {
         *("data", "core", "msgspec", "numpy", "PIL", "yaml", "psutil"),
         *("torch", "diffusers", "transformers", "safetensors", "lion_pytorch"),

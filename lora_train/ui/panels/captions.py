@@ -30,7 +30,12 @@ from lora_train.ui.page import Page, Values
 from lora_train.ui.view_captions import changes_html
 
 _MODES = {"all of these": "and", "any of these": "or"}
-_ORDERS = {"by name": "name", "by caption": "caption", "longest first": "most tokens", "shortest first": "fewest tokens"}
+_ORDERS = {
+    "by name": "name",
+    "by caption": "caption",
+    "longest first": "most tokens",
+    "shortest first": "fewest tokens",
+}
 _SCOPES = ("all pictures", "those that the filter shows", "chosen pictures")
 _JOINTS = {"with a comma": ", ", "with a blank": " "}
 _WITHIN = {
@@ -87,7 +92,7 @@ class CaptionsPanel:
 
     def _add_filter(self) -> None:
         with make(gr.Row):
-            self.filter = _text("filter", "Filter", "Tags with commas; -tag: without it; *words*: anywhere; \"\": empty.")
+            self.filter = _text("filter", "Filter", 'Tags with commas; -tag: without it; *words*: anywhere; "": empty.')
         with make(gr.Row):
             self.mode = _choice("mode", "Show pictures with", _MODES)
             self.order = _choice("order", "Order", _ORDERS)
@@ -113,7 +118,9 @@ class CaptionsPanel:
         self.write = _button("write", "Write captions")
         page_help = "Lets the captioner that is ticked above describe these pictures, by its policy."
         make(gr.HTML, value=f'<p class="train-tools-help">{page_help}</p>')
-        self.changes = make(gr.HTML, value="", elem_id="train_tools_captions_changes", elem_classes=["train-tools-slot"])
+        self.changes = make(
+            gr.HTML, value="", elem_id="train_tools_captions_changes", elem_classes=["train-tools-slot"]
+        )
 
     def bind(self) -> None:
         page = self.page
@@ -193,9 +200,7 @@ class CaptionsPanel:
 
     def _apply(self, values: Values) -> Updates:
         shown = self.page.selection(values)
-        result = self.page.app.captions.edit(
-            shown.project, shown.version, self._operation(values), self._scope(values)
-        )
+        result = self.page.app.captions.edit(shown.project, shown.version, self._operation(values), self._scope(values))
         return self._done(values, result)
 
     def _undo(self, values: Values) -> Updates:

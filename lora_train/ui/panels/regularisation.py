@@ -48,7 +48,10 @@ class RegularisationPanel:
         self.prompt = _text("prompt", "Class prompt", "What is drawn, such as: a photo of a person.")
         self.negative_prompt = _text("negative_prompt", "Class negative prompt", "What the pictures should avoid.")
         self.generate = make(
-            gr.Button, value="Draw with the base model", elem_id="train_tools_regularisation_generate", variant="primary"
+            gr.Button,
+            value="Draw with the base model",
+            elem_id="train_tools_regularisation_generate",
+            variant="primary",
         )
         self.upload = make(
             gr.File, label="Upload class pictures", file_count="multiple", elem_id="train_tools_regularisation_upload"
@@ -97,9 +100,7 @@ class RegularisationPanel:
         shown = self.page.selection(values)
         files = [(uploaded_name(file), Path(uploaded_path(file))) for file in values[self.upload] or []]
         updates: Updates = {self.upload: None}
-        problems = self.page.app.regularisation.add(
-            shown.project, shown.version, values[self.class_name] or "", files
-        )
+        problems = self.page.app.regularisation.add(shown.project, shown.version, values[self.class_name] or "", files)
         if problems:
             updates[self.page.message] = self.page.message_html("\n".join(problems), kind="error")
         return {**updates, **self._drawn(values)}
