@@ -135,6 +135,7 @@ class Datasets:
         settings, problems = check_settings(known_settings(found.info().dataset, DatasetSettings), DatasetSettings())
         if problems:
             raise ConfigError(problems)
+        name, train = found.project.info().name, train_settings(found)
         with self._changing:
             self.require_unused(found)
             if self.is_updating(found):
@@ -145,8 +146,9 @@ class Datasets:
                     dataset=os.path.relpath(found.path / "dataset", job.path),
                     trash=os.path.relpath(self._workspace.trash_dir, job.path),
                     settings=settings,
-                    concept=found.project.info().name,
-                    repeats=train_settings(found).repeats,
+                    project=name,
+                    concept=train.trigger_word.strip() or name,
+                    repeats=train.repeats,
                 )
             )
             for ended in self._updates.values():

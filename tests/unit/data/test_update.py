@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd
 from lora_train.data import update as update_module
+from lora_train.data.captioner import Captioner
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.intake import take_in
 from lora_train.data.update import caption_of, origin_names, read_manifest, update_dataset
@@ -49,23 +52,24 @@ class Version:
             path.with_suffix(".txt").write_text(caption, encoding="utf-8")
         return path
 
-    def spec(self, *, concept: str = "cat", repeats: int = 4, **settings: Any) -> DatasetSpec:
+    def spec(self, *, concept: str = "cat", project: str = "", repeats: int = 4, **settings: Any) -> DatasetSpec:
         values = {"width_px": 64, "height_px": 64, **settings}
         return DatasetSpec(
             dataset="../../projects/cat/versions/v1/dataset",
             trash="../../trash",
             settings=DatasetSettings(**values),
             concept=concept,
+            project=project,
             repeats=repeats,
         )
 
-    def update(self, **settings: Any) -> list[str]:
+    def update(self, captioner: Captioner | None = None, **settings: Any) -> list[str]:
         """What was told of single pictures."""
         self.job.path.mkdir(parents=True, exist_ok=True)
         writer = EventWriter(self.job.events_path)
         told = len(self.job.events())
         try:
-            update_dataset(self.spec(**settings), self.job, writer)
+            update_dataset(self.spec(**settings), self.job, writer, captioner)
         finally:
             writer.close()
         return [event.message for event in self.job.events()[told:] if isinstance(event, Note)]
@@ -416,20 +420,48 @@ def test_stop_leaves_the_old_set(version: Version) -> None:
     assert len(version.captions()) == 2
 
 
-def test_a_full_disk_leaves_the_old_set(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("place", ["pieces.write_bytes", "update.write_text", "update.write_bytes", "update.lock"])
+def test_a_folder_that_can_not_be_written_leaves_the_old_set(
+    version: Version, monkeypatch: pytest.MonkeyPatch, place: str, code: int
+) -> None:
+    """A full disk, one that is read-only, a folder of somebody else: pictures, captions, manifest, lock."""
+    version.upload("a.png")
+    version.update()
+    version.edit("4_cat/a.png", "by hand")
+    before = version.content()
+
+    def fail(path: Path, content: object = None) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"lora_train.data.{place}", fail)
+        with pytest.raises(DatasetError, match=os.strerror(code)) as error:
+            version.update(width_px=128)
+    assert str(version.dataset) in error.value.message
+    assert "stays as it was" in error.value.message
+    assert version.content() == before
+    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    version.update(width_px=128)
+    assert version.captions() == {"4_cat/a.png": "by hand"}
+
+
+def test_a_swap_that_fails_halfway_is_taken_back(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     version.upload("a.png")
     version.update()
     before = version.content()
 
-    def full(path: Path, content: str) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(source: Path, target: Path) -> None:
+        if source.name == "processed.new":
+            raise PermissionError(errno.EACCES, "in use", str(source))
+        files.replace(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(update_module, "write_text", full)
-        with pytest.raises(OSError, match="No space left"):
+        patched.setattr(update_module, "replace", fail)
+        with pytest.raises(DatasetError, match="in use"):
             version.update(width_px=128)
     assert version.content() == before
-    assert not (version.dataset / "processed.new").exists()
+    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
 
 
 @pytest.mark.parametrize("rename", [1, 2, 3])
