@@ -134,6 +134,8 @@ def saliency_map(picture: Image.Image) -> Map:
     small, _ = _reduced(picture.convert("RGB"), _SALIENCY_PX)
     pixels = np.asarray(small, dtype=np.float64) / 255
     height, width = pixels.shape[:2]
+    if np.ptp(pixels, axis=(0, 1)).max() < 1 / 255:  # rounding errors would stand out
+        return np.zeros((height, width))
     both = _normalized(_spectral_residual(pixels.mean(axis=2))) + _normalized(_colour_contrast(pixels))
     y, x = _places(height) / height - 0.5, _places(width) / width - 0.5
     prior = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * _CENTRE_SIGMA**2))
