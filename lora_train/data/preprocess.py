@@ -104,7 +104,7 @@ def least_px(origin_px: Size, cuts: list[Cut]) -> Size:
 
 
 def why_not(origin_px: Size, settings: DatasetSettings) -> list[str]:
-    """For each option that was asked for and can't be had for a picture of this size: "of ..., the limit is ...".
+    """A sentence for each option that was asked for and can't be had for a picture of this size.
 
     The picture's name is to stand before it.
     """

@@ -101,11 +101,6 @@ def faces(picture: Image.Image) -> list[Box]:
     return sorted(boxes, key=_area_px, reverse=True)
 
 
-def finds_faces() -> bool:
-    """Whether there is an OpenCV that can."""
-    return _cascade() is not None
-
-
 def subject_box(picture: Image.Image) -> Box:
     """The box around most of what stands out in an RGB picture; all of it where nothing does."""
     saliency = saliency_map(picture)
