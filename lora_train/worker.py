@@ -30,6 +30,8 @@ from lora_train.core.jobs import (
     TrainSpec,
 )
 
+_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | RegularisationSpec | CompareSpec | BenchSpec
+
 
 def main(arguments: list[str]) -> int:
     """Do the job in the folder that is the only argument."""
@@ -99,7 +101,7 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
             return _do_on_device(spec, job, events)
 
 
-def _do_on_device(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
+def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev.Event:
     """The jobs that compute with torch, whose import takes seconds."""
     from lora_train.engine.reporting import Reporter
 

@@ -55,6 +55,7 @@ from lora_train.core.jobs import (
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.settings import parse_settings
 from lora_train.core.workspace import Workspace, folder_name
+from lora_train.data.tokens import has_tokenizer, token_count
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
 
@@ -71,7 +72,7 @@ class App:
         self.settings = VersionSettings(workspace)
         self.loras = Loras(workspace, host, watch)
         self.datasets = Datasets(workspace, jobs, watch)
-        self.health = Health(workspace, self.datasets, watch)
+        self.health = Health(workspace, self.datasets, watch, token_count if has_tokenizer() else None)
         self.captioning = Captioning(workspace, host, self.datasets, watch)
         self.datasets.captions = self.captioning
         self.captions = Captions(workspace, self.datasets)

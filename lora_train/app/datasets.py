@@ -14,7 +14,7 @@ from lora_train.app.caption_jobs import without_host
 from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
-from lora_train.app.version_settings import dataset_settings, known_settings, train_settings
+from lora_train.app.version_settings import dataset_settings, fallback_caption, known_settings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
@@ -178,6 +178,7 @@ class Datasets:
         settings, problems = check_settings(known_settings(found.info().dataset, DatasetSettings), DatasetSettings())
         if problems:
             raise ConfigError(problems)
+        name, train = found.project.info().name, train_settings(found)
         with self._changing:
             self.require_unused(found)
             if self._is_update_running(found):
@@ -189,8 +190,9 @@ class Datasets:
                     dataset=os.path.relpath(found.path / "dataset", job.path),
                     trash=os.path.relpath(self._workspace.trash_dir, job.path),
                     settings=settings,
-                    concept=found.project.info().name,
-                    repeats=train_settings(found).repeats,
+                    project=name,
+                    concept=fallback_caption(found),
+                    repeats=train.repeats,
                     captions=without_host(plan),
                 )
             )

@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from lora_train.core.errors import DatasetError
 
@@ -80,16 +81,21 @@ class Fitted(msgspec.Struct, frozen=True, eq=False):
     """(left_px, top_px) of the cut, measured in the resized picture."""
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, least_px: tuple[int, int] | None = None) -> Image.Image:
     """Decode the first frame as an upright 8-bit RGB picture.
 
     EXIF orientation is applied, transparency is flattened onto white, 16-bit and float values are
-    scaled to 0-255.
+    scaled to 0-255. With `least_px` (width_px, height_px of the upright picture) a JPEG may come
+    reduced to 1/2, 1/4 or 1/8, not below that size: it is decoded in half the time.
 
     Raises DatasetError, naming file and reason: missing, not a picture, damaged, cut short, or
     more than LARGEST_MEGAPIXELS (known from the header, before anything is decoded).
     """
     with _opened(path) as image:
+        if least_px is not None and isinstance(image, JpegImageFile):
+            width_px, height_px = least_px
+            is_swapped = _orientation(image) in _SIDES_SWAPPED
+            image.draft(None, (height_px, width_px) if is_swapped else least_px)
         image.load()
         # Pillow turns TIFF by itself while loading, and old versions leave the tag in place.
         turned_already = isinstance(image, TiffImagePlugin.TiffImageFile)

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -64,6 +65,11 @@ class _Encoded(NamedTuple):
     """Cleaned; the offsets are characters of it."""
     ids: list[int]
     offsets: list[tuple[int, int]]
+
+
+def has_tokenizer() -> bool:
+    """Whether tokens can be counted here; nothing is imported for that."""
+    return find_spec("tokenizers") is not None
 
 
 def token_count(text: str) -> int:

@@ -8,7 +8,6 @@ the caption it was given, so that an edited caption is told from a written one.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,48 +23,28 @@ from lora_train.core.errors import DatasetError, JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock, replace, write_bytes, write_text
 from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd
+from lora_train.core.original import origin_stem
 from lora_train.core.trash import Trash
 from lora_train.core.workspace import fold, folder_name
+from lora_train.data.captioner import Captioner
 from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes
 from lora_train.data.dataset import auto_repeats
-from lora_train.data.images import PICTURE_SUFFIXES, open_picture
-from lora_train.data.preprocess import crop_and_resize, flipped
+from lora_train.data.existing import existing_captions
+from lora_train.data.facts import facts_phase
+from lora_train.data.generating import generate
+from lora_train.data.images import PICTURE_SUFFIXES
+from lora_train.data.manifest import Made, Manifest, read_manifest
+from lora_train.data.pieces import Room, Task, Written, cores, free_targets, piece_count, upright_size, write_pieces
+from lora_train.data.preprocess import candidate_sizes, why_not
 
 REGULARISATION = "reg"
-_FLIP = "-flip"
-_MOST_AT_ONCE = 8
-"""Pictures that are decoded at the same time; a large one takes half a gigabyte."""
 
 
-class Made(msgspec.Struct, frozen=True):
-    """A picture of the trained set: the original it came from, and the caption that was written with it."""
+_Key = tuple[str, int, bool]
+"""Name of the original, number of the piece, and whether it is the flipped copy."""
 
-    origin: str
-    caption: str
-    is_flipped: bool = False
-    origin_px: tuple[int, int] = (0, 0)
-    """Width and height of the upright original; zeros where it is not known."""
-    box_px: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Left, top, right, bottom of what was taken, in the upright original; zeros where it is not known."""
-    generated: str = ""
-    """What a captioner wrote for it, and who: the same one need not write it again."""
-    generated_by: str = ""
-
-
-class Manifest(msgspec.Struct):
-    """`.made.json` in the trained set: the pictures that *Update Dataset* made, relative to the set."""
-
-    files: dict[str, Made] = {}
-    concept: str = ""
-    """The project's name at that time, as a folder."""
-
-
-class _Task(NamedTuple):
-    origin: Path
-    target: Path
-    """Of the picture, without suffix."""
-    caption: str
-    """That came with the original."""
+_Result = tuple[Task, list[Written]]
+_Files = dict[Path, Made]
 
 
 class _OldSet(NamedTuple):
@@ -73,18 +52,12 @@ class _OldSet(NamedTuple):
 
     folders: dict[str, str]
     """Name of each original in it -> the sub-folder that it is in."""
-    edited: dict[tuple[str, bool], str]
-    """(original's name, whether it is the flipped copy) -> the caption that a person gave it."""
+    edited: dict[_Key, str]
+    """The captions that a person gave."""
+    generated: dict[str, tuple[str, str]]
+    """Digest of a picture -> what a captioner wrote for it, and who."""
     kept: list[Path]
     """Pictures that no original stands for, and regularisation pictures."""
-
-
-def read_manifest(dataset_dir: Path) -> Manifest:
-    """An empty one where there is none, or one that can't be read: every caption then counts as edited."""
-    try:
-        return msgspec.json.decode((dataset_dir / "processed" / ".made.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return Manifest()
 
 
 def origins(dataset_dir: Path) -> list[Path]:
@@ -96,33 +69,60 @@ def origins(dataset_dir: Path) -> list[Path]:
 def origin_names(dataset_dir: Path, manifest: Manifest) -> dict[str, str]:
     """Picture of the trained set, relative to it -> name of the original that it stands for.
 
-    A set made by `lora-train train`, or by hand, has no manifest: equal names tell. A picture that was put there
+    An original that was replaced by one of another kind is known by its stem. A set made by `lora-train train`, or by
+    hand, has no manifest: equal names tell, or the names that the original extension gave. A picture that was put there
     directly stands for none.
     """
     processed = dataset_dir / "processed"
     files = {path.relative_to(processed).as_posix(): path for path in _pictures_below(processed)}
-    names = {file: manifest.files[file].origin for file in files if file in manifest.files}
-    uploaded = {path.name: path for path in origins(dataset_dir) if path.name not in names.values()}
+    present = {path.name: path for path in origins(dataset_dir)}
+    stems = {fold(path.stem): path.name for path in present.values()}
+    told = {file: manifest.files[file].origin for file in files if file in manifest.files}
+    names = {file: name if name in present else stems.get(fold(Path(name).stem), name) for file, name in told.items()}
+    uploaded = {name: path for name, path in present.items() if name not in names.values()}
     for file, path in files.items():
-        if file in names or path.name not in uploaded:
+        if file in names:
             continue
-        if not _is_regularisation(file) or path.stat().st_size == uploaded[path.name].stat().st_size:
-            names[file] = path.name
+        if path.name in uploaded:
+            is_same_size = path.stat().st_size == uploaded[path.name].stat().st_size
+            if not _is_regularisation(file) or is_same_size:
+                names[file] = path.name
+        elif not manifest.files and not _is_regularisation(file) and (stem := fold(origin_stem(path.stem))) in stems:
+            names[file] = stems[stem]
     return names
 
 
 def captions_in(folder: Path) -> dict[str, str]:
     """The caption of each stem (NFC) in a folder. Raises DatasetError for a file that can't be read."""
-    return {stem: caption_text(read_caption_bytes(path)) for stem, path in captions_by_stem(_files(folder)).items()}
+    files = captions_by_stem(_files(folder))
+    return {stem: caption_text(read_caption_bytes(path)).replace("\x00", "") for stem, path in files.items()}
 
 
-def update_dataset(spec: DatasetSpec, job: JobFolder, events: EventWriter) -> dict[str, object]:
+def update_dataset(
+    spec: DatasetSpec, job: JobFolder, events: EventWriter, captioner: Captioner | None = None
+) -> dict[str, object]:
     """Build the new set and put it in place. Pictures that can't be used are told in notes, and left out.
 
-    Raises DatasetError when no picture is left, JobError while another process updates the same set, RequestedEnd
+    Pictures without a caption get one from the captioner, or the spec's `concept`. Raises DatasetError when no
+    picture is left or a file can't be written, JobError while another process updates the same set, RequestedEnd
     when the person asked to stop: the old set then stays.
     """
     dataset_dir = (job.path / spec.dataset).resolve()
+    try:
+        return _update(dataset_dir, spec, job, events, captioner)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        raise DatasetError(
+            f"The trained set in {dataset_dir} can't be updated, and stays as it was: "
+            f"{error.strerror or error}{place}.",
+            "Check that the folder can be written and that the disk has room.",
+        ) from error
+
+
+def _update(
+    dataset_dir: Path, spec: DatasetSpec, job: JobFolder, events: EventWriter, captioner: Captioner | None
+) -> dict[str, object]:
+    """Alone in the dataset's folder: build, swap, and leave nothing half-made behind."""
     trash_dir = (job.path / spec.trash).resolve()
     dataset_dir.mkdir(parents=True, exist_ok=True)
     held = lock(dataset_dir / ".update-lock")
@@ -134,45 +134,60 @@ def update_dataset(spec: DatasetSpec, job: JobFolder, events: EventWriter) -> di
         fresh = dataset_dir / "processed.new"
         shutil.rmtree(fresh, ignore_errors=True)
         try:
-            made = _build(dataset_dir, fresh, spec, job, events)
+            made = _build(dataset_dir, fresh, spec, job, events, captioner)
             _swap(dataset_dir, fresh, trash)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError, DatasetError):  # the new set is in place; the health check can look again
+            facts_phase(dataset_dir, events, job.requested)
     return {"pictures": made}
 
 
-def _build(dataset_dir: Path, fresh: Path, spec: DatasetSpec, job: JobFolder, events: EventWriter) -> int:
+def _build(
+    dataset_dir: Path, fresh: Path, spec: DatasetSpec, job: JobFolder, events: EventWriter, captioner: Captioner | None
+) -> int:
     """Make the new set in `fresh`; how many pictures it has."""
+    _require_sizes(spec.settings)
     manifest = read_manifest(dataset_dir)
-    concept = folder_name(spec.concept)
+    concept = folder_name(spec.project or spec.concept)
     old = _read_old_set(dataset_dir, manifest)
     kept = _copy_kept(old.kept, dataset_dir / "processed", fresh)
-    tasks = _tasks(dataset_dir, fresh, old.folders, {concept, manifest.concept or concept}, spec, kept)
-    made: dict[str, Made] = {}
-    with ThreadPoolExecutor(max_workers=min(_MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
-        results = pool.map(partial(_make, fresh=fresh, spec=spec, edited=old.edited), tasks)
-        for done, result in enumerate(results):
-            if isinstance(result, str):
-                events.write(Note("warning", result))
-            else:
-                made |= result
-            events.write(Phase(name="cropping pictures", done=done + 1, total=len(tasks)))
-            if (request := job.requested()) is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise RequestedEnd(request)
-    if not made and all(_is_regularisation(file) for file in kept):
+    folders = {
+        name: "" if not folder or folder.partition("_")[2] in (concept, manifest.concept) else folder
+        for name, folder in old.folders.items()
+    }
+    tasks = _tasks(dataset_dir, fresh, folders, spec, kept)
+    debug_dir = dataset_dir / "debug" if spec.settings.focal_debug else None
+    written = _write_all(tasks, spec.settings, debug_dir, job, events)
+    if not written and all(_is_regularisation(file) for file in kept):
         raise DatasetError(
             "None of the uploaded pictures can be used." if tasks else "There are no uploaded pictures yet.",
             "Drop 10-20 pictures on Upload Dataset.",
         )
+    generated: dict[Path, str] = {}
+    if captioner is not None:
+        generated = _generated(written, old, spec.settings.caption_action, captioner, job, events)
+    files = _caption(written, old, spec, generated, captioner.fingerprint if captioner else "")
+    made = {path.relative_to(fresh).as_posix(): its for path, its in files.items()}
     write_bytes(fresh / ".made.json", msgspec.json.encode(Manifest(made, concept)))
     return len(made) + len(kept)
+
+
+def _require_sizes(settings: DatasetSettings) -> None:
+    """Raise DatasetError for an auto-sized crop that has no size to choose from."""
+    if settings.multicrop and not settings.as_is and not candidate_sizes(settings):
+        raise DatasetError(
+            "No size lies within the bounds of the auto-sized crop: sides from "
+            f"{settings.multicrop_min_side_px} to {settings.multicrop_max_side_px} pixels, areas from "
+            f"{settings.multicrop_min_area_px} to {settings.multicrop_max_area_px}.",
+            "Widen the bounds; sizes go in steps of 64 pixels from the lower one on.",
+        )
 
 
 def _read_old_set(dataset_dir: Path, manifest: Manifest) -> _OldSet:
     processed = dataset_dir / "processed"
     names = origin_names(dataset_dir, manifest)
-    edited: dict[tuple[str, bool], str] = {}
+    edited: dict[_Key, str] = {}
     kept: list[Path] = []
     captions: dict[Path, dict[str, str]] = {}
     for path in _pictures_below(processed):
@@ -185,9 +200,11 @@ def _read_old_set(dataset_dir: Path, manifest: Manifest) -> _OldSet:
             captions[path.parent] = captions_in(path.parent)
         caption = captions[path.parent].get(caption_stem(path))
         if caption is not None and (made is None or made.caption != caption):
-            edited[names[file], made is not None and made.is_flipped] = caption
+            piece, is_flipped = (made.piece, made.is_flipped) if made is not None else (1, False)
+            edited.setdefault((names[file], piece, is_flipped), caption)
     folders = {name: file.rpartition("/")[0] for file, name in names.items()}
-    return _OldSet(folders, edited, kept)
+    generated = {its.digest: (its.generated, its.generated_by) for its in manifest.files.values() if its.generated}
+    return _OldSet(folders, edited, generated, kept)
 
 
 def _copy_kept(pictures: list[Path], processed: Path, fresh: Path) -> list[str]:
@@ -202,65 +219,105 @@ def _copy_kept(pictures: list[Path], processed: Path, fresh: Path) -> list[str]:
     return [path.relative_to(processed).as_posix() for path in pictures]
 
 
-def _tasks(
-    dataset_dir: Path, fresh: Path, folders: dict[str, str], own: set[str], spec: DatasetSpec, kept: list[str]
-) -> list[_Task]:
-    """Which original becomes which picture. Those in a folder of one of the `own` concepts go into the new one."""
-    chosen: list[tuple[Path, str]] = []
-    for origin in origins(dataset_dir):
-        folder = folders.get(origin.name, "")
-        if not _is_regularisation(f"{folder}/"):
-            is_own = not folder or folder.partition("_")[2] in own
-            chosen.append((origin, "" if is_own else folder))
-    own_count = sum(not folder for _, folder in chosen) * (2 if spec.settings.flip else 1)
-    repeats = spec.repeats if spec.repeats > 0 else auto_repeats(max(1, own_count))
-    captions = captions_in(dataset_dir / "origin")
+def _tasks(dataset_dir: Path, fresh: Path, folders: dict[str, str], spec: DatasetSpec, kept: list[str]) -> list[Task]:
+    """Which original becomes which pictures. Those without a folder in `folders` go into the one of the project."""
+    chosen = [path for path in origins(dataset_dir) if not _is_regularisation(f"{folders.get(path.name, '')}/")]
+    sizes = {path: upright_size(path) for path in chosen}
+    counts = {path: piece_count(size, spec.settings) for path, size in sizes.items()}
+    own_count = sum(counts[path] for path in chosen if not folders.get(path.name))
+    repeats = spec.repeats if spec.repeats > 0 else auto_repeats(max(1, own_count * (2 if spec.settings.flip else 1)))
+    own_folder = f"{repeats}_{folder_name(spec.project or spec.concept)}"
+    captions = existing_captions(dataset_dir / "origin")
     taken = {fold(str((fresh / file).with_suffix(""))) for file in kept}
-    tasks: list[_Task] = []
-    for origin, folder in chosen:
-        target = fresh / (folder or f"{repeats}_{folder_name(spec.concept)}") / origin.stem
-        number = 1
-        while taken & {fold(str(target)), fold(f"{target}{_FLIP}")}:
-            number += 1
-            target = target.with_name(f"{origin.stem}-{number}")
-        taken |= {fold(str(target)), fold(f"{target}{_FLIP}")}
-        tasks.append(_Task(origin, target, captions.get(caption_stem(origin), "")))
+    tasks: list[Task] = []
+    for path in chosen:
+        folder = fresh / (folders.get(path.name) or own_folder)
+        targets = free_targets(folder, path.stem, counts[path], taken)
+        tasks.append(Task(path, sizes[path], targets, captions.get(caption_stem(path), "")))
     return tasks
 
 
-def _make(task: _Task, fresh: Path, spec: DatasetSpec, edited: dict[tuple[str, bool], str]) -> dict[str, Made] | str:
-    """Write the picture, its flipped copy if wanted, and their captions; a sentence where it can't be used."""
-    settings = spec.settings
-    try:
-        pictures = _write_pictures(task, settings)
-    except DatasetError as error:
-        return error.message
-    generated = " ".join(spec.concept.split())
-    written = caption_of(task.caption, generated, settings.caption_action)
-    made: dict[str, Made] = {}
-    for path, is_flipped in pictures:
-        caption = edited.get((task.origin.name, is_flipped), written)
-        write_text(path.with_suffix(".txt"), caption)
-        made[path.relative_to(fresh).as_posix()] = Made(task.origin.name, written, is_flipped)
+def _write_all(
+    tasks: list[Task], settings: DatasetSettings, debug_dir: Path | None, job: JobFolder, events: EventWriter
+) -> list[_Result]:
+    """The pictures of all originals that can be used, on all cores: Pillow works without Python's lock."""
+    made: list[_Result] = []
+    taken: set[str] = set()
+    debug_paths = [_debug_path(debug_dir, task, taken) for task in tasks]
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
+        try:
+            results = pool.map(partial(_pieces_or_why, settings=settings, room=Room()), tasks, debug_paths)
+            for done, (task, result) in enumerate(zip(tasks, results, strict=True), 1):
+                if isinstance(result, str):
+                    events.write(Note("warning", result))
+                else:
+                    made.append((task, result))
+                    reasons = why_not(result[0].origin_px, settings)
+                    events.write(*(Note("warning", f"{task.origin.name} {reason}") for reason in reasons))
+                events.write(Phase(name="cropping pictures", done=done, total=len(tasks)))
+                if (request := job.requested()) is not None:
+                    raise RequestedEnd(request)
+        except BaseException:  # also a full disk: nothing more is begun
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
     return made
 
 
-def _write_pictures(task: _Task, settings: DatasetSettings) -> list[tuple[Path, bool]]:
-    """The files that were written, each with whether it is the flipped copy."""
-    picture = open_picture(task.origin)
-    task.target.parent.mkdir(parents=True, exist_ok=True)
-    if settings.as_is:
-        path = task.target.with_name(task.target.name + task.origin.suffix)
-        shutil.copy2(task.origin, path)
-    else:
-        path = task.target.with_name(f"{task.target.name}.png")
-        picture = crop_and_resize(picture, settings.width_px, settings.height_px)
-        picture.save(path)
-    if not settings.flip:
-        return [(path, False)]
-    copy = task.target.with_name(f"{task.target.name}{_FLIP}.png")
-    flipped(picture).save(copy)
-    return [(path, False), (copy, True)]
+def _pieces_or_why(task: Task, debug_path: Path | None, settings: DatasetSettings, room: Room) -> list[Written] | str:
+    """A sentence where the original can't be used."""
+    try:
+        return write_pieces(task, settings, room, debug_path)
+    except DatasetError as error:
+        return error.message
+
+
+def _debug_path(debug_dir: Path | None, task: Task, taken: set[str]) -> Path | None:
+    """For the debug picture of an original, beside those of the others."""
+    if debug_dir is None:
+        return None
+    (target,) = free_targets(debug_dir, task.origin.stem, 1, taken)
+    return target.with_name(f"{target.name}.png")
+
+
+def _caption(made: list[_Result], old: _OldSet, spec: DatasetSpec, generated: dict[Path, str], by: str) -> _Files:
+    """Write the caption of every picture; what the manifest is to tell of each."""
+    fallback = " ".join(spec.concept.split())
+    files: _Files = {}
+    for task, pictures in made:
+        text = ""
+        for its in pictures:
+            text = text if its.is_flipped else generated.get(its.path, "")
+            caption = caption_of(task.caption, text or fallback, spec.settings.caption_action)
+            write_text(its.path.with_suffix(".txt"), old.edited.get(_key(task, its), caption))
+            # What was written for these pixels is kept for the next time, used or not.
+            wrote = (text, by) if text else old.generated.get(its.digest, ("", ""))
+            where = its.origin_px, its.box_px
+            files[its.path] = Made(task.origin.name, caption, its.is_flipped, *where, *wrote, its.piece, its.digest)
+    return files
+
+
+def _generated(
+    made: list[_Result], old: _OldSet, action: CaptionAction, captioner: Captioner, job: JobFolder, events: EventWriter
+) -> dict[Path, str]:
+    """What the captioner writes for pictures that need it, or wrote for the very same pixels before.
+
+    A flipped copy shares the caption of its twin.
+    """
+    wanted = [
+        its
+        for task, pictures in made
+        for its in pictures
+        if not its.is_flipped
+        and not (action == "copy" and task.caption)
+        and any(_key(task, twin) not in old.edited for twin in pictures if twin.piece == its.piece)
+    ]
+    before = {digest: text for digest, (text, by) in old.generated.items() if by == captioner.fingerprint}
+    known = {its.path: before[its.digest] for its in wanted if its.digest in before}
+    return known | generate([its.path for its in wanted if its.path not in known], captioner, job, events)
+
+
+def _key(task: Task, its: Written) -> _Key:
+    return task.origin.name, its.piece, its.is_flipped
 
 
 def caption_of(existing: str, generated: str, action: CaptionAction) -> str:
@@ -279,7 +336,12 @@ def _swap(dataset_dir: Path, fresh: Path, trash: Trash) -> None:
     processed, old = dataset_dir / "processed", dataset_dir / "processed.old"
     if processed.exists():
         replace(processed, old)
-    replace(fresh, processed)
+    try:
+        replace(fresh, processed)
+    except OSError:
+        if old.exists():
+            replace(old, processed)
+        raise
     with suppress(WorkspaceError):  # the new set is in place; the next update tries again
         _put_away(old, trash)
 

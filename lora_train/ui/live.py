@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from lora_train.app.captions import ROW_ORDERS, FilterMode
+from lora_train.app.captions import FilterMode, RowOrder
 from lora_train.app.snapshot import Forecast, Selection
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.ui import view
@@ -81,7 +81,7 @@ def _captions(app: App, shown: Selection, query: Mapping[str, str], token: str) 
     if not shown.version:
         return ""
     mode: FilterMode = "or" if query.get("mode") == "or" else "and"
-    order = next((name for name in ROW_ORDERS if name == query.get("order")), ROW_ORDERS[0])
+    order: RowOrder = next((name for name in get_args(RowOrder) if name == query.get("order")), "name")
     try:
         captions = app.captions.view(shown.project, shown.version, query.get("filter", ""), mode, order)
     except ConfigError as error:

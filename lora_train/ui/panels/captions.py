@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
 import gradio as gr
+import msgspec
 
-from lora_train.app.captions import AllPictures, ChosenPictures, EditResult, FilteredPictures, Scope
+from lora_train.app.captions import AllPictures, ChosenPictures, EditResult, FilteredPictures, Operation, Scope
 from lora_train.app.snapshot import Selection
 from lora_train.core.errors import ConfigError
-from lora_train.data.caption_edits import (
-    AddTags,
-    AppendText,
-    DedupeTags,
-    Operation,
-    PrependText,
-    RemoveTags,
-    Replace,
-    SetText,
-    SortTags,
-    TriggerFirst,
-)
 from lora_train.ui.compat import Component, Updates, make, triggers_of_a_hand
 from lora_train.ui.page import Page, Values
 from lora_train.ui.view_captions import changes_html
@@ -38,6 +27,8 @@ _ORDERS = {
 }
 _SCOPES = ("all pictures", "those that the filter shows", "chosen pictures")
 _JOINTS = {"with a comma": ", ", "with a blank": " "}
+_PLACES = {"at the end": "end", "at the start": "start", "after the trigger word": "after trigger"}
+_SORTS = {"A to Z": "alphabet", "most frequent first": "frequency", "shortest tag first": "length"}
 _WITHIN = {
     "whole tags": "tag",
     "any text": "text",
@@ -48,46 +39,44 @@ _WITHIN = {
 
 @dataclass(frozen=True)
 class _Edit:
-    """One thing to do: which fields it needs, and the operation that they make."""
+    """One thing to do: the edit that it is, and the names that its fields have there."""
 
-    make: Callable[[str, str, Any], Operation]
-    """From text, replacement and the chosen way."""
-    has_text: bool = True
-    has_replacement: bool = False
-    ways: Mapping[str, Any] = field(default_factory=dict)
+    kind: str
+    text: str = ""
+    replacement: str = ""
+    way: str = ""
+    ways: Mapping[str, str] = field(default_factory=dict)
+    """What the person chooses from -> the value of the field `way`."""
 
 
 _EDITS: dict[str, _Edit] = {
-    "Add tags": _Edit(
-        lambda text, _, place: AddTags(text, place),
-        ways={"at the end": "end", "at the start": "start", "after the trigger word": "after trigger"},
-    ),
-    "Remove tags": _Edit(lambda text, _, __: RemoveTags(text)),
-    "Replace": _Edit(lambda text, other, within: Replace(text, other, within), has_replacement=True, ways=_WITHIN),
-    "Prepend text": _Edit(lambda text, _, joint: PrependText(text, joint), ways=_JOINTS),
-    "Append text": _Edit(lambda text, _, joint: AppendText(text, joint), ways=_JOINTS),
-    "Sort tags": _Edit(
-        lambda _, __, by: SortTags(by),
-        has_text=False,
-        ways={"A to Z": "alphabet", "most frequent first": "frequency", "shortest tag first": "length"},
-    ),
-    "Remove repeated tags": _Edit(lambda _, __, ___: DedupeTags(), has_text=False),
-    "Trigger word first": _Edit(lambda _, __, ___: TriggerFirst(), has_text=False),
-    "Set captions": _Edit(lambda text, _, __: SetText(text)),
+    "Add tags": _Edit("add", text="tags", way="place", ways=_PLACES),
+    "Remove tags": _Edit("remove", text="tags"),
+    "Replace": _Edit("replace", text="find", replacement="replacement", way="within", ways=_WITHIN),
+    "Prepend text": _Edit("prepend", text="text", way="joined_by", ways=_JOINTS),
+    "Append text": _Edit("append", text="text", way="joined_by", ways=_JOINTS),
+    "Sort tags": _Edit("sort", way="by", ways=_SORTS),
+    "Remove repeated tags": _Edit("dedupe"),
+    "Trigger word first": _Edit("trigger first"),
+    "Set captions": _Edit("set", text="text"),
 }
 _FIRST_EDIT = "Add tags"
+_WRITE_HELP = "Lets the captioner that is ticked above describe these pictures, by its policy."
+_FILTER_HELP = "Tags with commas; -tag: without it; *words*: anywhere; /expression/; empty quotation marks: no caption."
 
 
 class CaptionsPanel:
     def __init__(self, page: Page) -> None:
         self.page = page
-        with make(gr.Accordion, label="Caption editor", open=False, elem_id="train_tools_captions"):
-            with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
-                with make(gr.Column, scale=3, min_width=320):
-                    self._add_filter()
-                    page.add_live("captions")
-                with make(gr.Column, scale=2, min_width=320):
-                    self._add_edit()
+        with (
+            make(gr.Accordion, label="Caption editor", open=False, elem_id="train_tools_captions"),
+            make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]),
+        ):
+            with make(gr.Column, scale=3, min_width=320):
+                self._add_filter()
+                page.add_live("captions")
+            with make(gr.Column, scale=2, min_width=320):
+                self._add_edit()
         page.add_filler(self._fill, self.changes, self.filter, self.state)
 
     def _add_filter(self) -> None:
@@ -162,16 +151,17 @@ class CaptionsPanel:
         ways = list(edit.ways)
         return {
             self.way: gr.update(choices=ways, value=ways[0] if ways else None, visible=bool(ways)),
-            self.text: gr.update(visible=edit.has_text),
-            self.replacement: gr.update(visible=edit.has_replacement),
+            self.text: gr.update(visible=bool(edit.text)),
+            self.replacement: gr.update(visible=bool(edit.replacement)),
         }
 
     # --- what is done ---
 
     def _operation(self, values: Values) -> Operation:
         edit = _EDITS[values[self.edit] or _FIRST_EDIT]
-        way = edit.ways.get(values[self.way] or "", next(iter(edit.ways.values()), None))
-        return edit.make(values[self.text] or "", values[self.replacement] or "", way)
+        way = edit.ways.get(values[self.way] or "", next(iter(edit.ways.values()), ""))
+        given = {edit.text: values[self.text] or "", edit.replacement: values[self.replacement] or "", edit.way: way}
+        return msgspec.convert({"kind": edit.kind, **{name: text for name, text in given.items() if name}}, Operation)
 
     def _scope(self, values: Values) -> Scope:
         if values[self.scope] == _SCOPES[2]:

@@ -101,6 +101,25 @@ def test_from_upload_to_set(desk: Desk) -> None:
     assert desk.again().datasets.snapshot("cat", "v1").pictures == shown(desk).pictures
 
 
+def test_folder_by_the_project_caption_by_the_trigger_word(desk: Desk) -> None:
+    upload(desk, "a.png")
+    desk.app.settings.save("cat", "v1", train={"repeats": 4, "trigger_word": " sks "}, dataset={"width_px": 64})
+    desk.app.datasets.start_update("cat", "v1")
+    assert [(entry.file, entry.caption) for entry in shown(desk).pictures] == [("4_cat/a.png", "sks")]
+
+
+def test_all_pieces_of_a_picture_are_removed(desk: Desk) -> None:
+    desk.version()
+    desk.app.datasets.add("cat", "v1", [("long.png", desk.picture((200, 64)))])
+    upload(desk, "a.png")
+    update(desk, split=True, flip=True)
+    assert len(shown(desk).pictures) == 4 * 2 + 2  # L = 200: ceil((200 - 12.8) / 51.2)
+    undo = desk.app.datasets.remove("cat", "v1", "4_cat/long-2.png")
+    assert [file for file, _ in files(desk)] == ["4_cat/a-flip.png", "4_cat/a.png"]
+    desk.workspace.trash.restore(undo.entry)
+    assert len(shown(desk).pictures) == 10
+
+
 def test_regularisation_and_repeats(desk: Desk) -> None:
     desk.trained("3_cat/a.png", "5_dog/d.png", "reg/1_person/r.png")
     by_file = {entry.file: entry for entry in shown(desk).pictures}

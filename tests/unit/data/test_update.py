@@ -2,100 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lora_train.core import files
-from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import DatasetError, JobError
-from lora_train.core.events import EventWriter, Note, Phase
-from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd
+from lora_train.core.events import Phase
+from lora_train.core.jobs import RequestedEnd
 from lora_train.data import update as update_module
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.intake import take_in
-from lora_train.data.update import caption_of, origin_names, read_manifest, update_dataset
+from lora_train.data.update import caption_of, origin_names, read_manifest
+
+if TYPE_CHECKING:
+    from tests.unit.data.conftest import Version
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
-
-
-def halves(left: tuple[int, int, int], right: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """Two colours, so that turned and flipped ones are told apart."""
-    picture = Image.new("RGB", size, left)
-    picture.paste(right, (size[0] // 2, 0, *size))
-    return picture
-
-
-class Version:
-    """A version's dataset in a workspace, and its updates in this process."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.dataset = root / "projects" / "cat" / "versions" / "v1" / "dataset"
-        self.origin = self.dataset / "origin"
-        self.processed = self.dataset / "processed"
-        self.trash = root / "trash"
-        self.job = JobFolder(root / "jobs" / "update")
-
-    def upload(self, name: str, caption: str | None = None, content: Image.Image | None = None, **options: Any) -> Path:
-        self.origin.mkdir(parents=True, exist_ok=True)
-        path = self.origin / name
-        (content or halves(RED, BLUE)).save(path, **options)
-        if caption is not None:
-            path.with_suffix(".txt").write_text(caption, encoding="utf-8")
-        return path
-
-    def spec(self, *, concept: str = "cat", repeats: int = 4, **settings: Any) -> DatasetSpec:
-        values = {"width_px": 64, "height_px": 64, **settings}
-        return DatasetSpec(
-            dataset="../../projects/cat/versions/v1/dataset",
-            trash="../../trash",
-            settings=DatasetSettings(**values),
-            concept=concept,
-            repeats=repeats,
-        )
-
-    def update(self, **settings: Any) -> list[str]:
-        """What was told of single pictures."""
-        self.job.path.mkdir(parents=True, exist_ok=True)
-        writer = EventWriter(self.job.events_path)
-        told = len(self.job.events())
-        try:
-            update_dataset(self.spec(**settings), self.job, writer)
-        finally:
-            writer.close()
-        return [event.message for event in self.job.events()[told:] if isinstance(event, Note)]
-
-    def put(self, file: str, caption: str | None = None) -> None:
-        """A picture that a person put into the trained set directly."""
-        path = self.processed / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        halves(BLUE, RED).save(path)
-        if caption is not None:
-            path.with_suffix(".txt").write_text(caption, encoding="utf-8")
-
-    def captions(self) -> dict[str, str]:
-        return {picture.path: picture.caption for picture in scan_dataset(self.processed).pictures}
-
-    def edit(self, file: str, caption: str) -> None:
-        (self.processed / file).with_suffix(".txt").write_text(caption, encoding="utf-8")
-
-    def content(self) -> dict[str, bytes]:
-        found = (path for path in self.processed.rglob("*") if path.is_file())
-        return {path.relative_to(self.processed).as_posix(): path.read_bytes() for path in found}
-
-    def trained(self, file: str) -> np.ndarray:
-        with Image.open(self.processed / file) as picture:
-            return np.asarray(picture.convert("RGB"))
-
-
-@pytest.fixture
-def version(tmp_path: Path) -> Version:
-    return Version(tmp_path)
 
 
 # --- pictures ---
@@ -103,7 +32,7 @@ def version(tmp_path: Path) -> Version:
 
 def test_size_name_and_place(version: Version) -> None:
     version.upload("b.png")
-    version.upload("猫 A.jpg", content=halves(RED, BLUE, (200, 100)))
+    version.upload("猫 A.jpg", content=version.halves(RED, BLUE, (200, 100)))
     assert version.update(width_px=128, height_px=64) == []
     assert version.captions() == {"4_cat/b.png": "cat", "4_cat/猫 A.png": "cat"}
     for picture in scan_dataset(version.processed).pictures:
@@ -117,7 +46,7 @@ def test_the_middle_is_kept(version: Version) -> None:
     wide.paste(RED, (100, 0, 150, 100))
     wide.paste(BLUE, (150, 0, 200, 100))
     version.upload("wide.png", content=wide)
-    version.upload("small.png", content=halves(RED, BLUE, (8, 8)))
+    version.upload("small.png", content=version.halves(RED, BLUE, (8, 8)))
     version.update()
     for file in ("4_cat/wide.png", "4_cat/small.png"):
         pixels = version.trained(file)
@@ -127,7 +56,7 @@ def test_the_middle_is_kept(version: Version) -> None:
 
 
 def test_as_they_are(version: Version) -> None:
-    path = version.upload("a.jpg", content=halves(RED, BLUE, (90, 40)))
+    path = version.upload("a.jpg", content=version.halves(RED, BLUE, (90, 40)))
     version.update(as_is=True)
     assert (version.processed / "4_cat" / "a.jpg").read_bytes() == path.read_bytes()
     assert list(version.captions()) == ["4_cat/a.jpg"]
@@ -135,7 +64,7 @@ def test_as_they_are(version: Version) -> None:
 
 def test_flipped_copies(version: Version) -> None:
     version.upload("a.png", "a cat")
-    version.upload("b.jpg", content=halves(RED, BLUE, (90, 40)))
+    version.upload("b.jpg", content=version.halves(RED, BLUE, (90, 40)))
     for as_is in (False, True):
         version.update(flip=True, as_is=as_is)
         suffix = ".jpg" if as_is else ".png"
@@ -154,7 +83,7 @@ def test_flipped_copies(version: Version) -> None:
 def test_photos_of_phones_stand_upright(version: Version) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned to the right: what is stored at the left ends at the top
-    version.upload("a.jpg", content=halves(RED, BLUE, (120, 60)), exif=exif, quality=95)
+    version.upload("a.jpg", content=version.halves(RED, BLUE, (120, 60)), exif=exif, quality=95)
     version.update(width_px=64, height_px=128)
     pixels = version.trained("4_cat/a.png").astype(int)
     assert pixels.shape == (128, 64, 3)
@@ -171,8 +100,8 @@ def test_transparency_becomes_white(version: Version) -> None:
 def test_names_that_meet(version: Version) -> None:
     """A flipped copy may be called like another picture, and `a.jpg` becomes `a.png`."""
     version.upload("a.png", "one")
-    version.upload("a.jpg", "one", content=halves(BLUE, RED))
-    version.upload("a-flip.png", "another", content=halves(WHITE, RED))
+    version.upload("a.jpg", "one", content=version.halves(BLUE, RED))
+    version.upload("a-flip.png", "another", content=version.halves(WHITE, RED))
     version.update(flip=True)
     assert len(version.captions()) == 6
     assert sorted(version.captions().values()) == ["another"] * 2 + ["one"] * 4
@@ -356,7 +285,7 @@ def test_pictures_by_hand_alone(version: Version) -> None:
 
 def test_originals_of_other_concepts_keep_their_folder(version: Version) -> None:
     """As `lora-train train` takes in kohya's layout: uploads are its originals."""
-    source = Version(version.root / "elsewhere")
+    source = type(version)(version.root / "elsewhere")
     source.put("5_dog/d.png", "a dog")
     source.put("3_cat/c.png")
     source.put("reg/1_person/r.png")
@@ -416,20 +345,48 @@ def test_stop_leaves_the_old_set(version: Version) -> None:
     assert len(version.captions()) == 2
 
 
-def test_a_full_disk_leaves_the_old_set(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("place", ["pieces.write_bytes", "update.write_text", "update.write_bytes", "update.lock"])
+def test_a_folder_that_can_not_be_written_leaves_the_old_set(
+    version: Version, monkeypatch: pytest.MonkeyPatch, place: str, code: int
+) -> None:
+    """A full disk, one that is read-only, a folder of somebody else: pictures, captions, manifest, lock."""
+    version.upload("a.png")
+    version.update()
+    version.edit("4_cat/a.png", "by hand")
+    before = version.content()
+
+    def fail(path: Path, content: object = None) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"lora_train.data.{place}", fail)
+        with pytest.raises(DatasetError, match=os.strerror(code)) as error:
+            version.update(width_px=128)
+    assert str(version.dataset) in error.value.message
+    assert "stays as it was" in error.value.message
+    assert version.content() == before
+    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    version.update(width_px=128)
+    assert version.captions() == {"4_cat/a.png": "by hand"}
+
+
+def test_a_swap_that_fails_halfway_is_taken_back(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     version.upload("a.png")
     version.update()
     before = version.content()
 
-    def full(path: Path, content: str) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(source: Path, target: Path) -> None:
+        if source.name == "processed.new":
+            raise PermissionError(errno.EACCES, "in use", str(source))
+        files.replace(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(update_module, "write_text", full)
-        with pytest.raises(OSError, match="No space left"):
+        patched.setattr(update_module, "replace", fail)
+        with pytest.raises(DatasetError, match="in use"):
             version.update(width_px=128)
     assert version.content() == before
-    assert not (version.dataset / "processed.new").exists()
+    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
 
 
 @pytest.mark.parametrize("rename", [1, 2, 3])
