@@ -24,10 +24,12 @@ from lora_train.core.errors import DatasetError, JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock, replace, write_bytes, write_text
 from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd
+from lora_train.core.original import origin_stem
 from lora_train.core.trash import Trash
 from lora_train.core.workspace import fold, folder_name
 from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes
 from lora_train.data.dataset import auto_repeats
+from lora_train.data.existing import existing_captions
 from lora_train.data.images import PICTURE_SUFFIXES, open_picture
 from lora_train.data.preprocess import crop_and_resize, flipped
 
@@ -96,18 +98,26 @@ def origins(dataset_dir: Path) -> list[Path]:
 def origin_names(dataset_dir: Path, manifest: Manifest) -> dict[str, str]:
     """Picture of the trained set, relative to it -> name of the original that it stands for.
 
-    A set made by `lora-train train`, or by hand, has no manifest: equal names tell. A picture that was put there
+    An original that was replaced by one of another kind is known by its stem. A set made by `lora-train train`, or by
+    hand, has no manifest: equal names tell, or the names that the original extension gave. A picture that was put there
     directly stands for none.
     """
     processed = dataset_dir / "processed"
     files = {path.relative_to(processed).as_posix(): path for path in _pictures_below(processed)}
-    names = {file: manifest.files[file].origin for file in files if file in manifest.files}
-    uploaded = {path.name: path for path in origins(dataset_dir) if path.name not in names.values()}
+    present = {path.name: path for path in origins(dataset_dir)}
+    stems = {fold(path.stem): path.name for path in present.values()}
+    told = {file: manifest.files[file].origin for file in files if file in manifest.files}
+    names = {file: name if name in present else stems.get(fold(Path(name).stem), name) for file, name in told.items()}
+    uploaded = {name: path for name, path in present.items() if name not in names.values()}
     for file, path in files.items():
-        if file in names or path.name not in uploaded:
+        if file in names:
             continue
-        if not _is_regularisation(file) or path.stat().st_size == uploaded[path.name].stat().st_size:
-            names[file] = path.name
+        if path.name in uploaded:
+            is_same_size = path.stat().st_size == uploaded[path.name].stat().st_size
+            if not _is_regularisation(file) or is_same_size:
+                names[file] = path.name
+        elif not manifest.files and not _is_regularisation(file) and (stem := fold(origin_stem(path.stem))) in stems:
+            names[file] = stems[stem]
     return names
 
 
@@ -185,7 +195,7 @@ def _read_old_set(dataset_dir: Path, manifest: Manifest) -> _OldSet:
             captions[path.parent] = captions_in(path.parent)
         caption = captions[path.parent].get(caption_stem(path))
         if caption is not None and (made is None or made.caption != caption):
-            edited[names[file], made is not None and made.is_flipped] = caption
+            edited.setdefault((names[file], made is not None and made.is_flipped), caption)
     folders = {name: file.rpartition("/")[0] for file, name in names.items()}
     return _OldSet(folders, edited, kept)
 
@@ -214,7 +224,7 @@ def _tasks(
             chosen.append((origin, "" if is_own else folder))
     own_count = sum(not folder for _, folder in chosen) * (2 if spec.settings.flip else 1)
     repeats = spec.repeats if spec.repeats > 0 else auto_repeats(max(1, own_count))
-    captions = captions_in(dataset_dir / "origin")
+    captions = existing_captions(dataset_dir / "origin")
     taken = {fold(str((fresh / file).with_suffix(""))) for file in kept}
     tasks: list[_Task] = []
     for origin, folder in chosen:
