@@ -395,6 +395,26 @@ def test_replace_a_trained_picture(desk: Desk) -> None:
         assert made.getpixel((32, 32)) == (0, 255, 0)
 
 
+def test_replace_by_a_picture_of_another_kind(desk: Desk) -> None:
+    """The original gets another suffix, and still stands for the same trained picture."""
+    upload(desk, "a.png", "b.png")
+    update(desk)
+    desk.app.datasets.set_caption("cat", "v1", "4_cat/a.png", "edited")
+    before = everything(desk)
+    new = desk.root / "new"
+    Image.new("RGB", (96, 96), (0, 255, 0)).save(new, "JPEG")
+    undo = desk.app.datasets.replace("cat", "v1", "4_cat/a.png", "x.jpg", new)
+    assert files(desk) == [("4_cat/a.png", False), ("4_cat/b.png", False), ("a.jpg", True)]
+    desk.app.projects.restore(undo.entry)
+    assert everything(desk) == before
+    desk.app.datasets.replace("cat", "v1", "4_cat/a.png", "x.jpg", new)
+    update(desk)
+    assert {entry.file: entry.caption for entry in shown(desk).pictures} == {
+        "4_cat/a.png": "edited",
+        "4_cat/b.png": "cat",
+    }
+
+
 def test_the_prompt_in_a_replaced_picture_stays_its_caption(desk: Desk) -> None:
     desk.version()
     info = PngImagePlugin.PngInfo()

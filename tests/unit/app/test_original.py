@@ -12,8 +12,12 @@ from PIL import Image
 
 from lora_train.app import App
 from lora_train.app.snapshot import Selection
+from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError
+from lora_train.core.events import EventWriter
 from lora_train.core.host import BaseModelChoice
+from lora_train.core.jobs import DatasetSpec, JobFolder
+from lora_train.data.update import update_dataset
 from tests.unit.core.test_original import DATASET, NAME, PREVIEW, TRAIN
 
 if TYPE_CHECKING:
@@ -185,3 +189,38 @@ def test_it_is_renamed_and_copied(desk: Desk, original: Path) -> None:
     assert len(train.loras) == 3
     renamed = files_below(desk.workspace.projects_dir / "neu" / "versions" / "first")
     assert {name: renamed[name] for name in before} == before
+
+
+def test_its_pictures_are_made_anew_and_keep_their_captions(desk: Desk, original: Path) -> None:
+    assert not any(entry.is_waiting for entry in desk.app.datasets.snapshot("猫 cat", "v1").pictures), "all are in"
+    before = files_below(original)
+    version = desk.workspace.find_version("猫 cat", "v1")
+    job = JobFolder(desk.workspace.new_job_dir("dataset"))
+    spec = DatasetSpec(
+        dataset=str(version.path / "dataset"),
+        trash=str(desk.workspace.trash_dir),
+        settings=DatasetSettings(width_px=64, height_px=64),
+        concept="猫 cat",
+        repeats=-1,
+        project="猫 cat",
+    )
+    job.create(spec)
+    update_dataset(spec, job, EventWriter(job.events_path))
+    entries = desk.app.datasets.snapshot("猫 cat", "v1").pictures
+    assert {entry.file: entry.caption for entry in entries} == {
+        "16_猫 cat/b.png": "caption 1 0",
+        "16_猫 cat/ねこ.png": "caption 0 0",
+    }
+    after = files_below(original)
+    assert {name: after[name] for name in before if "processed" not in name} == {
+        name: content for name, content in before.items() if "processed" not in name
+    }
+    lost = {content for name, content in before.items() if "processed" in name}
+    assert lost <= {*files_below(desk.workspace.trash_dir).values(), *after.values()}, "the old set is in the trash"
+
+
+def test_a_picture_of_it_is_removed_with_its_parts(desk: Desk, original: Path) -> None:
+    desk.app.datasets.remove("猫 cat", "v1", "51_猫 cat/00000-1-ねこ.png")
+    assert {entry.file for entry in desk.app.datasets.snapshot("猫 cat", "v1").pictures} == {
+        f"51_猫 cat/00001-{part}-b.png" for part in (0, 1)
+    }
