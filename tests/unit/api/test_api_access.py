@@ -29,8 +29,8 @@ CONTRACT = {
     "base-model forecast trains jobs/log jobs/events jobs/status jobs/file queue live",
     "POST": "projects projects/rename projects/delete versions versions/rename versions/duplicate versions/delete "
     "selection trash/restore settings dataset/upload dataset/server-files dataset/update dataset/update/stop "
-    "dataset/check dataset/caption dataset/remove base-models/refresh trains jobs/stop jobs/pause jobs/kill jobs/resume "
-    "jobs/delete jobs/previews loras/publish loras/unpublish loras/delete queue/move queue/cancel",
+    "dataset/check dataset/caption dataset/remove base-models/refresh trains jobs/stop jobs/pause jobs/kill "
+    "jobs/resume jobs/delete jobs/previews loras/publish loras/unpublish loras/delete queue/move queue/cancel",
 }
 ALL_ROUTES = [(method, path) for method, paths in CONTRACT.items() for path in paths.split()]
 PAGE_FILES = {"page.js", "page.css", "localizations/{language}.json"}
