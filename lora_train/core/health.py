@@ -12,7 +12,7 @@ import msgspec
 from lora_train.core.jobs import JobStatus
 
 Level = Literal["error", "warning", "info"]
-Unit = Literal["", "×", "%", ":1", "tokens", "bits"]
+Unit = Literal["", "×", "%", ":1", "tokens", "bits", "sharpness"]
 
 
 class Shown(msgspec.Struct, frozen=True):

@@ -97,6 +97,7 @@ def _blurred(looked: Sequence[Looked]) -> Finding | None:
         title="Some pictures look blurred.",
         remedy="Look at them, and remove those that are: a LoRA learns blur like anything else.",
         limit=round(limit, 2),
+        unit="sharpness",
         pictures=tuple(blurred),
     )
 
@@ -169,7 +170,7 @@ def _extreme_ratios(looked: Sequence[Looked]) -> Finding | None:
     return Finding(
         kind="extreme_ratios",
         level="warning",
-        title="Some originals are very long or very wide, and lose much of themselves.",
+        title="Some originals are very long or very wide. What is cut off of them is not learned.",
         remedy="Cut out by hand what matters, or let Update Dataset split oversized images.",
         limit=WIDEST_RATIO,
         unit=":1",

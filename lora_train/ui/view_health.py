@@ -109,6 +109,8 @@ def _measure(number: float, unit: Unit) -> str:
         return f"{value(text)} {words('tokens')}"
     if unit == "bits":
         return f"{value(text)} {words('bits apart')}"
+    if unit == "sharpness":
+        return f"{words('sharpness')} {value(text)}"
     return value(f"{text}{unit}" if unit == ":1" else f"{text} {unit}".rstrip())
 
 

@@ -56,6 +56,7 @@ class TestPlainFolder:
             width_px=30,
             height_px=20,
             digest=digest,
+            content=hashlib.blake2b((tmp_path / "b.png").read_bytes(), digest_size=16).hexdigest(),
         )
         assert dataset.pictures[0].caption == ""
 

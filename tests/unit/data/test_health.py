@@ -172,7 +172,8 @@ def test_too_small_as_it_is(side_px: int, is_told: bool) -> None:
 def test_blurred() -> None:
     measured = [facts(BLURRED_BELOW), facts(BLURRED_BELOW - 0.01), *[facts(200.0)] * 4]
     blurred = found(report_on(PLENTY, measured=measured), "blurred")
-    assert (files(blurred), blurred.limit, blurred.pictures[0].number) == (["4_cat/1.png"], BLURRED_BELOW, 29.99)
+    assert blurred.pictures == (Shown("4_cat/1.png", 29.99),)
+    assert (blurred.limit, blurred.unit, blurred.level) == (BLURRED_BELOW, "sharpness", "warning")
 
 
 def test_blurred_beside_the_others() -> None:

@@ -328,6 +328,7 @@ def make_health(**changes: object) -> HealthReport:
             Finding(kind="same", level="warning", title="Equal.", groups=all_of_them),
             Finding(kind="near", level="warning", title="Alike.", limit=8, unit="bits", groups=(pair,)),
             Finding(kind="often", level="info", title="These are often.", limit=80, unit="%", counts=tags),
+            Finding(kind="soft", level="info", title="Some are soft.", limit=30, unit="sharpness"),
             Finding(kind="grey", level="info", title="Some are grey.", pictures=(Shown(files[5]),)),
         ],
     )  # fmt: skip
