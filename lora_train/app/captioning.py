@@ -39,7 +39,6 @@ _HOST_LABELS: dict[HostCaptioner, tuple[str, str]] = {
     "blip": ("The WebUI's BLIP", "A sentence: good for photographs."),
     "deepbooru": ("The WebUI's DeepDanbooru", "Tags: good for drawings."),
 }
-_ANOTHER = "Choose another captioner, or none."
 
 
 class _Memory(msgspec.Struct):
@@ -105,7 +104,7 @@ class Captioning:
         if answer:
             found = self._find(answer, settings)
             if found.problem:
-                raise ModelError(found.problem, f"{found.hint} {_ANOTHER}")
+                raise ModelError(found.problem, found.hint)
             return _plan_of(answer, found.folder, settings)
         return self._best_plan(settings)
 
@@ -230,7 +229,7 @@ class Captioning:
         absent = self._host.absent_captioners()
         kinds = sorted(self._host.captioners(), key=lambda kind: kind in absent)
         if not kinds:
-            raise ModelError("This program has no captioner of its own.", _ANOTHER)
+            raise ModelError("This program has no captioner of its own.", "Choose another captioner, or none.")
         return (kinds[0],)
 
     def _find(self, kind: CaptionerKind, settings: CaptionSettings) -> _Found:
@@ -244,7 +243,8 @@ class Captioning:
             return self._absent(kind)
         packages = missing_packages(kind)
         if packages:
-            return _Found("", _lacks(_KINDS[kind], packages), f"Install with: {install_command(packages)}")
+            hint = f"Choose another captioner, or install with: {install_command(packages)}"
+            return _Found("", _lacks(_KINDS[kind], packages), hint)
         return _Found(str(folder.absolute()))
 
     def _absent(self, kind: CaptionerKind) -> _Found:

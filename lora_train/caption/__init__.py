@@ -1,1 +1,1 @@
-"""What writes captions: WD14 taggers, BLIP and other image-to-text models, and how they get here. Worker only."""
+"""The captioners that run in the worker: taggers (onnxruntime) and image-to-text models (transformers)."""

@@ -113,7 +113,7 @@ def find_model(name: str) -> CaptionerModel:
     for model in MODELS:
         if model.name == name:
             return model
-    raise ModelError(f"There is no captioner {name!r}.", "Known are: " + ", ".join(model.name for model in MODELS))
+    raise ModelError(f"There is no captioner {name!r}.", f"Known are {', '.join(model.name for model in MODELS)}.")
 
 
 def missing_packages(kind: CaptionerKind) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.dataset_settings import CaptionAction
 from lora_train.data.captions import caption_stem
-from lora_train.data.update import captions_in, read_manifest
+from lora_train.data.update import Made, captions_in, read_manifest
 
 
 class HostPass(NamedTuple):
@@ -48,8 +48,13 @@ def passes_after_update(
             continue
         if made.caption in ("", " ".join(fallback.split())):
             alone.append(file)
-        elif made.generated if has_models else action in ("prepend", "append"):
+        elif _is_written(made) if has_models else action in ("prepend", "append"):
             joined.append(file)
     policy = action if action in ("prepend", "append") else joining_policy(kinds)
     passes = [HostPass(tuple(alone), "only where empty"), HostPass(tuple(joined), policy)]
     return [one for one in passes if one.files]
+
+
+def _is_written(made: Made) -> bool:
+    """Whether a worker's model has a part in the caption: what one wrote is remembered also where it was not used."""
+    return bool(made.generated) and made.generated in made.caption

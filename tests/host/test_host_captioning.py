@@ -169,3 +169,24 @@ def test_a_stopped_update_is_not_completed(desk: Desk, monkeypatch: pytest.Monke
     desk.wait()
     assert calls() == []
     assert set(desk.captions().values()) == {"猫 cat"}
+
+
+def test_a_sentence_by_the_host_and_tags_by_a_worker(desk: Desk, taggers: Any) -> None:
+    """A tagger of colours in a worker process; the host's sentence goes before its tags."""
+    folder = taggers.make_colour_tagger(desk.root / "tagger")
+    settings = {"use_blip": True, "use_wd14": True, "wd14_model": str(folder), "device": "cpu"}
+    assert desk.app.settings.save(*desk.ids, caption=settings) == []
+    desk.add("a.png")
+    desk.add("b.png", BLUE, caption="mine")
+    desk.update()
+    tags = desk.captions()["a.png"].removeprefix("a picture of red, ")
+    assert "red" in tags
+    assert desk.captions() == {"a.png": f"a picture of red, {tags}", "b.png": "mine"}
+
+    desk.app.captioning.start(*desk.ids, policy="overwrite")
+    desk.wait()
+    captions = desk.captions()
+    assert captions["a.png"] == f"a picture of red, {tags}"
+    assert captions["b.png"].startswith("a picture of blue, ")
+    assert "blue" in captions["b.png"].removeprefix("a picture of blue, ")
+    assert desk.status().state == "finished"

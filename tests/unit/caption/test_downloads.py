@@ -17,7 +17,7 @@ from lora_train.core.captioners import CaptionerModel
 from lora_train.core.events import Phase
 from lora_train.core.jobs import DownloadSpec, JobFolder, JobStatus, status_from_events
 from lora_train.launch import launcher
-from tests.unit.caption.conftest import CONTENTS
+from tests.unit.caption.conftest import CONTENTS, Zeros
 
 if TYPE_CHECKING:
     from tests.unit.caption.conftest import Hub
@@ -208,7 +208,7 @@ def test_no_room(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.Mo
 def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
     """With the registry and the worker as they are: a real model, in its real size, that comes slowly."""
     model = captioners.MODELS[0]
-    hub.offer(model, {"model.onnx": bytes(model.files[0].size_bytes)})
+    hub.offer(model, {"model.onnx": Zeros(model.files[0].size_bytes)})
     hub.large = {"model.onnx"}
     hub.pause_s = 0.02
     job = desk.job(model.name)
@@ -229,7 +229,7 @@ def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
 
 def test_a_server_that_hangs_does_not_keep_the_person_waiting(desk: Desk, hub: Hub) -> None:
     model = captioners.MODELS[0]
-    hub.offer(model, {"model.onnx": bytes(model.files[0].size_bytes)})
+    hub.offer(model, {"model.onnx": Zeros(model.files[0].size_bytes)})
     hub.pause_s = 60
     job = desk.job(model.name)
     worker = launcher.start_worker(job)

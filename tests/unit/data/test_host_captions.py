@@ -33,7 +33,7 @@ def dataset_dir(tmp_path: Path) -> Path:
         tmp_path,
         {
             "4_cat/bare.png": (Made("a.png", "my cat"), "my cat"),
-            "4_cat/brought.png": (Made("b.png", "a tomcat"), "a tomcat"),
+            "4_cat/brought.png": (Made("b.png", "a tomcat", generated="1cat"), "a tomcat"),
             "4_cat/edited.png": (Made("c.png", "my cat"), "my cat on a mat"),
             "4_cat/tagged 猫.png": (Made("d.png", "1cat, sitting", generated="1cat, sitting"), "1cat, sitting"),
             "5_dog/bare.png": (Made("e.png", "my cat"), "my cat"),

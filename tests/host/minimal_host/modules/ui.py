@@ -10,7 +10,7 @@ import gradio as gr
 from modules import call_queue, lora, processing, script_callbacks, shared
 from modules.ui_config import UiConfig
 
-_COMPONENTS: dict[type, type] = {str: gr.Textbox, int: gr.Number, bool: gr.Checkbox}
+_COMPONENTS: dict[type, type] = {str: gr.Textbox, int: gr.Number, float: gr.Number, bool: gr.Checkbox}
 
 
 def create_ui() -> gr.Blocks:
