@@ -346,7 +346,7 @@ def test_trained_text_is_that_of_the_training(desk: Desk) -> None:
     plan = make_plan(desk.app.datasets.scan(found), settings, check_base_model(settings), "cat")
     fed = [view.caption for batch in plan.batches(1) for view in batch.views if view.source == 0]
     assert [view.text for view in told.views] == fed
-    assert desk.app.captions.trained_text(*V, "4_cat/b.png").plain.chunks[0].text == "sks, cat"
+    assert desk.app.captions.trained_text(*V, "4_cat/b.png").plain.chunks[0].tokens == ["sks", ",", "cat"]
     for epoch in (0, 4, 10**20):
         with pytest.raises(ConfigError, match="from 1 to 3"):
             desk.app.captions.trained_text(*V, "4_cat/a.png", epoch)

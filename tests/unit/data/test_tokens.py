@@ -78,7 +78,9 @@ def test_known_ids_and_texts() -> None:
     """OpenAI's own tokenizer gives these ids."""
     assert tokens.token_ids("a photo of a cat") == [320, 1125, 539, 320, 2368]
     told = tokens.chunks("A Photo,  of", 75)
-    assert told.chunks == [tokens.Chunk("a photo, of", ["a", "photo", ",", "of"])]
+    (chunk,) = told.chunks
+    assert chunk.tokens == ["a", "photo", ",", "of"]
+    assert chunk.text.replace(" ,", ",") == "a photo, of", "transformers 4.30 without ftfy sets signs apart"
     assert (told.cut, told.token_count) == (tokens.Chunk("", []), 4)
     assert tokens.chunks("", 150) == tokens.Chunks([tokens.Chunk("", [])], tokens.Chunk("", []), 0)
 
@@ -93,8 +95,8 @@ def test_what_is_cut_off_is_told() -> None:
     """A tag of five words and a comma is six tokens: the 13th does not fit into a chunk any more."""
     tags = ["a very big red cat"] * 30
     told = tokens.chunks(", ".join(tags), 75)
-    assert told.chunks[0].text == ", ".join(tags[:12]) + ","
-    assert told.cut.text == ", ".join(tags[12:])
+    assert told.chunks[0].text.replace(" ,", ",") == ", ".join(tags[:12]) + ","
+    assert told.cut.text.replace(" ,", ",") == ", ".join(tags[12:])
     assert told.token_count == 179
     assert len(told.cut.tokens) == tokens.cut_count(", ".join(tags), 75) == 179 - 72
     assert tokens.cut_count(", ".join(tags), 150) == 179 - 144, "each chunk that ends at a comma leaves room"
