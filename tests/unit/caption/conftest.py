@@ -21,6 +21,10 @@ def git_checksum(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\x00" % len(content) + content).hexdigest()
 
 
+CONTENTS = {"model.onnx": bytes(range(256)) * 4096, "selected_tags.csv": b"tag_id,name\n1,cat\n", "config.json": b"{}"}
+"""Of a model that is small enough for tests: 1 MiB of weights."""
+
+
 class Zeros:
     """A file as large as a real model's, which takes no memory."""
 
@@ -37,6 +41,8 @@ class Zeros:
 
 class Hub:
     """Files by repository, revision and name. Large ones lie in a store that the hub leads to, as the real one does."""
+
+    contents = CONTENTS
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str, str], bytes | Zeros] = {}
@@ -74,9 +80,12 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
-    def offer(self, model: CaptionerModel, contents: Mapping[str, bytes | Zeros]) -> None:
+    def offer(self, model: CaptionerModel, contents: Mapping[str, bytes]) -> None:
         for name, content in contents.items():
             self.files[model.repository, model.revision, name] = content
+
+    def offer_zeros(self, model: CaptionerModel, name: str, size_bytes: int) -> None:
+        self.files[model.repository, model.revision, name] = Zeros(size_bytes)
 
     def answer(self, request: BaseHTTPRequestHandler, *, with_content: bool) -> None:
         is_store = request.path.startswith("/store/")
@@ -132,10 +141,6 @@ def hub() -> Iterator[Hub]:
     running = Hub()
     yield running
     running.close()
-
-
-CONTENTS = {"model.onnx": bytes(range(256)) * 4096, "selected_tags.csv": b"tag_id,name\n1,cat\n", "config.json": b"{}"}
-"""Of a model that is small enough for tests: 1 MiB of weights."""
 
 
 @pytest.fixture

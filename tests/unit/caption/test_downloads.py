@@ -17,7 +17,6 @@ from lora_train.core.captioners import CaptionerModel
 from lora_train.core.events import Phase
 from lora_train.core.jobs import DownloadSpec, JobFolder, JobStatus, status_from_events
 from lora_train.launch import launcher
-from tests.unit.caption.conftest import CONTENTS, Zeros
 
 if TYPE_CHECKING:
     from tests.unit.caption.conftest import Hub
@@ -90,7 +89,7 @@ def test_a_model_comes_whole(desk: Desk, hub: Hub, small_model: CaptionerModel) 
     assert (status.state, status.message) == ("finished", "")
     folder = desk.parent / small_model.name
     assert status.result == {"folder": str(folder), "bytes": small_model.size_bytes}
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == hub.contents
     assert (status.phase, status.phase_done, status.phase_total) == (
         "downloading",
         small_model.size_bytes,
@@ -144,7 +143,7 @@ def test_a_wrong_checksum(desk: Desk, hub: Hub, small_model: CaptionerModel, lar
     """Of a file whose checksum we know, and of one for which only the hub tells it."""
     name = "model.onnx" if large else "config.json"
     if large:
-        hub.offer(small_model, {name: CONTENTS[name][::-1]})
+        hub.offer(small_model, {name: hub.contents[name][::-1]})
     else:
         hub.etag[name] = "0" * 40
     status = desk.download(small_model)
@@ -208,7 +207,7 @@ def test_no_room(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.Mo
 def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
     """With the registry and the worker as they are: a real model, in its real size, that comes slowly."""
     model = captioners.MODELS[0]
-    hub.offer(model, {"model.onnx": Zeros(model.files[0].size_bytes)})
+    hub.offer_zeros(model, "model.onnx", model.files[0].size_bytes)
     hub.large = {"model.onnx"}
     hub.pause_s = 0.02
     job = desk.job(model.name)
@@ -229,7 +228,7 @@ def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
 
 def test_a_server_that_hangs_does_not_keep_the_person_waiting(desk: Desk, hub: Hub) -> None:
     model = captioners.MODELS[0]
-    hub.offer(model, {"model.onnx": Zeros(model.files[0].size_bytes)})
+    hub.offer_zeros(model, "model.onnx", model.files[0].size_bytes)
     hub.pause_s = 60
     job = desk.job(model.name)
     worker = launcher.start_worker(job)
