@@ -358,12 +358,14 @@ def _other_states() -> dict[str, str]:
         QueueEntry(JOB, "Cat v1: Cat-v1", "train", "running"),
         QueueEntry("b", "Dog v2: Dog-v2", "train", "waiting"),
         QueueEntry("c", "Dog v2: previews of Dog-v2", "preview", "waiting"),
-        QueueEntry("d", "Dog v2: animal", "regularisation", "waiting"),
     ]
     return {
         "no queue": view.queue_html(make_snapshot()),
         "queue": view.queue_html(make_snapshot(queue=queue)),
         "queue of previews": view.queue_html(make_snapshot(queue=[QueueEntry("c", "Dog", "preview", "running")])),
+        "queue of regularisation": view.queue_html(
+            make_snapshot(queue=[QueueEntry("d", "Dog v2: animal", "regularisation", "running")])
+        ),
         "no message": view.message_html(""),
         "message": view.message_html("Saved."),
         "error": view.message_html("There is no project Cat.", "Press Refresh.", "error"),
