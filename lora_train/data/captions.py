@@ -14,6 +14,9 @@ from lora_train.core.errors import DatasetError
 CAPTION_SUFFIXES = (".txt", ".caption")
 """In the order of preference, lower-case; letter case does not matter in file names."""
 
+_PLAIN_ASCII = re.compile(rb"[\x20-\x7e\t\r\n\x00]*")
+"""Without the control characters that are halves of Cyrillic or Greek letters in UTF-16."""
+
 _BYTE_ORDER_MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe", "utf-16"),
@@ -41,8 +44,8 @@ def decode_text(raw: bytes) -> str:
 
 
 def caption_text(raw: bytes) -> str:
-    """The caption in a file's bytes: decoded, its lines joined by a blank, outer blanks trimmed."""
-    lines = (line.strip() for line in decode_text(raw).splitlines())
+    """The caption in a file's bytes: decoded, without NULs, its lines joined by a blank, outer blanks trimmed."""
+    lines = (line.strip() for line in decode_text(raw).replace("\x00", "").splitlines())
     return " ".join(line for line in lines if line)
 
 
@@ -168,9 +171,10 @@ def _utf_16_without_mark(raw: bytes) -> str | None:
     """The byte order, if at least one character in sixteen has a NUL half.
 
     In UTF-16 all ASCII characters have one, so blanks and commas are enough to tell; in the other
-    encodings a NUL is an accident.
+    encodings a NUL is an accident, as in ASCII text that has only few of them.
     """
-    if len(raw) % 2 or not raw:
+    is_ascii_with_accidents = _PLAIN_ASCII.fullmatch(raw) is not None and raw.count(0) * 4 < len(raw)
+    if len(raw) % 2 or not raw or is_ascii_with_accidents:
         return None
     high_nul, low_nul = raw[0::2].count(0), raw[1::2].count(0)
     if max(high_nul, low_nul) * 16 < len(raw) // 2:

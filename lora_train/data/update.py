@@ -95,7 +95,7 @@ def origin_names(dataset_dir: Path, manifest: Manifest) -> dict[str, str]:
 def captions_in(folder: Path) -> dict[str, str]:
     """The caption of each stem (NFC) in a folder. Raises DatasetError for a file that can't be read."""
     files = captions_by_stem(_files(folder))
-    return {stem: caption_text(read_caption_bytes(path)).replace("\x00", "") for stem, path in files.items()}
+    return {stem: caption_text(read_caption_bytes(path)) for stem, path in files.items()}
 
 
 def update_dataset(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.unit.data.conftest import Version
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+_WHOLE = [".facts.json", ".update-lock", "origin", "processed"]
+"""What there is after an update, and nothing half-made."""
 
 
 # --- pictures ---
@@ -37,7 +39,7 @@ def test_size_name_and_place(version: Version) -> None:
     assert version.captions() == {"4_cat/b.png": "cat", "4_cat/猫 A.png": "cat"}
     for picture in scan_dataset(version.processed).pictures:
         assert (picture.width_px, picture.height_px, picture.repeats) == (128, 64, 4)
-    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    assert sorted(path.name for path in version.dataset.iterdir()) == _WHOLE
 
 
 def test_the_middle_is_kept(version: Version) -> None:
@@ -152,8 +154,9 @@ def test_progress_is_told(version: Version) -> None:
     for number in range(3):
         version.upload(f"{number}.png")
     version.update()
-    phases = [event for event in version.job.events() if isinstance(event, Phase)]
-    assert [(phase.done, phase.total) for phase in phases] == [(1, 3), (2, 3), (3, 3)]
+    told = [(event.name, event.done, event.total) for event in version.job.events() if isinstance(event, Phase)]
+    names = ("cropping pictures", "looking at the pictures")
+    assert told == [(name, done, 3) for name in names for done in (1, 2, 3)]
 
 
 # --- captions ---
@@ -339,7 +342,7 @@ def test_stop_leaves_the_old_set(version: Version) -> None:
     with pytest.raises(RequestedEnd):
         version.update(width_px=128)
     assert version.content() == before
-    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    assert sorted(path.name for path in version.dataset.iterdir()) == _WHOLE
     version.job.clear_requests()
     version.update()
     assert len(version.captions()) == 2
@@ -366,7 +369,7 @@ def test_a_folder_that_can_not_be_written_leaves_the_old_set(
     assert str(version.dataset) in error.value.message
     assert "stays as it was" in error.value.message
     assert version.content() == before
-    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    assert sorted(path.name for path in version.dataset.iterdir()) == _WHOLE
     version.update(width_px=128)
     assert version.captions() == {"4_cat/a.png": "by hand"}
 
@@ -386,7 +389,7 @@ def test_a_swap_that_fails_halfway_is_taken_back(version: Version, monkeypatch: 
         with pytest.raises(DatasetError, match="in use"):
             version.update(width_px=128)
     assert version.content() == before
-    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    assert sorted(path.name for path in version.dataset.iterdir()) == _WHOLE
 
 
 @pytest.mark.parametrize("rename", [1, 2, 3])
@@ -412,7 +415,7 @@ def test_death_within_the_swap(version: Version, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     version.update(caption_action="ignore")
     assert version.captions() == {"4_cat/a.png": "by hand"}
-    assert sorted(path.name for path in version.dataset.iterdir()) == [".update-lock", "origin", "processed"]
+    assert sorted(path.name for path in version.dataset.iterdir()) == _WHOLE
     assert len(list(version.trash.glob("*/from.json"))) == (1 if rename < 3 else 2)
 
 

@@ -11,13 +11,26 @@ from typing import Any
 import pytest
 
 from lora_train.app import App
-from lora_train.app.snapshot import DatasetSnapshot, Forecast, QueueEntry, Selection, Snapshot
+from lora_train.app.captions import CaptionsSnapshot
+from lora_train.app.snapshot import (
+    CaptioningSnapshot,
+    DatasetSnapshot,
+    Forecast,
+    QueueEntry,
+    RegularisationSnapshot,
+    Selection,
+    Snapshot,
+)
 from lora_train.core.errors import ConfigError, ModelError, TrainToolsError
+from lora_train.core.health import HealthReport
 from lora_train.core.jobs import JobStatus
 from lora_train.core.workspace import Workspace
 from lora_train.ui.live import live
 
-PARTS = {"dataset", "sum", "progress", "queue", "results"}
+PARTS = {
+    *("dataset", "sum", "progress", "queue", "results"),
+    *("captioning", "captions", "health", "regularisation"),
+}
 SHOWN = {"project": "Cat", "version": "v1"}
 
 
@@ -28,7 +41,16 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         asked.append(ids)
         return snapshot
 
-    return SimpleNamespace(snapshot=take, training=SimpleNamespace(forecast=forecast), asked=asked)
+    return SimpleNamespace(
+        snapshot=take,
+        training=SimpleNamespace(forecast=forecast),
+        datasets=SimpleNamespace(needs_captions=lambda *_: False),
+        captioning=SimpleNamespace(choices=lambda *_: CaptioningSnapshot(captioners=[])),
+        captions=SimpleNamespace(view=lambda *_: CaptionsSnapshot()),
+        health=SimpleNamespace(report=lambda *_: HealthReport()),
+        regularisation=SimpleNamespace(snapshot=lambda *_: RegularisationSnapshot()),
+        asked=asked,
+    )
 
 
 def test_everything_the_first_time_and_nothing_the_second() -> None:
@@ -42,6 +64,22 @@ def test_everything_the_first_time_and_nothing_the_second() -> None:
     second = live(app, {**SHOWN, "seen": ",".join(first["marks"].values())})
     assert second["fragments"] == {}
     assert second["marks"] == first["marks"]
+
+
+def test_only_what_is_in_sight() -> None:
+    answer = live(fake_app(Snapshot(Selection("Cat", "v1"))), {**SHOWN, "parts": "queue,message,captions"})
+    assert set(answer["fragments"]) == set(answer["marks"]) == {"queue", "captions"}
+
+
+def test_a_filter_that_can_not_be_read_is_told() -> None:
+    app = fake_app(Snapshot(Selection("Cat", "v1")))
+
+    def refuse(*_: str) -> CaptionsSnapshot:
+        raise ConfigError(["The filter can't be read."])
+
+    app.captions.view = refuse
+    html = live(app, {**SHOWN, "filter": '"', "order": "wrong"})["fragments"]["captions"]
+    assert "The filter can&#x27;t be read." in html
 
 
 def test_only_what_changed() -> None:
