@@ -10,6 +10,8 @@
         back: "It is back.",
         cancel: "Cancel",
         caption: "Caption",
+        changing: "In changing order:",
+        cutOff: "Cut off:",
         captionSaved: "The caption is saved.",
         close: "Close",
         copied: "Copied. Paste it into a prompt.",
@@ -22,8 +24,11 @@
         previous: "Previous",
         refresh: "Refresh",
         remove: "Remove",
+        replace: "Replace",
         save: "Save",
         sent: "Put into the txt2img prompt.",
+        tokens: "tokens",
+        trainedAs: "Trained as:",
         undo: "Undo",
         waits: "The caption can be edited after Update Dataset.",
         wrong: "Something went wrong. The log of the server has more.",
@@ -49,6 +54,12 @@
     function shown() {
         const data = find("#train_tools_shown[data-project], #train_tools_shown [data-project]")?.dataset;
         return { project: data?.project ?? "", version: data?.version ?? "" };
+    }
+
+    // What the caption editor's filter shows; its panel writes it there.
+    function captionFilter() {
+        const { filter = "", mode = "", order = "" } = find("#train_tools_captions_state")?.dataset ?? {};
+        return { filter, mode, order };
     }
 
     const isShown = ({ project, version }) => project === shown().project && version === shown().version;
@@ -115,6 +126,7 @@
 
     async function ask() {
         const selection = shown();
+        const filter = captionFilter();
         const wanted = JSON.stringify(selection);
         if (wanted !== lastShown) params.train = "";
         lastShown = wanted;
@@ -122,7 +134,8 @@
         const asked = liveElements().filter((element) => element.parentElement.getClientRects().length);
         const seen = asked.map((element) => marks.get(element)).filter(Boolean).join(",");
         const parts = asked.map((element) => element.dataset.live).join(",") || "queue";
-        const query = new URLSearchParams({ ...selection, ...params, parts, seen, token: connection().token });
+        const token = connection().token;
+        const query = new URLSearchParams({ ...selection, ...params, ...filter, parts, seen, token });
         const response = await request(`live?${query}`);
         if (response.status === 404) return; // the routes come a moment after the page
         if (response.status === 401) {
@@ -134,7 +147,7 @@
         const answer = await response.json();
         failures = 0;
         showTrouble("");
-        if (JSON.stringify(shown()) !== wanted) {
+        if (JSON.stringify([shown(), captionFilter()]) !== JSON.stringify([selection, filter])) {
             askAgain = true;
             return;
         }
@@ -144,6 +157,7 @@
             redraw(element, answer.fragments[name]);
             marks.set(element, answer.marks[name]);
         }
+        tellChosen();
         refreshLoras(answer.loras_revision);
         nameControls();
     }
@@ -322,12 +336,13 @@
     // --- buttons ---
 
     async function press(button) {
-        const { post: route, body, confirm, done } = button.dataset;
+        const { post: route, body, confirm, done, then } = button.dataset;
         if (confirm && !(await confirmed(confirm, button.textContent))) return;
         button.disabled = true;
         try {
             const answer = await post(route, JSON.parse(body || "{}"));
             sayAnswer(answer, done);
+            if (then) document.getElementById(then)?.click();
             // A project or version came back: the lists are gradio's.
             if (route === "trash/restore" && !isShown(answer)) find("#train_tools_show_last")?.click();
         } catch (error) {
@@ -361,13 +376,39 @@
         else if (data.param) setParam(data.param, data.value);
         else if (data.send !== undefined) send(data.send);
         else if (data.open !== undefined) editor.open(target);
+        else if (data.tag !== undefined) toggleTag(data.tag);
         else if (data.close !== undefined) target.closest("[data-live]").replaceChildren();
     });
 
     document.addEventListener("change", (event) => {
         const target = event.target;
         if (target.matches?.(".train-tools-live select[data-param]")) setParam(target.dataset.param, target.value);
+        if (target.matches?.(".train-tools-live [data-choose]")) tellChosen();
     });
+
+    // --- the caption editor's panel, whose fields are gradio's ---
+
+    function typeInto(id, text) {
+        const field = find(`#${id} textarea, #${id} input`);
+        if (!field || field.value === text) return;
+        field.value = text;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    // A click on a tag filters by it; another click takes it out of the filter.
+    function toggleTag(tag) {
+        const id = "train_tools_captions_filter";
+        const term = /^[-"/*]/.test(tag) ? `"${tag}"` : tag;
+        const current = find(`#${id} textarea, #${id} input`)?.value ?? "";
+        const terms = current.split(",").map((text) => text.trim()).filter(Boolean);
+        const rest = terms.filter((text) => text.toLowerCase() !== term.toLowerCase());
+        typeInto(id, (rest.length < terms.length ? rest : [...terms, term]).join(", "));
+    }
+
+    function tellChosen() {
+        const ticked = page()?.querySelectorAll('[data-live="captions"] [data-choose]:checked') ?? [];
+        typeInto("train_tools_captions_chosen", JSON.stringify([...ticked].map((box) => box.dataset.choose)));
+    }
 
     document.addEventListener(
         "toggle",
@@ -441,6 +482,14 @@
         });
     }
 
+    const base64 = (file) =>
+        new Promise((resolve, reject) => {
+            const reader = new FileReader();
+            reader.addEventListener("load", () => resolve(reader.result.split(",", 2)[1] ?? ""));
+            reader.addEventListener("error", () => reject(reader.error));
+            reader.readAsDataURL(file);
+        });
+
     // One picture of the dataset, big, with its caption.
     const editor = {
         element: null,
@@ -453,11 +502,15 @@
             this.image = create("img", { class: "train-tools-big", alt: "" });
             this.caption = create("textarea", { id: "train_tools_editor_caption", rows: "3" });
             this.status = create("p", { class: "train-tools-line train-tools-quiet", role: "status" });
+            this.trained = create("div", { class: "train-tools-trained" });
             this.label = create("label", { for: this.caption.id }, WORDS.caption);
+            this.file = create("input", { type: "file", accept: "image/*", hidden: "", "aria-label": WORDS.replace });
+            this.file.addEventListener("change", () => this.replace());
             const actions = {
                 previous: () => this.step(-1),
                 next: () => this.step(1),
                 remove: () => this.remove(),
+                replace: () => this.file.click(),
                 save: () => this.save(),
                 close: () => this.close(),
             };
@@ -465,7 +518,8 @@
             this.buttons = Object.fromEntries(names.map((name) => [name, dialogButton(WORDS[name], name)]));
             const row = create("div", { class: "train-tools-actions" }, ...Object.values(this.buttons));
             this.element = dialog(
-                "train_tools_editor", this.title, this.image, this.label, this.caption, this.status, row,
+                "train_tools_editor",
+                ...[this.title, this.image, this.label, this.caption, this.status, this.trained, row, this.file],
             );
             this.element.setAttribute("aria-labelledby", this.title.id);
             for (const [name, action] of Object.entries(actions)) this.buttons[name].addEventListener("click", action);
@@ -500,9 +554,35 @@
             this.buttons.previous.disabled = others[0] === opener;
             this.buttons.next.disabled = others.at(-1) === opener;
             this.tell(isWaiting ? [{ words: WORDS.waits }] : []);
+            this.showTrained();
         },
 
-        openers: () => [...page().querySelectorAll('[data-live="dataset"] [data-open]')],
+        // Those that stand beside the one that was opened: in the gallery, a finding, the list of captions.
+        openers() {
+            const part = this.opener.closest("[data-live]");
+            return [...(part?.querySelectorAll("[data-open]") ?? [])];
+        },
+
+        // The very text that training takes, with the borders of its chunks and what is cut off.
+        async showTrained() {
+            const { opener } = this;
+            this.trained.replaceChildren();
+            if (opener.dataset.waiting === "1") return;
+            const query = new URLSearchParams({ ...this.version, file: opener.dataset.open });
+            const response = await request(`captions/trained-text?${query}`).catch(() => null);
+            if (!response?.ok || this.opener !== opener) return;
+            const told = await response.json();
+            if (this.opener !== opener) return;
+            const { chunks, cut, token_count: count } = told.plain;
+            const text = chunks.map((chunk) => chunk.text).join(" | ");
+            const lines = [
+                { words: WORDS.trainedAs, value: text },
+                { words: WORDS.tokens, value: `${count} / ${told.max_tokens}` },
+            ];
+            if (cut.text) lines.push({ words: WORDS.cutOff, value: cut.text });
+            if (told.shuffled.length) lines.push({ words: WORDS.changing, value: told.shuffled.join(", ") });
+            this.trained.replaceChildren(...lines.map(lineOf));
+        },
 
         tell(lines) {
             this.status.replaceChildren(...lines.map(lineOf).flatMap((line) => [...line.childNodes, " "]));
@@ -533,6 +613,7 @@
             }
             opener.dataset.caption = caption;
             this.tell([{ words: WORDS.captionSaved }]);
+            this.showTrained();
             poll();
             return true;
         },
@@ -548,6 +629,22 @@
             try {
                 const answer = await post("dataset/remove", { ...this.version, file: this.opener.dataset.open });
                 this.opener = others[place + 1] ?? others[place - 1] ?? null;
+                this.element.close();
+                sayAnswer(answer);
+            } catch (error) {
+                this.tell(error.lines ?? [{ words: WORDS.wrong }]);
+            }
+            poll();
+        },
+
+        async replace() {
+            const [chosen] = this.file.files;
+            this.file.value = "";
+            if (!chosen) return;
+            try {
+                const content = await base64(chosen);
+                const body = { ...this.version, file: this.opener.dataset.open, name: chosen.name, content };
+                const answer = await post("dataset/replace", body);
                 this.element.close();
                 sayAnswer(answer);
             } catch (error) {
