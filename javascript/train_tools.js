@@ -393,6 +393,7 @@
         if (!field || field.value === text) return;
         field.value = text;
         field.dispatchEvent(new Event("input", { bubbles: true }));
+        field.dispatchEvent(new Event("blur")); // gradio 6 takes the other one for a key that was pressed
     }
 
     // A click on a tag filters by it; another click takes it out of the filter.
@@ -410,16 +411,14 @@
         typeInto("train_tools_captions_chosen", JSON.stringify([...ticked].map((box) => box.dataset.choose)));
     }
 
-    document.addEventListener(
-        "toggle",
-        (event) => {
-            const key = keyOf(event.target);
-            if (!key || !event.target.isConnected) return;
-            if (event.target.open) openDetails.add(key);
-            else openDetails.delete(key);
-        },
-        true,
-    );
+    // By a hand: gradio closes them too, when it draws a part anew. The click comes before they open or close.
+    document.addEventListener("click", (event) => {
+        const details = event.target.closest?.("summary")?.parentElement;
+        const key = keyOf(details);
+        if (!key) return;
+        if (details.open) openDetails.delete(key);
+        else openDetails.add(key);
+    });
 
     // --- a prompt for a picture ---
 

@@ -98,7 +98,9 @@ def _health(app: App, shown: Selection, token: str) -> str:
 def _regularisation(app: App, shown: Selection) -> str:
     if not shown.version:
         return ""
-    return view.regularisation_html(app.regularisation.snapshot(shown.project, shown.version), shown)
+    snapshot = app.regularisation.snapshot(shown.project, shown.version)
+    effect = view.effect_html(app.regularisation.estimate(shown.project, shown.version, 0)) if snapshot.classes else ""
+    return view.regularisation_html(snapshot, shown) + effect
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

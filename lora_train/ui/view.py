@@ -16,7 +16,7 @@ from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
 from lora_train.ui.view_health import health_html
 from lora_train.ui.view_progress import progress_html, queue_html
-from lora_train.ui.view_regularisation import regularisation_html
+from lora_train.ui.view_regularisation import effect_html, regularisation_html
 from lora_train.ui.view_results import results_html
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "captions_html",
     "counted_message_html",
     "dataset_html",
+    "effect_html",
     "health_html",
     "live",
     "message_html",

@@ -62,7 +62,7 @@ _EDITS: dict[str, _Edit] = {
 }
 _FIRST_EDIT = "Add tags"
 _WRITE_HELP = "Lets the captioner that is ticked above describe these pictures, by its policy."
-_FILTER_HELP = "Tags with commas; -tag: without it; *words*: anywhere; /expression/; empty quotation marks: no caption."
+_FILTER_HELP = "Tags with commas. A minus in front: without it. Between stars: any text. Between slashes: expression."
 
 
 class CaptionsPanel:
@@ -81,7 +81,7 @@ class CaptionsPanel:
 
     def _add_filter(self) -> None:
         with make(gr.Row):
-            self.filter = _text("filter", "Filter", 'Tags with commas; -tag: without it; *words*: anywhere; "": empty.')
+            self.filter = _text("filter", "Filter", _FILTER_HELP)
         with make(gr.Row):
             self.mode = _choice("mode", "Show pictures with", _MODES)
             self.order = _choice("order", "Order", _ORDERS)

@@ -66,17 +66,14 @@ class RegularisationPanel:
         for trigger in triggers_of_a_hand(self.count):
             page.on(trigger, self._show_effect, [self.count], [self.effect], is_typing=True)
 
-    def _fill(self, selection: Selection) -> Updates:
-        return {self.class_name: "", self.prompt: "", self.effect: self._effect(selection, _COUNT)}
+    def _fill(self, _: Selection) -> Updates:
+        return {self.class_name: "", self.prompt: "", self.effect: ""}
 
     def _show_effect(self, values: Values) -> Updates:
         return {self.effect: self._effect(self.page.selection(values), self._count(values))}
 
     def _effect(self, selection: Selection, count: int) -> str:
-        if not selection.version:
-            return ""
-        estimate = self.page.app.regularisation.estimate(selection.project, selection.version, count)
-        return effect_html(estimate)
+        return effect_html(self.page.app.regularisation.estimate(selection.project, selection.version, count))
 
     def _count(self, values: Values) -> int:
         try:

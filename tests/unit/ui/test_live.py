@@ -17,6 +17,7 @@ from lora_train.app.snapshot import (
     DatasetSnapshot,
     Forecast,
     QueueEntry,
+    RegularisationForecast,
     RegularisationSnapshot,
     Selection,
     Snapshot,
@@ -48,7 +49,9 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         captioning=SimpleNamespace(choices=lambda *_: CaptioningSnapshot(captioners=[])),
         captions=SimpleNamespace(view=lambda *_: CaptionsSnapshot()),
         health=SimpleNamespace(report=lambda *_: HealthReport()),
-        regularisation=SimpleNamespace(snapshot=lambda *_: RegularisationSnapshot()),
+        regularisation=SimpleNamespace(
+            snapshot=lambda *_: RegularisationSnapshot(), estimate=lambda *_: RegularisationForecast()
+        ),
         asked=asked,
     )
 
