@@ -27,6 +27,7 @@ from lora_train.core.captioners import (
     has_model,
     install_command,
     missing_packages,
+    typed_folder,
 )
 from lora_train.core.errors import JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, HostCaptioner
@@ -235,7 +236,7 @@ class Captioning:
     def _find(self, kind: CaptionerKind, settings: CaptionSettings) -> _Found:
         """The model of this kind that would be taken."""
         own = settings.wd14_model if kind == "wd14" else settings.blip_model
-        folder = Path(own).expanduser() if own else self._any_folder(kind)
+        folder = typed_folder(own) if own else self._any_folder(kind)
         if own and folder is not None and not has_model(kind, folder):
             files = "model.onnx and selected_tags.csv" if kind == "wd14" else "config.json and weights"
             return _Found("", f"{folder} is no {_KINDS[kind]}: it must hold {files}.", "Choose another folder.")

@@ -59,7 +59,7 @@ class CaptionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         str,
         Meta(
             title="BLIP model folder",
-            description="Any image-to-text model of transformers; empty: the downloaded one.",
+            description="An image-to-text model of transformers, or its hub name; empty: the downloaded one.",
         ),
     ] = ""
     blip_prompt: Annotated[

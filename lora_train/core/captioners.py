@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ CaptionerKind = Literal["wd14", "blip"]
 _PACKAGES: dict[CaptionerKind, tuple[str, ...]] = {"wd14": ("onnxruntime",), "blip": ("torch", "transformers")}
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """Of an image-to-text model of transformers."""
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 class CaptionerFile(msgspec.Struct, frozen=True):
@@ -137,6 +141,21 @@ def has_model(kind: CaptionerKind, folder: Path) -> bool:
     if kind == "wd14":
         return all((folder / name).is_file() for name in ("model.onnx", "selected_tags.csv"))
     return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+
+
+def typed_folder(typed: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder that a person typed. What looks like `organisation/model`, and is no folder here, is looked for in the
+    hub's cache of this machine, at the revision that was fetched last; nothing is downloaded.
+    """
+    folder = Path(typed.strip()).expanduser()
+    if not _HUB_ID.fullmatch(typed.strip()) or folder.is_dir():
+        return folder
+    cached = _hub_cache(environment) / f"models--{typed.strip().replace('/', '--')}"
+    try:
+        revision = (cached / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return folder
+    return cached / "snapshots" / revision
 
 
 def _is_whole(model: CaptionerModel, folder: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_train.core import captioners
-from lora_train.core.captioners import MODELS, CaptionerModel, find_model, folder_of, has_model
+from lora_train.core.captioners import MODELS, CaptionerModel, find_model, folder_of, has_model, typed_folder
 from lora_train.core.errors import ModelError
 
 VIT, SWIN, BLIP = MODELS
@@ -93,3 +93,16 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert captioners.missing_packages("wd14") == ("onnxruntime",)
     assert captioners.missing_packages("blip") == ()
     assert captioners.install_command(("onnxruntime",)) == f'"{sys.executable}" -m pip install onnxruntime'
+
+
+def test_a_hub_name_is_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    cached = tmp_path / "hub" / "models--microsoft--git-base"
+    assert typed_folder("microsoft/git-base", environment) == Path("microsoft/git-base")
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc123\n", encoding="utf-8")
+    assert typed_folder(" microsoft/git-base ", environment) == cached / "snapshots" / "abc123"
+    (tmp_path / "microsoft" / "git-base").mkdir(parents=True)
+    assert typed_folder("microsoft/git-base", environment) == Path("microsoft/git-base"), "a folder wins"
+    assert typed_folder("/somewhere/else", environment) == Path("/somewhere/else")
