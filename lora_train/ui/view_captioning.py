@@ -33,7 +33,7 @@ def captioning_html(captioning: CaptioningSnapshot, selection: Selection, *, is_
         parts.append(_question(captioning))
     parts.append(sentences(captioning.problems, "train-tools-warning"))
     if captioning.uses and is_needed:
-        parts.append(paragraph(f"{words('Captions will be written by:')} {apart(map(value, captioning.uses))}"))
+        parts.append(paragraph(f"{words('Captions will be written by:')} {apart(map(words, captioning.uses))}"))
     return "".join(parts)
 
 

@@ -92,7 +92,7 @@ def _row(row: CaptionRow, captions: CaptionsSnapshot, selection: Selection, toke
     caption = tags or words("no caption")
     return (
         f"<li{attributes_text({'data-key': f'row {row.file}'})}>"
-        f'<input type="checkbox"{choose}>'
+        f'<input type="checkbox" class="train-tools-value"{choose}>'
         f"{picture_button(entry, selection, token, f'caption {row.file}')}"
         f'<div class="train-tools-chips">{caption}{_facts(row, captions)}</div></li>'
     )

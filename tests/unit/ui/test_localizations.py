@@ -23,7 +23,7 @@ from lora_train.core.errors import TrainToolsError
 from lora_train.core.workspace import Workspace
 from lora_train.hosts import webui
 from lora_train.ui import tab
-from lora_train.ui.panels import project
+from lora_train.ui.panels import captions, project
 
 pytestmark = pytest.mark.compat
 
@@ -32,12 +32,18 @@ LOCALIZATIONS = ROOT / "localizations"
 LANGUAGES = ("ja_JP", "zh_CN")
 TELLERS = ("TrainToolsError", *(error.__name__ for error in TrainToolsError.__subclasses__()), "Failed", "Note")
 """Whose texts a person at the page reads."""
-NAMES = {"Train Tools", "LoRA", "VAE"}
+NAMES = {"Train Tools", "LoRA", "VAE", "BLIP", "WD14 tagger", "WD14 tagger (ViT)"}
 """Words that are the same in every language, and so are no keys."""
-DROPDOWNS_OF_WORDS = ("train_tools_dataset_caption_action", "train_tools_train_base_model")
+DROPDOWNS_OF_WORDS = (
+    *("train_tools_dataset_caption_action", "train_tools_dataset_multicrop_objective", "train_tools_caption_policy"),
+    *("train_tools_captions_mode", "train_tools_captions_order", "train_tools_captions_scope"),
+    *("train_tools_captions_edit", "train_tools_train_base_model"),
+)
 """Whose choices are words; those of the others are names from papers and programs."""
 MAKERS_OF_WORDS = ("words", "badge", "post_button", "error_panel")
 """Functions of the views whose first argument is a text."""
+COUNTERS = ("counted", "counted_html")
+"""Those that take a number, and a text for one and for many."""
 NO_SENTENCES = {
     "--auth: write it as user:password, both not empty",
     "prompt: give at least one",
@@ -84,7 +90,9 @@ def component_words(app: App, page_words: Callable[[str], set[str]]) -> set[str]
             found |= page_words(str(block.value))
         if getattr(block, "elem_id", None) in DROPDOWNS_OF_WORDS:
             choices: list[Any] = block.choices
+            assert choices
             found |= {choice if isinstance(choice, str) else choice[0] for choice in choices}
+    found |= set[str]().union(*(edit.ways for edit in captions._EDITS.values()))  # a list for each thing to do
     return found | page_words(project._hint_html(Selection("project")))
 
 
@@ -112,6 +120,9 @@ def test_texts_of_every_kind_are_found(shown: set[str]) -> None:
         *("Create Project", "Manage", "Learning rate and optimizer", "How fast it learns"),
         *("Width", "prepend", "Small demo model", "Stop and save", "Time left", "Move up", "The caption is saved."),
         *("Workspace folder", "Stop at once? The steps since the last saved state are lost.", "Begin Train"),
+        *("only where empty", "Maximize area", "Remove repeated tags", "regular expression in captions"),
+        *("No captions", "What is to describe pictures that have no caption?", "The WebUI's BLIP", "A to Z"),
+        *("Undo takes back:", "captions would change", "with so many more", "must be mended", "Split oversized images"),
     }
     assert {text for text in expected if not any(other.startswith(text) for other in shown)} == set()
 
@@ -119,13 +130,22 @@ def test_texts_of_every_kind_are_found(shown: set[str]) -> None:
 def test_every_text_of_the_views_is_rendered(shown: set[str]) -> None:
     """What no rendered state shows would be missed in all languages."""
     texts: set[str] = set()
-    for path in (ROOT / "lora_train" / "ui").glob("*.py"):
+    for path in (ROOT / "lora_train" / "ui").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in MAKERS_OF_WORDS:
-                options = [option.value for option in call.keywords if option.arg in ("done", "confirm", "name")]
-                texts |= {node.value for part in (call.args[0], *options) for node in ast.walk(part) if _is_text(node)}
-    assert len(texts) > 50
+            parts = _words_of_call(call) if isinstance(call, ast.Call) else []
+            texts |= {node.value for part in parts for node in ast.walk(part) if _is_text(node)}
+    assert len(texts) > 100
+    assert {"captions changed.", "Download again", "Tags by frequency", "worth a look"} <= texts
     assert sorted(text for text in texts - shown if any(letter.isalpha() for letter in text)) == []
+
+
+def _words_of_call(call: ast.Call) -> list[ast.expr]:
+    """The arguments that a person reads."""
+    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    if name in COUNTERS:
+        return call.args[1:]
+    options = [option.value for option in call.keywords if option.arg in ("done", "confirm", "name")]
+    return [call.args[0], *options] if name in MAKERS_OF_WORDS else []
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -139,6 +159,8 @@ def test_sentences_of_every_kind_are_found(told_sentences: set[str]) -> None:
         "The worker process ended without a word (killed, or out of memory).",  # set, not raised
         "Download the file again.",  # of one line and a variable
         "The checkpoint has no VAE.",  # noticed by the worker
+        "Some pictures look blurred.",  # found by the health check
+        "Set Caption device to cpu.",  # by a captioner
     }
     assert expected - told_sentences == set()
 
@@ -153,6 +175,20 @@ def test_errors_are_told_in_sentences() -> None:
                 told |= {part.value for part in parts if _is_text(part) and " " in part.value}
     assert len(told) > 50
     assert {text for text in told if not (text[0].isupper() and text.endswith("."))} == NO_SENTENCES
+
+
+def test_findings_are_told_in_fixed_sentences(told_sentences: set[str]) -> None:
+    """Titles and remedies of the health check: values stand beside them, so that languages can translate them."""
+    told: set[str] = set()
+    for path in (ROOT / "lora_train").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
+                parts = [option.value for option in call.keywords if option.arg in ("title", "remedy")]
+                nodes = [node for part in parts for node in ast.walk(part)]
+                assert not any(isinstance(node, ast.JoinedStr) for node in nodes)
+                told |= {node.value for node in nodes if _is_text(node)}
+    assert len(told) > 30
+    assert told - told_sentences == set()
 
 
 def test_sentences_stand_where_they_are_translated(rendered_states: dict[str, str]) -> None:
