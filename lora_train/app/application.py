@@ -164,6 +164,10 @@ class App:
         job.read_spec()
         return launcher.read_status(job, worker, reader)
 
+    def worker_of(self, job: JobFolder) -> launcher.Worker | None:
+        """The worker that this process started for the job; None for one that another process did."""
+        return launcher.started_worker(job)
+
     def request(self, job: JobFolder, what: Request) -> None:
         """Ask a running job to stop or to pause. Raises JobError when it doesn't run."""
         job.read_spec()
