@@ -370,7 +370,7 @@ def _meant(name: str, known: Sequence[str]) -> str:
     if len(found) > 1:
         raise WorkspaceError(f"Several pictures are called {name}.", f"Give the folder too: {', '.join(found)}.")
     if not found:
-        raise unknown_picture(name)
+        raise WorkspaceError(f"There is no picture {name!r} in this dataset.", f"It has {len(known)} others.")
     return found[0]
 
 

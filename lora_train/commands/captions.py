@@ -104,7 +104,8 @@ def _caption(options: argparse.Namespace) -> Result:
         if downloaded["exit_code"]:
             return downloaded
     files = tuple(app.datasets.named(*ids, options.files))
-    tell(f"Captions are written by: {', '.join(app.captioning.choices(*ids).uses)}")
+    if uses := app.captioning.choices(*ids).uses:
+        tell(f"Captions are written by: {', '.join(uses)}")
     result = watch_job(app, app.captioning.start(*ids, files, options.policy))
     if result["exit_code"] == 0 and not options.json:
         print(f"{result['result']['captions']} captions written, {result['result']['kept']} kept as they were")
@@ -161,25 +162,30 @@ def _edit(options: argparse.Namespace) -> Result:
             _print_changes(changes)
         tell(f"{len(changes)} of {pictures} captions would change.")
         return {"pictures": pictures, "changes": msgspec.to_builtins(changes)}
-    return _told(app.captions.edit(*ids, operation, scope), options, f" of {pictures}")
+    done = app.captions.edit(*ids, operation, scope)
+    _print_done(done, options, f"{done.changed} of {pictures} captions changed")
+    return {"pictures": pictures, **msgspec.to_builtins(done)}
 
 
 def _undo(options: argparse.Namespace) -> Result:
     app = app_of(options)
-    return _told(app.captions.undo(*selection_of(app, options)), options, " back")
+    done = app.captions.undo(*selection_of(app, options))
+    _print_done(done, options, f"undone in {done.changed} captions")
+    return msgspec.to_builtins(done)
 
 
 def _redo(options: argparse.Namespace) -> Result:
     app = app_of(options)
-    return _told(app.captions.redo(*selection_of(app, options)), options, " again")
+    done = app.captions.redo(*selection_of(app, options))
+    _print_done(done, options, f"done again in {done.changed} captions")
+    return msgspec.to_builtins(done)
 
 
-def _told(done: EditResult, options: argparse.Namespace, note: str) -> Result:
+def _print_done(done: EditResult, options: argparse.Namespace, outcome: str) -> None:
     for problem in done.problems:
         tell(problem)
     if not options.json:
-        print(f"{done.what}{f' {done.detail}' if done.detail else ''}: {done.changed}{note} captions changed")
-    return msgspec.to_builtins(done)
+        print(f"{done.what}{f' {done.detail}' if done.detail else ''}: {outcome}")
 
 
 def _print_changes(changes: list[CaptionChange]) -> None:

@@ -103,14 +103,12 @@ def _update(options: argparse.Namespace) -> Result:
 
 def captioners_text(choices: CaptioningSnapshot) -> str:
     """What could write captions, how large it is, and how it is chosen."""
-    parts = [
-        f"{entry.label} ({'here' if entry.is_present else f'{entry.download_mb} MB'}): {entry.good_for}"
+    lines = [
+        f"  {entry.label}, {'which is here' if entry.is_present else f'{entry.download_mb} MB'}: {entry.good_for}"
         for entry in choices.captioners
     ]
-    return (
-        f"What could write captions: {' '.join(parts)} "
-        "Choose with: lora-train caption --name PROJECT --with wd14 --download (or blip, or none)"
-    )
+    how = "Choose with: lora-train caption --name PROJECT --with wd14 --download (or blip; or none, for no captions)"
+    return "\n".join(["What could write captions:", *lines, how])
 
 
 # --- the health check ---
