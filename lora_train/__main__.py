@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lora_train import __version__
-from lora_train.commands import training
+from lora_train.commands import captions, datasets, training
 from lora_train.commands.arguments import Parser
 from lora_train.commands.console import Result, say_error, tell
 from lora_train.core.errors import ConfigError, TrainToolsError
@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     training.add_commands(commands)
+    datasets.add_commands(commands)
+    captions.add_commands(commands)
     return parser
 
 

@@ -33,7 +33,7 @@ from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
 from lora_train.app.snapshot import Selection, Snapshot
 from lora_train.app.training import Training
-from lora_train.app.version_settings import VersionSettings
+from lora_train.app.version_settings import VersionSettings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
@@ -144,6 +144,28 @@ class App:
         self.settings.save(version.project.path.name, version.path.name, train=msgspec.structs.asdict(settings))
         return msgspec.structs.replace(plan, problems=found.problems)
 
+    def plan_version_train(
+        self, *, name: str, version: str, values: Mapping[str, Any], publish_to: Path | None = None
+    ) -> PlannedTrain:
+        """A training job for the trained set of a version as it is, by `values` over its saved settings.
+
+        Raises as `plan_train`; WorkspaceError where there is no such version, JobError while its set is made anew.
+        """
+        from lora_train.data.dataset import scan_dataset
+
+        selection = self.projects.find(name, version)
+        found = self.workspace.find_version(selection.project, selection.version)
+        settings = with_absolute_paths(parse_settings(values, train_settings(found)))
+        facts = check_base_model(settings)
+        settings = with_threads(settings, facts)
+        check_disk(self.workspace.root, settings)
+        if self.datasets.is_updating(found):
+            raise JobError("The dataset is being updated: wait a moment.")
+        dataset = scan_dataset(found.dataset_dir, repeats=settings.repeats)
+        plan = plan_job(found, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
+        self.settings.save(selection.project, selection.version, train=msgspec.structs.asdict(settings))
+        return msgspec.structs.replace(plan, problems=dataset.problems)
+
     def start(self, job: JobFolder) -> launcher.Worker:
         """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense."""
         spec = job.read_spec()
@@ -163,6 +185,10 @@ class App:
             return status
         job.read_spec()
         return launcher.read_status(job, worker, reader)
+
+    def worker_of(self, job: JobFolder) -> launcher.Worker | None:
+        """The worker that this process started for the job; None for one that another process did."""
+        return launcher.started_worker(job)
 
     def request(self, job: JobFolder, what: Request) -> None:
         """Ask a running job to stop or to pause. Raises JobError when it doesn't run."""

@@ -121,7 +121,7 @@ class Captioning:
             self._write(memory)
         if choice not in ("wd14", "blip") or self._any_folder(choice) is not None:
             return ""
-        return self.download(next(model.name for model in MODELS if model.kind == choice))
+        return self.download(_proposed(choice).name)
 
     def download(self, name: str) -> str:
         """Begin to download a model, or tell the job that does; empty where it is there already.
@@ -143,6 +143,23 @@ class Captioning:
             memory.downloads[name] = job_id = self._workspace.id_of(job.path)
             self._write(memory)
         return job_id
+
+    def absent_models(self, project: str, version: str) -> list[str]:
+        """Names, for `download`, of the models that are ticked or answered and not here.
+
+        Raises WorkspaceError for an unknown version, ModelError for one that this Python could not use.
+        """
+        settings = caption_settings(self._workspace.find_version(project, version))
+        answer = "" if _is_any_ticked(settings) else self._memory().answer
+        wanted: dict[CaptionerKind, bool] = {
+            "blip": (settings.use_blip or answer == "blip") and not settings.blip_model,
+            "wd14": (settings.use_wd14 or answer == "wd14") and not settings.wd14_model,
+        }
+        kinds: list[CaptionerKind] = [kind for kind in _KINDS if wanted[kind] and self._any_folder(kind) is None]
+        for kind in kinds:
+            if packages := missing_packages(kind):
+                raise ModelError(_lacks(_KINDS[kind], packages), f"Install with: {install_command(packages)}")
+        return [_proposed(kind).name for kind in kinds]
 
     # --- captions on demand ---
 
@@ -250,10 +267,9 @@ class Captioning:
 
     def _absent(self, kind: CaptionerKind) -> _Found:
         memory = self._memory()
-        models = [model for model in MODELS if model.kind == kind]
-        if any(_is_at_work(self._download_status(memory, model)) for model in models):
+        if any(_is_at_work(self._download_status(memory, model)) for model in MODELS if model.kind == kind):
             return _Found("", f"{_KINDS[kind]} is still being downloaded.", "Wait for its end.")
-        size_mb = _megabytes(models[0].size_bytes)
+        size_mb = _megabytes(_proposed(kind).size_bytes)
         return _Found("", f"{_KINDS[kind]} is not here yet.", f"Download it ({size_mb} MB), or give its folder.")
 
     def _any_folder(self, kind: CaptionerKind) -> Path | None:
@@ -323,6 +339,11 @@ def _plan_of(kind: CaptionerKind, folder: str, settings: CaptionSettings) -> Cap
     if kind == "blip":
         return CaptionPlan(blip=folder, settings=settings)
     return CaptionPlan(wd14=folder, settings=settings)
+
+
+def _proposed(kind: CaptionerKind) -> CaptionerModel:
+    """The model of this kind that is downloaded unless a person chooses another."""
+    return next(model for model in MODELS if model.kind == kind)
 
 
 def _labels(plan: CaptionPlan) -> list[str]:

@@ -170,6 +170,12 @@ class Captions:
         snapshot.one_off = one_off_tags(snapshot.tags)
         return snapshot
 
+    def in_scope(self, project: str, version: str, scope: Scope) -> list[str]:
+        """The pictures that an edit is for. Raises as `preview`."""
+        pictures = self._datasets.pictures(self._workspace.find_version(project, version))
+        training = _captions_of([picture for picture in pictures if not picture.is_regularisation])
+        return [*_in_scope(scope, pictures, training)]
+
     def preview(self, project: str, version: str, operation: Operation, scope: Scope) -> list[CaptionChange]:
         """What an edit would change; nothing is written.
 

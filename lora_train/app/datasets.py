@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -165,6 +166,19 @@ class Datasets:
     def thumbnail(self, project: str, version: str, file: str, is_waiting: bool) -> bytes:
         """A JPEG of the picture, at most 320 pixels a side. Raises WorkspaceError, or DatasetError for damage."""
         return self._thumbnails.of(self.picture_path(project, version, file, is_waiting))
+
+    def originals(self, project: str, version: str) -> dict[str, tuple[int, int]]:
+        """The uploaded files: name -> time of change in ns and size. Raises WorkspaceError for an unknown version."""
+        origin_dir = self._workspace.find_version(project, version).origin_dir
+        return {Path(path).name: (changed_ns, size) for path, changed_ns, size in _stamp_of(origin_dir)}
+
+    def named(self, project: str, version: str, names: Sequence[str]) -> list[str]:
+        """The pictures of the trained set that a person means: as they are listed, or by the file name alone.
+
+        Raises WorkspaceError for an unknown version or picture, and for a file name that several pictures have.
+        """
+        known = [picture.path for picture in self.pictures(self._workspace.find_version(project, version))]
+        return [_meant(name, known) for name in names]
 
     # --- what is done with it ---
 
@@ -345,6 +359,19 @@ class Datasets:
     def _update_status(self, version: Version) -> JobStatus | None:
         job = self._update_job(version)
         return None if job is None else self._watch.status(job, self._updates.get(job.path))
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    wanted = unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
+    by_path = {unicodedata.normalize("NFC", file): file for file in known}
+    if wanted in by_path:
+        return by_path[wanted]
+    found = [file for told, file in by_path.items() if told.rpartition("/")[2] == wanted]
+    if len(found) > 1:
+        raise WorkspaceError(f"Several pictures are called {name}.", f"Give the folder too: {', '.join(found)}.")
+    if not found:
+        raise WorkspaceError(f"There is no picture {name!r} in this dataset.", f"It has {len(known)} others.")
+    return found[0]
 
 
 def _read_waiting(version: Version) -> list[PictureEntry]:

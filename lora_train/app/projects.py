@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +35,27 @@ class Projects:
             )
             for project in self._workspace.projects()
         ]
+
+    def open(self, name: str, version: str) -> Selection:
+        """The project and version of these names, as typed; made where they don't exist.
+
+        Raises WorkspaceError for a name that can't be one.
+        """
+        folder_name(version)
+        found = self._workspace.project(name).version(version)
+        return Selection(found.project.path.name, found.path.name)
+
+    def find(self, name: str, version: str) -> Selection:
+        """The project and version of these names, as typed. Raises WorkspaceError where there is none."""
+        projects = {project.info().name: project for project in self._workspace.projects()}
+        project = projects.get(typed(name))
+        if project is None:
+            raise WorkspaceError(f"There is no project {typed(name)!r} in {self._workspace.root}.", _known(projects))
+        versions = {own.info().name: own for own in project.versions()}
+        found = versions.get(typed(version))
+        if found is None:
+            raise WorkspaceError(f"{typed(name)} has no version {typed(version)!r}.", _known(versions))
+        return Selection(project.path.name, found.path.name)
 
     def create(self, name: str) -> Selection:
         """Raises WorkspaceError for a name that can't be one, or that another project has."""
@@ -151,6 +172,11 @@ def _link_or_copy(source: str, target: str) -> None:
             os.link(source, target, follow_symlinks=False)
             return
     shutil.copy2(source, target)
+
+
+def _known(names: Iterable[str]) -> str:
+    told = ", ".join(names)
+    return f"There are: {told}." if told else "There is none yet."
 
 
 def title_of(version: Version) -> str:

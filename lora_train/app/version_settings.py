@@ -10,7 +10,8 @@ import msgspec
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
-from lora_train.core.settings import Settings, check_settings
+from lora_train.core.errors import ConfigError
+from lora_train.core.settings import Settings, check_settings, unknown_setting
 from lora_train.core.workspace import Version, Workspace
 
 
@@ -63,6 +64,24 @@ class VersionSettings:
             info.train, info.dataset = msgspec.to_builtins(new_train), msgspec.to_builtins(new_dataset)
             info.caption = msgspec.to_builtins(new_caption)
         return train_problems + dataset_problems + caption_problems
+
+    def change(self, project: str, version: str, values: Mapping[str, Any]) -> None:
+        """Save dataset and captioning settings, by their names alone.
+
+        Raises WorkspaceError where there is no such version, ConfigError with all that is wrong: then none is saved.
+        """
+        dataset = {name: value for name, value in values.items() if name in DatasetSettings.__struct_fields__}
+        caption = {name: value for name, value in values.items() if name in CaptionSettings.__struct_fields__}
+        known = (*DatasetSettings.__struct_fields__, *CaptionSettings.__struct_fields__)
+        problems = [unknown_setting(name, known) for name in values if name not in known]
+        found = self._workspace.find_version(project, version)
+        if dataset:
+            problems += check_settings(dataset, dataset_settings(found))[1]
+        if caption:
+            problems += check_settings(caption, caption_settings(found))[1]
+        if problems:
+            raise ConfigError(problems)
+        self.save(project, version, dataset=dataset, caption=caption)
 
 
 def train_settings(version: Version) -> TrainSettings:

@@ -28,7 +28,7 @@ from lora_train.core.captioners import CaptionerFile, CaptionerModel, find_model
 from lora_train.core.errors import JobError, ModelError
 from lora_train.core.events import EventWriter, Phase
 from lora_train.core.files import lock, replace
-from lora_train.core.jobs import DownloadSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import DOWNLOADING, DownloadSpec, JobFolder, RequestedEnd
 
 _CHUNK_BYTES = 256 * 1024
 _POLL_S = 0.2
@@ -69,7 +69,7 @@ def download(spec: DownloadSpec, job: JobFolder, events: EventWriter) -> dict[st
             _check_disk(model, part)
             _run(transfer, job, events)
             _put_in_place(part, folder)
-        events.write(Phase(name="downloading", done=model.size_bytes, total=model.size_bytes))
+        events.write(Phase(name=DOWNLOADING, done=model.size_bytes, total=model.size_bytes))
     return {"folder": str(folder), "bytes": transfer.received_bytes}
 
 
@@ -100,7 +100,7 @@ def _run(transfer: _Transfer, job: JobFolder, events: EventWriter) -> None:
                 events.beat()
             else:
                 told_bytes = transfer.done_bytes
-                events.write(Phase(name="downloading", done=told_bytes, total=transfer.total_bytes))
+                events.write(Phase(name=DOWNLOADING, done=told_bytes, total=transfer.total_bytes))
         thread.join(_POLL_S)
     if failures:
         raise failures[0]

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from lora_train.commands.console import Result
+from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.settings import SettingField, setting_fields
@@ -42,8 +45,28 @@ def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], Re
     return command
 
 
-def add_settings(command: Any, fields: Sequence[SettingField]) -> None:
-    """Flags for these settings, and `--set` for every setting of the schema."""
+def add_group(commands: Any, name: str, help_: str) -> Any:
+    """A command that has commands of its own; returns where to put them."""
+    group = commands.add_parser(name, help=help_, description=help_)
+    return group.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+
+def add_version(command: Any, *, required: bool = True) -> None:
+    """Which project and version the command is for; see `selection_of`."""
+    command.add_argument("--name", required=required, metavar="PROJECT", help="name of the project, in any script")
+    command.add_argument("--version", default="v1", help="name of the version (default v1)")
+
+
+def selection_of(app: App, options: argparse.Namespace) -> tuple[str, str]:
+    """The ids of the project and version that were named. Raises WorkspaceError where there is none."""
+    found = app.projects.find(options.name, options.version)
+    return found.project, found.version
+
+
+def add_settings(
+    command: Any, fields: Sequence[SettingField], schemas: Sequence[type[msgspec.Struct]] = (TrainSettings,)
+) -> None:
+    """Flags for these settings, and `--set` for every setting of the schemas."""
     for field in fields:
         command.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -55,7 +78,9 @@ def add_settings(command: Any, fields: Sequence[SettingField]) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of the list below"
     )
     command.epilog = "settings for --set:\n" + "\n".join(
-        f"  {field.name:28} {field.limits} (default {field.default!r})" for field in setting_fields()
+        f"  {field.name:28} {field.limits} (default {field.default!r})"
+        for schema in schemas
+        for field in setting_fields(schema)
     )
 
 

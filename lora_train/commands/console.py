@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lora_train.core.errors import TrainToolsError
-from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
+from lora_train.core.jobs import DOWNLOADING, JobFolder, JobStatus, StatusReader
 
 if TYPE_CHECKING:
     from lora_train.app import App
@@ -23,47 +23,68 @@ Result = dict[str, Any]
 
 def run_job(app: App, job: JobFolder) -> Result:
     """Run a job in the foreground. Ctrl-C asks it to stop and save; a second one ends it at once."""
-    worker = app.start(job)
-    asked = False
-    while True:
-        try:
-            status = follow(app, job, worker)
-            worker.wait()
-            break
-        except KeyboardInterrupt:
-            if asked:
-                worker.kill()
-            else:
-                asked = True
-                job.request("stop")
-                tell("\nStopping after this step, and saving. Ctrl-C again ends it at once.")
-    if status.state == "failed":
-        tell(f"Failed: {status.message}\n{status.hint}".rstrip())
-    elif status.state in ("stopped", "paused"):
+    status = _to_the_end(app, job, app.start(job), "Stopping after this step, and saving.")
+    if status.state in ("stopped", "paused"):
         tell(f'Go on with: lora-train resume "{job.path}"')
     return result_of(job, status)
 
 
+def watch_job(app: App, job_id: str) -> Result:
+    """Show a job that `app` has begun to its end. Ctrl-C asks it to stop, which counts as failed."""
+    job = JobFolder(app.workspace.find_job(job_id))
+    status = _to_the_end(app, job, app.worker_of(job), "Stopping.")
+    return {**_outcome_of(job, status), "exit_code": int(status.state != "finished")}
+
+
+def _to_the_end(app: App, job: JobFolder, worker: Worker | None, stopping: str) -> JobStatus:
+    """Follow a job; its worker is gone at the end."""
+    asked = False
+    while True:
+        try:
+            status = follow(app, job, worker)
+            if worker is not None:
+                worker.wait()
+            break
+        except KeyboardInterrupt:
+            if asked:
+                app.kill(job)
+            else:
+                asked = True
+                job.request("stop")
+                tell(f"\n{stopping} Ctrl-C again ends it at once.")
+    if status.state == "failed":
+        tell(f"Failed: {status.message}\n{status.hint}".rstrip())
+    return status
+
+
 def result_of(job: JobFolder, status: JobStatus) -> Result:
+    """What a training, or another job of `run_job`, came to."""
     return {
-        "state": status.state,
-        "job": str(job.path),
+        **_outcome_of(job, status),
         "step": status.step,
         "total_steps": status.total_steps,
         "loss": status.loss,
         "loras": [str(job.path / name) for name in status.saved],
+        "exit_code": int(status.state == "failed"),
+    }
+
+
+def _outcome_of(job: JobFolder, status: JobStatus) -> Result:
+    return {
+        "state": status.state,
+        "job": str(job.path),
         "message": status.message,
         "hint": status.hint,
         "notes": status.notes,
         "result": status.result,
-        "exit_code": int(status.state == "failed"),
     }
 
 
 def follow(app: App, job: JobFolder, worker: Worker | None) -> JobStatus:
     """Show a job's progress until it ends. Gives up at once on one that doesn't run."""
     reader = StatusReader(job)
-    shown = len(reader.read().notes) if worker else 0  # those of earlier starts were read when they came
+    is_resumed = worker is not None and worker.told_before_bytes > 0
+    shown = len(reader.read().notes) if is_resumed else 0  # those of earlier starts were read when they came
     line = ""
     while True:
         status = app.status(job, worker, reader)
@@ -82,6 +103,8 @@ def line_of(status: JobStatus) -> str:
     """One line that says where a job is."""
     if status.state != "running" or status.phase != "training":
         done = f" {status.phase_done}/{status.phase_total}" if status.phase_total else ""
+        if done and status.phase == DOWNLOADING:
+            done = f" {status.phase_done / 1e6:.0f}/{status.phase_total / 1e6:.0f} MB"
         if status.state == "running":
             return f"{status.phase or 'starting'}{done}"
         at = f", step {status.step}/{status.total_steps}" if status.total_steps else ""

@@ -16,7 +16,7 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.settings import setting_fields
 
 if TYPE_CHECKING:
-    from lora_train.app import App
+    from lora_train.app import App, PlannedTrain
 
 
 def add_commands(commands: Any) -> None:
@@ -24,8 +24,11 @@ def add_commands(commands: Any) -> None:
     add_command(commands, "demo", _demo, "train a small LoRA with what ships here, and show what it learned")
 
     train = add_command(commands, "train", _train, "train a LoRA")
-    train.add_argument("--images", required=True, metavar="DIR", help="pictures, with captions beside them")
+    train.add_argument(
+        "--images", metavar="DIR", help="pictures, with captions beside them; without it, what `dataset update` made"
+    )
     train.add_argument("--name", required=True, help="name of the project and of the LoRA, in any script")
+    train.add_argument("--version", help="of the project, for a training without --images (default v1)")
     train.add_argument("--publish-to", metavar="DIR", help="copy the LoRA here as a card (models/Lora)")
     add_settings(train, [field for field in setting_fields() if field.basic])
 
@@ -102,17 +105,23 @@ def _print_demo(result: Result) -> None:
 
 def _train(options: argparse.Namespace) -> Result:
     app = app_of(options)
-    plan = app.plan_train(
-        name=options.name,
-        images=Path(options.images),
-        values=values_of(options),
-        publish_to=Path(options.publish_to) if options.publish_to else None,
-    )
+    plan = _plan(app, options)
     print(plan.job.path, flush=True)
     for problem in plan.problems:
         tell(f"Left out: {problem}")
     tell(f"{plan.total_steps} steps. Ctrl-C stops and saves.")
     return _run_and_publish(app, plan.job, options)
+
+
+def _plan(app: App, options: argparse.Namespace) -> PlannedTrain:
+    values = values_of(options)
+    publish_to = Path(options.publish_to) if options.publish_to else None
+    if options.images is None:
+        version = options.version or "v1"
+        return app.plan_version_train(name=options.name, version=version, values=values, publish_to=publish_to)
+    if options.version is not None:
+        raise ConfigError(["--version: pictures from --images go to v1; leave one of the two out"])
+    return app.plan_train(name=options.name, images=Path(options.images), values=values, publish_to=publish_to)
 
 
 def _resume(options: argparse.Namespace) -> Result:

@@ -119,6 +119,10 @@ class DownloadSpec(msgspec.Struct, frozen=True, tag="download", tag_field="kind"
     """Where it goes, absolute."""
 
 
+DOWNLOADING = "downloading"
+"""The phase of such a job that counts bytes."""
+
+
 class RegularisationSpec(msgspec.Struct, frozen=True, tag="regularisation", tag_field="kind", kw_only=True):
     """Draw regularisation pictures of a class with the base model. Folders are relative to the job's."""
 

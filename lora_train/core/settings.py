@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -88,7 +88,7 @@ def check_settings(values: Mapping[str, Any], base: Settings) -> tuple[Settings,
     known = _annotations(type(base))
     for name, value in values.items():
         if name not in known:
-            problems.append(f"{name}: there is no setting of this name{_closest(name, known)}")
+            problems.append(unknown_setting(name, known))
             continue
         hint, meta = known[name]
         try:
@@ -203,6 +203,7 @@ def _plain(number: float | None) -> str:
     return f"{number:g}" if isinstance(number, float) else str(number)
 
 
-def _closest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+def unknown_setting(name: str, known: Iterable[str]) -> str:
+    """What to tell somebody who asked for a setting that is none of the `known` ones."""
+    close = difflib.get_close_matches(name, [*known], n=1)
+    return f"{name}: there is no setting of this name" + (f" (did you mean {close[0]}?)" if close else "")

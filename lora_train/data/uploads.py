@@ -245,4 +245,5 @@ def _keep_caption(origin_dir: Path, stem: str, suffix: str, content: bytes, tras
         old = origin_dir / f"{stem}{other}"
         if old.is_file() and not (old == path and old.read_bytes() == content):
             move_to_trash(old, trash_dir)
-    write_bytes(path, content)
+    if not path.is_file():  # else it is there already, as it is
+        write_bytes(path, content)

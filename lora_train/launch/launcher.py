@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ class Worker(subprocess.Popen[bytes]):
         return job.has_told_since(self.told_before_bytes)
 
 
+_started: weakref.WeakValueDictionary[Path, Worker] = weakref.WeakValueDictionary()
+"""The last worker that this process started for a job, by its folder, as long as somebody keeps it."""
+
+
 def start_worker(job: JobFolder) -> Worker:
     """Start the job's worker in a session of its own, its output going to `worker.log`.
 
@@ -63,7 +68,13 @@ def start_worker(job: JobFolder) -> Worker:
     except OSError as error:
         raise JobError(f"The worker process could not start: {error}.") from None
     worker.told_before_bytes = told_before_bytes
+    _started[job.path] = worker
     return worker
+
+
+def started_worker(job: JobFolder) -> Worker | None:
+    """The worker that this process started for the job and still keeps; None where there is none."""
+    return _started.get(job.path)
 
 
 def is_alive(job: JobFolder) -> bool:

@@ -119,6 +119,7 @@ _SILENT_SENTENCES = {
     "There is no such file.": "told to a browser that looks for the script, the style or a language",
     "Give the path of a .safetensors LoRA.": "told to the terminal",
     "Give the folder that `lora-train train` printed first.": "told to the terminal",
+    "There is none yet.": "told to the terminal",
     "Train Tools is training on this card. Stop or pause it in the Train Tools tab, or wait for its end.": (
         "the WebUI shows it with the error's name, in one text"
     ),

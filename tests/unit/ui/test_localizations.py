@@ -45,7 +45,11 @@ MAKERS_OF_WORDS = ("words", "badge", "post_button", "error_panel")
 COUNTERS = ("counted", "counted_html")
 """Those that take a number, and a text for one and for many."""
 NO_SENTENCES = {
+    "--any: belongs to --filter",
     "--auth: write it as user:password, both not empty",
+    "--model: say what it is, by --with wd14 or --with blip",
+    "--version: pictures from --images go to v1; leave one of the two out",
+    "--with none: no captions are written, so nothing else can be said of them",
     "prompt: give at least one",
     "base_model (Train base model): none was chosen; give a checkpoint or 'demo'",
 }
