@@ -105,8 +105,7 @@ class CaptionsPanel:
             self.undo = _button("undo", "Undo")
             self.redo = _button("redo", "Redo")
         self.write = _button("write", "Write captions")
-        page_help = "Lets the captioner that is ticked above describe these pictures, by its policy."
-        make(gr.HTML, value=f'<p class="train-tools-help">{page_help}</p>')
+        make(gr.HTML, value=f'<p class="train-tools-help">{_WRITE_HELP}</p>')
         self.changes = make(
             gr.HTML, value="", elem_id="train_tools_captions_changes", elem_classes=["train-tools-slot"]
         )
