@@ -177,8 +177,10 @@
             button.setAttribute("aria-label", WORDS.refresh);
             button.title = inHostsLanguage(WORDS.refresh);
         }
-        // Gradio 6 names its upload otherwise than it reads, so that who speaks what he sees can't call it.
-        find("#train_tools_dataset_upload button[aria-label]")?.removeAttribute("aria-label");
+        // Gradio 6 names its uploads otherwise than they read, so that who speaks what he sees can't call it.
+        for (const button of page().querySelectorAll('[id$="_upload"] button[aria-label]:has(input[type="file"])')) {
+            button.removeAttribute("aria-label");
+        }
         for (const element of page().querySelectorAll("[aria-label]")) {
             const name = element.getAttribute("aria-label");
             if (inHostsLanguage(name) !== name) element.setAttribute("aria-label", inHostsLanguage(name));

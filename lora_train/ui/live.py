@@ -99,8 +99,10 @@ def _regularisation(app: App, shown: Selection) -> str:
     if not shown.version:
         return ""
     snapshot = app.regularisation.snapshot(shown.project, shown.version)
-    effect = view.effect_html(app.regularisation.estimate(shown.project, shown.version, 0)) if snapshot.classes else ""
-    return view.regularisation_html(snapshot, shown) + effect
+    listed = view.regularisation_html(snapshot, shown)
+    if not snapshot.classes:
+        return listed
+    return listed + view.effect_html(app.regularisation.estimate(shown.project, shown.version, 0))
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

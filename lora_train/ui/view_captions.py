@@ -49,7 +49,7 @@ def changes_html(changes: Sequence[CaptionChange]) -> str:
     hidden = len(changes) - _MOST_CHANGES
     more = f"{value('+')}{value(hidden)}" if hidden > 0 else ""
     headline = f"{counted(len(changes), 'caption would change', 'captions would change')} {more}"
-    return f'{paragraph(headline)}<ul class="train-tools-changes">{rows}</ul>'
+    return f'{paragraph(headline)}<ul class="train-tools-changes" tabindex="0">{rows}</ul>'
 
 
 def _counts(captions: CaptionsSnapshot) -> str:

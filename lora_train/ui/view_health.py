@@ -146,7 +146,7 @@ def _groups(finding: Finding, entries: dict[str, PictureEntry], selection: Selec
 
 
 def _apart(group: Group, unit: Unit) -> str:
-    return _measure(group.number, unit) if unit else ""
+    return f'<span class="train-tools-measure">{_measure(group.number, unit)}</span>' if unit else ""
 
 
 def _thumbnail(file: str, key: str, entries: dict[str, PictureEntry], selection: Selection, token: str) -> str:

@@ -55,15 +55,25 @@ def _drawing(snapshot: RegularisationSnapshot) -> str:
 
 
 def effect_html(forecast: RegularisationForecast) -> str:
-    """What regularisation pictures do to the steps: without any, with those there are, with those to be drawn."""
-    if not forecast.total_steps:
+    """What the regularisation pictures that are there do to the steps; empty where that is not known."""
+    if not forecast.pictures or not forecast.total_steps:
+        return ""
+    used = f"{words('of them an epoch shows')} {value(forecast.used_per_epoch)}"
+    parts = [
+        f"{words('without any')} {_steps(forecast.total_steps_without)}",
+        f"{words('with these')} {_steps(forecast.total_steps)} ({used})",
+    ]
+    return paragraph(apart(parts), "train-tools-sum")
+
+
+def more_html(forecast: RegularisationForecast) -> str:
+    """What so many more would do to the steps, or why that is not known."""
+    if forecast.problems:
         return sentences(forecast.problems, "train-tools-warning")
-    parts = [f"{words('without any')} {_steps(forecast.total_steps_without)}"]
-    if forecast.pictures:
-        used = f"{words('of them an epoch shows')} {value(forecast.used_per_epoch)}"
-        parts.append(f"{words('with these')} {_steps(forecast.total_steps)} ({used})")
-    if forecast.count:
-        parts.append(f"{words('with so many more')} {_steps(forecast.total_steps_with)}")
+    if not forecast.total_steps:
+        return ""
+    parts = [] if forecast.pictures else [f"{words('without any')} {_steps(forecast.total_steps_without)}"]
+    parts.append(f"{words('with so many more')} {_steps(forecast.total_steps_with)}")
     if forecast.seconds:
         parts.append(f"{words('drawing them takes about')} {value(duration_text(forecast.seconds))}")
     return paragraph(apart(parts), "train-tools-sum")

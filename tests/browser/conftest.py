@@ -341,14 +341,18 @@ class Tab:
         self.id("project_create").click()
         self.fill("project_name", project)
         self.id("project_create_ok").click()
+        self.shows(lambda: self.chosen("project_choice") == project)
+        self.make_version(version)
+
+    def make_version(self, version: str) -> None:
         self.id("version_create").wait_for(state="visible")
         self.id("version_create").click()
         self.fill("version_name", version)
         self.id("version_create_ok").click()
         self.shows(lambda: self.chosen("version_choice") == version)
 
-    def drop(self, files: list[Path]) -> None:
-        """Drop files on Upload Dataset: real drag-and-drop events with real files."""
+    def drop(self, files: list[Path], zone: str = "dataset_upload") -> None:
+        """Drop files on Upload Dataset, or another upload: real drag-and-drop events with real files."""
         payload = [(path.name, base64.b64encode(path.read_bytes()).decode()) for path in files]
         transfer = self.page.evaluate_handle(
             """files => {
@@ -362,16 +366,16 @@ class Tab:
             }""",
             payload,
         )
-        zone = self.id("dataset_upload").locator("input[type=file]").locator("xpath=..")
+        place = self.id(zone).locator("input[type=file]").locator("xpath=..")
         for event in ("dragenter", "dragover", "drop"):
-            zone.dispatch_event(event, {"dataTransfer": transfer})
+            place.dispatch_event(event, {"dataTransfer": transfer})
 
     def make_dataset(self, files: list[Path]) -> None:
         """Upload Dataset and Update Dataset, with pictures and their captions."""
         count = sum(path.suffix != ".txt" for path in files)
         self.drop(files)
         self.shows(lambda: self.live("dataset").locator("figure").count() == count)
-        self.page.get_by_role("button", name="Update Dataset").click()
+        self.id("dataset_update").click()
         self.shows(lambda: self.live("dataset").get_by_text("512 × 512").count() == count)
 
     def shows(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
@@ -379,7 +383,7 @@ class Tab:
         until = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > until:
-                where = self.site.root / "failure.png"
+                where = self.site.root / f"failure-{time.time():.0f}.png"
                 self.page.screenshot(path=where, full_page=True)
                 pytest.fail(f"not seen within {timeout_s:g} s; see {where}\n{self.site.log()[-3000:]}")
             self.page.wait_for_timeout(100)
@@ -406,6 +410,14 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
     yield start
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Three photographs without captions, wider than high, square, and wider than high: scikit-image's."""
+    skimage = pytest.importorskip("skimage", reason="its photographs are needed")
+    folder = Path(skimage.__file__).parent / "data"
+    return [folder / name for name in ("coffee.png", "astronaut.png", "chelsea.png")]
 
 
 @pytest.fixture(scope="session")

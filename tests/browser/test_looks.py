@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,14 +46,73 @@ def test_nothing_sticks_out_and_nothing_is_hard_to_use(
     _wait_until_drawn(tab)
     width_px = page.evaluate("document.documentElement.scrollWidth")
     assert width_px <= size["width"], f"the page is {width_px} px wide"
-    _keep_screenshot(tab, f"{kind.name}-{theme}-{size['width']}")
+    _keep_screenshot(tab, f"{kind}-{theme}-{size['width']}")
     assert _serious_violations(tab, "#train_tools_page") == []
     tab.live("dataset").locator("[data-open]").first.click()
     page.get_by_role("dialog").wait_for()
-    _keep_screenshot(tab, f"{kind.name}-{theme}-{size['width']}-editor", full=False)
+    _keep_screenshot(tab, f"{kind}-{theme}-{size['width']}-editor", full=False)
     assert _serious_violations(tab, "dialog") == []
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="detached" if not page.get_by_role("dialog").count() else "hidden")
+    tab.page.context.close()
+
+
+@pytest.fixture(scope="module")
+def filled(
+    site: Site,
+    open_tab: Callable[..., Tab],
+    concept_files: list[Path],
+    photos: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
+    """A dataset of which the health check has much to tell, regularisation pictures, and pictures that wait."""
+    folder = tmp_path_factory.mktemp("pictures")
+    coffee = Image.open(photos[0])
+    for name, size_px in {"coffee": (600, 400), "small": (90, 60), "very-long": (1600, 200)}.items():
+        coffee.resize(size_px).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"sks, {', '.join(f'a long caption {n}' for n in range(40))}")
+    coffee.save(folder / "again.jpg", quality=70)
+    (folder / "again.txt").write_text("sks, " + "x" * 300)
+    tab = open_tab(site)
+    tab.make("Filled")
+    tab.choose("train_base_model", "tiny_sd.safetensors")
+    tab.fill("dataset_repeats", "4")
+    tab.make_dataset([*concept_files, *folder.iterdir()])
+    tab.drop(photos[1:])
+    tab.open_group("Regularisation pictures")
+    tab.fill("regularisation_class_name", "person")
+    tab.drop(concept_files[:4], "regularisation_upload")
+    tab.shows(lambda: "2 pictures" in tab.text("regularisation"))
+    tab.page.context.close()
+    return site
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280", "390"])
+def test_the_parts_of_a_dataset_are_calm_when_opened(
+    kind: Kind, filled: Site, open_tab: Callable[..., Tab], theme: str, size: dict[str, int]
+) -> None:
+    tab = open_tab(filled, viewport=size, theme=theme)
+    if tab.chosen("project_choice") != "Filled":
+        tab.choose("project_choice", "Filled")
+    tab.shows(lambda: "waiting" in tab.text("dataset"))
+    for title in ("Cropping", "Captioning", "Health check", "Caption editor", "Regularisation pictures"):
+        tab.open_group(title)
+    for tick in ("split", "focal_crop", "multicrop"):
+        tab.tick(f"dataset_{tick}", True)
+    tab.fill("captions_text", "night")
+    tab.id("captions_preview").click()
+    tab.fill("regularisation_count", "30")
+    tab.shows(lambda: "captions would change" in tab.id("captions_changes").first.inner_text())
+    tab.shows(lambda: "with so many more" in tab.id("regularisation").first.inner_text())
+    tab.shows(lambda: tab.live("health").locator("section").count() > 3)
+    for details in tab.page.locator("#train_tools_page summary").all():
+        details.click()
+    _wait_until_drawn(tab)
+    width_px = tab.page.evaluate("document.documentElement.scrollWidth")
+    assert width_px <= size["width"], f"the page is {width_px} px wide"
+    _keep_screenshot(tab, f"{kind}-{theme}-{size['width']}-opened")
+    assert _serious_violations(tab, "#train_tools_page") == []
     tab.page.context.close()
 
 

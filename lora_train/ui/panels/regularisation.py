@@ -10,7 +10,7 @@ from lora_train.app.snapshot import Selection
 from lora_train.core.errors import ConfigError
 from lora_train.ui.compat import Component, Updates, make, triggers_of_a_hand, uploaded_name, uploaded_path
 from lora_train.ui.page import Page, Values
-from lora_train.ui.view_regularisation import effect_html
+from lora_train.ui.view_regularisation import more_html
 
 _HELP = (
     "Ordinary pictures of the same class keep the base model from forgetting it. An epoch shows as many of them as "
@@ -27,10 +27,10 @@ class RegularisationPanel:
             with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
                 with make(gr.Column, scale=3, min_width=320):
                     page.add_live("regularisation")
-                    self.effect = make(gr.HTML, value="", elem_classes=["train-tools-slot"])
+                    self.more = make(gr.HTML, value="", elem_classes=["train-tools-slot"])
                 with make(gr.Column, scale=2, min_width=320):
                     self._add_form()
-        page.add_filler(self._fill, self.class_name, self.prompt, self.effect)
+        page.add_filler(self._fill, self.class_name, self.prompt, self.negative_prompt, self.more)
 
     def _add_form(self) -> None:
         with make(gr.Row):
@@ -60,20 +60,23 @@ class RegularisationPanel:
     def bind(self) -> None:
         page = self.page
         own = [self.class_name, self.count, self.prompt, self.negative_prompt]
-        drawn = {self.effect, *page.live_parts("regularisation", "queue", "sum", "dataset")}
+        drawn = {self.more, *page.live_parts("regularisation", "queue", "sum", "dataset")}
         page.on(self.generate.click, self._generate, own, drawn)
-        page.on(self.upload.upload, self._take, [self.upload, self.class_name, self.count], {self.upload, *drawn})
+        page.on(self.upload.upload, self._take, [self.upload, self.class_name], {self.upload, *drawn})
         for trigger in triggers_of_a_hand(self.count):
-            page.on(trigger, self._show_effect, [self.count], [self.effect], is_typing=True)
+            page.on(trigger, self._show_more, [self.count], [self.more], is_typing=True)
 
     def _fill(self, _: Selection) -> Updates:
-        return {self.class_name: "", self.prompt: "", self.effect: ""}
+        return {self.class_name: "", self.prompt: "", self.negative_prompt: "", self.more: ""}
 
-    def _show_effect(self, values: Values) -> Updates:
-        return {self.effect: self._effect(self.page.selection(values), self._count(values))}
-
-    def _effect(self, selection: Selection, count: int) -> str:
-        return effect_html(self.page.app.regularisation.estimate(selection.project, selection.version, count))
+    def _show_more(self, values: Values) -> Updates:
+        """What so many would do; nothing while the number is being typed."""
+        try:
+            count = self._count(values)
+        except ConfigError:
+            return {self.more: ""}
+        shown = self.page.selection(values)
+        return {self.more: more_html(self.page.app.regularisation.estimate(shown.project, shown.version, count))}
 
     def _count(self, values: Values) -> int:
         try:
@@ -103,9 +106,8 @@ class RegularisationPanel:
         return {**updates, **self._drawn(values)}
 
     def _drawn(self, values: Values) -> Updates:
-        shown = self.page.selection(values)
-        drawn = self.page.redraw(shown, "regularisation", "queue", "sum", "dataset")
-        return {self.effect: self._effect(shown, self._count(values)), **drawn}
+        drawn = self.page.redraw(self.page.selection(values), "regularisation", "queue", "sum", "dataset")
+        return {self.more: "", **drawn}
 
 
 def _text(name: str, label: str, info: str) -> Component:
