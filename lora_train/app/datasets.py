@@ -251,7 +251,8 @@ class Datasets:
         `file` is relative to the trained set or, for one that waits, to the originals. Raises WorkspaceError for an
         unknown one, JobError while a training needs it.
         """
-        from lora_train.data.update import origin_names, read_manifest
+        from lora_train.data.manifest import read_manifest
+        from lora_train.data.trained_set import origin_names
 
         found = self._workspace.find_version(project, version)
         self.require_unused(found)
@@ -297,7 +298,8 @@ class Datasets:
 
     def _original(self, version: Version, file: str) -> Path:
         """The original of a picture (`file` as in `remove`), or itself where it has none. Raises WorkspaceError."""
-        from lora_train.data.update import origin_names, read_manifest
+        from lora_train.data.manifest import read_manifest
+        from lora_train.data.trained_set import origin_names
 
         try:
             picture = self._picture(version, file, is_waiting=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lora_train.app.snapshot import PictureEntry
 from lora_train.app.version_settings import train_settings
 from lora_train.core.errors import DatasetError
+from lora_train.core.files import walk
 from lora_train.core.workspace import Version
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _read_waiting(version: Version) -> list[PictureEntry]:
     from lora_train.data.captions import caption_stem
     from lora_train.data.existing import existing_captions
     from lora_train.data.images import picture_size
-    from lora_train.data.update import origin_names, origins, read_manifest
+    from lora_train.data.manifest import read_manifest
+    from lora_train.data.trained_set import origin_names, origins
 
     dataset_dir = version.path / "dataset"
     made_ns: dict[str, int] = {}
@@ -109,12 +111,12 @@ def captions_of(pictures: Sequence[Path]) -> list[Path]:
 
 def _stamp_of(folder: Path) -> _Stamp:
     found: list[tuple[str, int, int]] = []
-    for root, _, files in os.walk(folder):
+    for root, _, files in walk(folder):
         for file in files:
             path = os.path.join(root, file)  # noqa: PTH118  (hundreds of files, once a second)
             try:
                 told = os.stat(path)  # noqa: PTH116
-            except FileNotFoundError:  # just removed
+            except OSError:  # just removed, or a link to itself
                 continue
             found.append((path, told.st_mtime_ns, told.st_size))
     return tuple(sorted(found))

@@ -24,7 +24,8 @@ from lora_train.core.trash import Trash
 from lora_train.data.captioner import Captioner
 from lora_train.data.captions import caption_path, read_caption
 from lora_train.data.dataset import Picture, scan_dataset
-from lora_train.data.update import caption_of, read_manifest
+from lora_train.data.manifest import read_manifest
+from lora_train.data.update import caption_of
 
 _ACTIONS: dict[CaptionPolicy, CaptionAction] = {
     "only where empty": "copy",

@@ -19,7 +19,7 @@ from lora_train.core.files import lock
 from lora_train.core.jobs import CaptionPlan, CaptionSpec, JobFolder, RequestedEnd
 from lora_train.data.captioning import Change, captioned, read_changes, write_captions
 from lora_train.data.captions import read_caption, split_tags
-from lora_train.data.update import Made, Manifest
+from lora_train.data.manifest import Made, Manifest
 
 
 class Sayer:
