@@ -230,12 +230,12 @@ class Datasets:
     def changing_captions(self, version: Version) -> Generator[tuple[Picture, ...], None, None]:
         """The pictures of the trained set, to write other captions; nobody else changes the set meanwhile.
 
-        Raises JobError while a training or an update needs them as they are.
+        Raises JobError while a training or an update needs them as they are, or others are being written.
         """
         with self._changing:
             self.require_unused(version)
             if self.is_updating(version):
-                raise JobError("The dataset is being updated: wait a moment.")
+                raise JobError("The dataset is being updated or captioned already.", "Wait for its end.")
             yield self.pictures(version)
 
     def pictures(self, version: Version) -> tuple[Picture, ...]:

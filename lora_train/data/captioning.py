@@ -59,13 +59,14 @@ def read_changes(job: JobFolder) -> dict[str, Change]:
     """
     changes: dict[str, Change] = {}
     try:
-        lines = _record_path(job).read_bytes().splitlines()
+        lines = record_path(job).read_bytes().splitlines()
     except OSError:
         return {}
     for line in lines:
         with suppress(msgspec.DecodeError, UnicodeDecodeError):  # the last one may be half written
             told = msgspec.json.decode(line, type=_Line)
-            changes[told.file] = Change(told.before, told.after)
+            before = changes[told.file].before if told.file in changes else told.before
+            changes[told.file] = Change(before, told.after)
     return changes
 
 
@@ -180,7 +181,7 @@ class _Writing:
         self._policy: CaptionPolicy = spec.plan.settings.policy
         self._fallback = " ".join(spec.concept.split())
         self._fallbacks = {"", self._fallback, read_manifest(dataset_dir).fallback}
-        self._record = _record_path(job)
+        self._record = record_path(job)
         trash_dir = (job.path / spec.trash).resolve()
         self._trash = Trash(trash_dir, trash_dir.parent)
         self.put_replaced_away()  # of a worker that was killed
@@ -225,5 +226,6 @@ class _Writing:
                 self._trash.put("the captions before", [self._replaced])
 
 
-def _record_path(job: JobFolder) -> Path:
+def record_path(job: JobFolder) -> Path:
+    """Where a captioning job tells what it changes, a line of JSON for each caption."""
     return job.path / "captions.jsonl"
