@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lora_train.api.routes import Route
+from lora_train.api.route import Route
 from lora_train.api.shapes import FileAnswer, Problem
 
 _REFERENCE = "#/components/schemas/{name}"

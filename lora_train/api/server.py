@@ -18,7 +18,8 @@ from fastapi.responses import FileResponse, Response
 
 from lora_train.api.gate import TOKEN, Gate
 from lora_train.api.openapi import operation
-from lora_train.api.routes import ROUTES, Route
+from lora_train.api.route import Route
+from lora_train.api.routes import ROUTES
 from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile
 from lora_train.app import App
 from lora_train.core.assets import page_folder

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lora_train.app.caption_labels import labels_of
+from lora_train.app.caption_writing import EditTitle, write_job_step
 from lora_train.app.watching import Watch
 from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.errors import JobError, WorkspaceError
@@ -24,7 +26,7 @@ from lora_train.core.host import Host
 from lora_train.core.jobs import CaptionPlan, CaptionSpec, DatasetSpec, JobFolder, JobStatus, RequestedEnd
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
-from lora_train.launch.job_thread import start_job_thread
+from lora_train.launch.job_thread import has_job_thread, start_job_thread
 
 if TYPE_CHECKING:
     from lora_train.data.host_captions import HostPass
@@ -43,7 +45,10 @@ class CaptionJobs:
         """Of each version whose captions the host is to complete: set when that is not wanted any more."""
 
     def start(self, version: Version, plan: CaptionPlan, files: tuple[str, ...], concept: str) -> str:
-        """Caption pictures of the trained set (all, without `files`); the id of the job that begins."""
+        """Caption pictures of the trained set (all, without `files`); the id of the job that begins.
+
+        Raises DatasetError when the history of the captions can't be written, JobError when no worker can be started.
+        """
         if not (plan.blip or plan.wd14):
             return self._start_host(version, plan, files, concept)[0]
         job, spec = self._new_job(version, without_host(plan), files, concept)
@@ -95,11 +100,14 @@ class CaptionJobs:
         job, status = self.job(version), self.status(version)
         if job is None or status is None:
             return False
-        return status.state == "running" or (status.state == "waiting" and job.path in self._workers)
+        return status.state == "running" or (
+            status.state == "waiting" and (job.path in self._workers or has_job_thread(job))
+        )
 
     def _new_job(
         self, version: Version, plan: CaptionPlan, files: tuple[str, ...], concept: str
     ) -> tuple[JobFolder, CaptionSpec]:
+        """A job that is a step in the history of the captions before it begins."""
         job = JobFolder(self._workspace.new_job_dir("caption"))
         spec = CaptionSpec(
             dataset=os.path.relpath(version.path / "dataset", job.path),
@@ -109,6 +117,8 @@ class CaptionJobs:
             concept=concept,
         )
         job.create(spec)
+        title = EditTitle("Write captions", ", ".join(labels_of(plan)))
+        write_job_step(version, title, self._workspace.id_of(job.path))
         return job, spec
 
     def _remember(self, version: Version, job: JobFolder) -> str:
@@ -120,7 +130,7 @@ class CaptionJobs:
     def _start_host(
         self, version: Version, plan: CaptionPlan, files: tuple[str, ...], concept: str
     ) -> tuple[str, JobFolder, threading.Thread]:
-        """A job that the host's captioners do."""
+        """A job that the host's captioners do; its id, its folder and its thread."""
         only_host = msgspec.structs.replace(plan, blip="", wd14="")
         job, spec = self._new_job(version, only_host, files, concept)
 
@@ -133,8 +143,7 @@ class CaptionJobs:
                     raise RequestedEnd(request)
                 return write_captions(spec, job, captioner, events)
 
-        thread = start_job_thread(job, work)
-        return self._remember(version, job), job, thread
+        return self._remember(version, job), job, start_job_thread(job, work)
 
     def _follow(
         self,

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lora_train.app.caption_jobs import CaptionJobs
+from lora_train.app.caption_labels import HOST_LABELS, KINDS, labels_of
 from lora_train.app.datasets import Datasets
 from lora_train.app.snapshot import CaptionChoice, CaptionerEntry, CaptioningSnapshot
 from lora_train.app.version_settings import caption_settings, fallback_caption
@@ -34,12 +35,6 @@ from lora_train.core.host import Host, HostCaptioner
 from lora_train.core.jobs import CaptionPlan, DownloadSpec, JobFolder, JobStatus
 from lora_train.core.workspace import Version, Workspace, read_json, write_json
 from lora_train.launch import launcher
-
-_KINDS: dict[CaptionerKind, str] = {"wd14": "WD14 tagger", "blip": "BLIP"}
-_HOST_LABELS: dict[HostCaptioner, tuple[str, str]] = {
-    "blip": ("The WebUI's BLIP", "A sentence: good for photographs."),
-    "deepbooru": ("The WebUI's DeepDanbooru", "Tags: good for drawings."),
-}
 
 
 class _Memory(msgspec.Struct):
@@ -85,7 +80,7 @@ class Captioning:
         except ModelError as error:
             snapshot.problems = [*error.message.splitlines(), error.hint]
             return snapshot
-        snapshot.uses = _labels(plan)
+        snapshot.uses = labels_of(plan)
         snapshot.must_ask = not (snapshot.uses or memory.answer or _is_any_ticked(settings))
         return snapshot
 
@@ -155,10 +150,10 @@ class Captioning:
             "blip": (settings.use_blip or answer == "blip") and not settings.blip_model,
             "wd14": (settings.use_wd14 or answer == "wd14") and not settings.wd14_model,
         }
-        kinds: list[CaptionerKind] = [kind for kind in _KINDS if wanted[kind] and self._any_folder(kind) is None]
+        kinds: list[CaptionerKind] = [kind for kind in KINDS if wanted[kind] and self._any_folder(kind) is None]
         for kind in kinds:
             if packages := missing_packages(kind):
-                raise ModelError(_lacks(_KINDS[kind], packages), f"Install with: {install_command(packages)}")
+                raise ModelError(_lacks(KINDS[kind], packages), f"Install with: {install_command(packages)}")
         return [_proposed(kind).name for kind in kinds]
 
     # --- captions on demand ---
@@ -169,18 +164,16 @@ class Captioning:
         """Caption pictures of the trained set (all, without `files`), by the policy or that of the settings.
 
         Gives the job's id. Raises WorkspaceError for an unknown version, JobError while the pictures are needed as they
-        are or nothing is chosen to write captions, ModelError when what is chosen can't be used.
+        are or nothing is chosen to write captions, ModelError when what is chosen can't be used, DatasetError when the
+        history of the captions can't be written.
         """
         found = self._workspace.find_version(project, version)
         plan = self.plan(found)
-        if not _labels(plan):
+        if not labels_of(plan):
             raise JobError("Nothing is chosen to write captions.", "Tick WD14 or BLIP, and download it.")
         if policy is not None:
             plan = msgspec.structs.replace(plan, settings=msgspec.structs.replace(plan.settings, policy=policy))
-        with self._changing:
-            self._datasets.require_unused(found)
-            if self._datasets.is_updating(found):
-                raise JobError("The dataset is being updated or captioned already.", "Wait for its end.")
+        with self._datasets.changing_captions(found):
             return self._jobs.start(found, plan, files, fallback_caption(found))
 
     def stop(self, project: str, version: str) -> None:
@@ -234,7 +227,7 @@ class Captioning:
         )
 
     def _best_plan(self, settings: CaptionSettings) -> CaptionPlan:
-        for kind in _KINDS:
+        for kind in KINDS:
             found = self._find(kind, settings)
             if not found.problem:
                 return _plan_of(kind, found.folder, settings)
@@ -256,21 +249,21 @@ class Captioning:
         folder = typed_folder(own) if own else self._any_folder(kind)
         if own and folder is not None and not has_model(kind, folder):
             files = "model.onnx and selected_tags.csv" if kind == "wd14" else "config.json and weights"
-            return _Found("", f"{folder} is no {_KINDS[kind]}: it must hold {files}.", "Choose another folder.")
+            return _Found("", f"{folder} is no {KINDS[kind]}: it must hold {files}.", "Choose another folder.")
         if folder is None:
             return self._absent(kind)
         packages = missing_packages(kind)
         if packages:
             hint = f"Choose another captioner, or install with: {install_command(packages)}"
-            return _Found("", _lacks(_KINDS[kind], packages), hint)
+            return _Found("", _lacks(KINDS[kind], packages), hint)
         return _Found(str(folder.absolute()))
 
     def _absent(self, kind: CaptionerKind) -> _Found:
         memory = self._memory()
         if any(_is_at_work(self._download_status(memory, model)) for model in MODELS if model.kind == kind):
-            return _Found("", f"{_KINDS[kind]} is still being downloaded.", "Wait for its end.")
+            return _Found("", f"{KINDS[kind]} is still being downloaded.", "Wait for its end.")
         size_mb = _megabytes(_proposed(kind).size_bytes)
-        return _Found("", f"{_KINDS[kind]} is not here yet.", f"Download it ({size_mb} MB), or give its folder.")
+        return _Found("", f"{KINDS[kind]} is not here yet.", f"Download it ({size_mb} MB), or give its folder.")
 
     def _any_folder(self, kind: CaptionerKind) -> Path | None:
         """Of the models of this kind that are here, the one that is proposed last: the larger one."""
@@ -302,8 +295,8 @@ class Captioning:
             CaptionerEntry(
                 name=f"host-{kind}",
                 choice="host",
-                label=_HOST_LABELS[kind][0],
-                good_for=_HOST_LABELS[kind][1],
+                label=HOST_LABELS[kind][0],
+                good_for=HOST_LABELS[kind][1],
                 is_present=kind not in absent,
                 problem="The WebUI downloads it at its first use, and shows no progress." if kind in absent else "",
             )
@@ -344,13 +337,6 @@ def _plan_of(kind: CaptionerKind, folder: str, settings: CaptionSettings) -> Cap
 def _proposed(kind: CaptionerKind) -> CaptionerModel:
     """The model of this kind that is downloaded unless a person chooses another."""
     return next(model for model in MODELS if model.kind == kind)
-
-
-def _labels(plan: CaptionPlan) -> list[str]:
-    """What writes captions, in the order of its parts; empty for a plan that has none."""
-    parts = [(bool(plan.blip), _KINDS["blip"]), ("blip" in plan.host, _HOST_LABELS["blip"][0])]
-    parts += [(bool(plan.wd14), _KINDS["wd14"]), ("deepbooru" in plan.host, _HOST_LABELS["deepbooru"][0])]
-    return [label for is_used, label in parts if is_used]
 
 
 def _is_at_work(status: JobStatus | None) -> bool:

@@ -10,7 +10,8 @@ import msgspec
 
 from lora_train.app.caption_writing import (
     EditTitle,
-    history_path,
+    HistoryStamp,
+    history_stamp,
     unknown_picture,
     version_history,
     write_step,
@@ -132,7 +133,7 @@ class Captions:
     def __init__(self, workspace: Workspace, datasets: Datasets) -> None:
         self._workspace = workspace
         self._datasets = datasets
-        self._histories: dict[Path, tuple[tuple[int, int], History]] = {}
+        self._histories: dict[Path, tuple[HistoryStamp, History]] = {}
 
     def view(
         self, project: str, version: str, filter_text: str = "", mode: FilterMode = "and", order: RowOrder = "name"
@@ -246,12 +247,8 @@ class Captions:
         return EditResult(move.step.what, move.step.detail, len(move.captions), move.problems)
 
     def _history(self, version: Version) -> History:
-        """Read again only when it has changed: the page asks often."""
-        try:
-            told = history_path(version).stat()
-        except OSError:
-            return version_history(version)
-        stamp = told.st_mtime_ns, told.st_size
+        """Read again only when it has changed, or a job writes captions: the page asks often."""
+        stamp = history_stamp(version)
         kept = self._histories.get(version.path)
         if kept is None or kept[0] != stamp:
             kept = self._histories[version.path] = stamp, version_history(version)

@@ -7,12 +7,13 @@ import tempfile
 import threading
 import unicodedata
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lora_train.app.caption_jobs import without_host
 from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
+from lora_train.app.scans import Scans, captions_of, stamp_of
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.version_settings import dataset_settings, fallback_caption, known_settings, train_settings
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
 _READS_NO_PICTURES = ("training", "drawing previews")
 """Phases of a training in which its pictures may change."""
-
-_END_OF_TIME = 2**63
-
-_Stamp = tuple[tuple[str, int, int], ...]
-"""Relative path, time of change and size of every file of a folder: another stamp, another content."""
 
 
 class Captions(Protocol):
@@ -63,9 +59,7 @@ class Datasets:
         self._jobs = jobs
         self._watch = watch
         self._changing = threading.Lock()
-        self._scanning = threading.Lock()
-        self._scans: dict[Path, tuple[_Stamp, Dataset | DatasetError]] = {}
-        self._waiting: dict[Path, tuple[_Stamp, list[PictureEntry]]] = {}
+        self._scans = Scans()
         self._updates: dict[Path, launcher.Worker] = {}
         self._thumbnails = Thumbnails()
 
@@ -139,25 +133,12 @@ class Datasets:
             ]
             folders = dict.fromkeys(picture.folder for picture in dataset.pictures)
             snapshot.folders = [os.path.normpath(found.dataset_dir / folder) for folder in folders]
-        snapshot.pictures += self._waiting_pictures(found)
+        snapshot.pictures += self._scans.waiting(found)
         return snapshot
 
     def scan(self, version: Version) -> Dataset:
         """The trained set, read again only when a file of it has changed. Raises DatasetError as `scan_dataset`."""
-        from lora_train.data.dataset import scan_dataset, with_repeats
-
-        with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
-            stamp = _stamp_of(version.dataset_dir) + _stamp_of(version.regularisation_dir)
-            kept = self._scans.get(version.dataset_dir)
-            if kept is None or kept[0] != stamp:
-                try:
-                    kept = stamp, scan_dataset(version.dataset_dir)
-                except DatasetError as error:
-                    kept = stamp, error
-                self._scans[version.dataset_dir] = kept
-        if isinstance(kept[1], DatasetError):
-            raise kept[1]
-        return with_repeats(kept[1], train_settings(version).repeats)
+        return self._scans.trained(version)
 
     def picture_path(self, project: str, version: str, file: str, is_waiting: bool) -> Path:
         """The file of a picture. Raises WorkspaceError for one that is not in the dataset."""
@@ -170,7 +151,7 @@ class Datasets:
     def originals(self, project: str, version: str) -> dict[str, tuple[int, int]]:
         """The uploaded files: name -> time of change in ns and size. Raises WorkspaceError for an unknown version."""
         origin_dir = self._workspace.find_version(project, version).origin_dir
-        return {Path(path).name: (changed_ns, size) for path, changed_ns, size in _stamp_of(origin_dir)}
+        return {Path(path).name: (changed_ns, size) for path, changed_ns, size in stamp_of(origin_dir)}
 
     def named(self, project: str, version: str, names: Sequence[str]) -> list[str]:
         """The pictures of the trained set that a person means: as they are listed, or by the file name alone.
@@ -225,7 +206,7 @@ class Datasets:
         Raises WorkspaceError for an unknown version.
         """
         found = self._workspace.find_version(project, version)
-        waiting = self._waiting_pictures(found)
+        waiting = self._scans.waiting(found)
         return any(not entry.caption for entry in waiting) or (
             bool(waiting) and dataset_settings(found).caption_action != "copy"
         )
@@ -263,12 +244,12 @@ class Datasets:
     def changing_captions(self, version: Version) -> Generator[tuple[Picture, ...], None, None]:
         """The pictures of the trained set, to write other captions; nobody else changes the set meanwhile.
 
-        Raises JobError while a training or an update needs them as they are.
+        Raises JobError while a training or an update needs them as they are, or others are being written.
         """
         with self._changing:
             self.require_unused(version)
             if self.is_updating(version):
-                raise JobError("The dataset is being updated: wait a moment.")
+                raise JobError("The dataset is being updated or captioned already.", "Wait for its end.")
             yield self.pictures(version)
 
     def pictures(self, version: Version) -> tuple[Picture, ...]:
@@ -284,7 +265,8 @@ class Datasets:
         `file` is relative to the trained set or, for one that waits, to the originals. Raises WorkspaceError for an
         unknown one, JobError while a training needs it.
         """
-        from lora_train.data.update import origin_names, read_manifest
+        from lora_train.data.manifest import read_manifest
+        from lora_train.data.trained_set import origin_names
 
         found = self._workspace.find_version(project, version)
         self.require_unused(found)
@@ -299,7 +281,7 @@ class Datasets:
             pictures += [found.dataset_dir / other for other, its in names.items() if its == name and other != file]
             pictures += [path for path in [found.origin_dir / name] if path.is_file()]
         what = name or pictures[0].name
-        return Undo(what, self._workspace.trash.put(what, [*pictures, *_captions_of(pictures)]))
+        return Undo(what, self._workspace.trash.put(what, [*pictures, *captions_of(pictures)]))
 
     def require_unused(self, version: Version) -> None:
         """Raise JobError while a training of the version waits or reads its pictures."""
@@ -316,19 +298,10 @@ class Datasets:
 
     # --- details ---
 
-    def _waiting_pictures(self, version: Version) -> list[PictureEntry]:
-        """Those that *Update Dataset* will take in; read again only when a file has changed."""
-        with self._scanning:
-            stamp = _stamp_of(version.path / "dataset")
-            kept = self._waiting.get(version.path)
-            if kept is None or kept[0] != stamp:
-                kept = self._waiting[version.path] = stamp, _read_waiting(version)
-        return list(kept[1])
-
     def _picture(self, version: Version, file: str, is_waiting: bool) -> Path:
         """Chosen from the list of what is there: no name leads out of the dataset."""
         if is_waiting:
-            known = [entry.file for entry in self._waiting_pictures(version)]
+            known = [entry.file for entry in self._scans.waiting(version)]
             folder = version.origin_dir
         else:
             known = [picture.path for picture in self.pictures(version)]
@@ -339,7 +312,8 @@ class Datasets:
 
     def _original(self, version: Version, file: str) -> Path:
         """The original of a picture (`file` as in `remove`), or itself where it has none. Raises WorkspaceError."""
-        from lora_train.data.update import origin_names, read_manifest
+        from lora_train.data.manifest import read_manifest
+        from lora_train.data.trained_set import origin_names
 
         try:
             picture = self._picture(version, file, is_waiting=False)
@@ -374,71 +348,9 @@ def _meant(name: str, known: Sequence[str]) -> str:
     return found[0]
 
 
-def _read_waiting(version: Version) -> list[PictureEntry]:
-    from lora_train.data.captions import caption_stem
-    from lora_train.data.existing import existing_captions
-    from lora_train.data.images import picture_size
-    from lora_train.data.update import origin_names, origins, read_manifest
-
-    dataset_dir = version.path / "dataset"
-    made_ns: dict[str, int] = {}
-    for file, name in origin_names(dataset_dir, read_manifest(dataset_dir)).items():
-        made_ns[name] = min(made_ns.get(name, _END_OF_TIME), _changed_ns(version.dataset_dir / file))
-    # A newer original has replaced the one that its trained picture was made from.
-    waiting = [path for path in origins(dataset_dir) if _changed_ns(path) > made_ns.get(path.name, 0)]
-    captions = existing_captions(version.origin_dir) if waiting else {}
-    entries: list[PictureEntry] = []
-    for path in waiting:
-        with suppress(OSError):  # just removed
-            stamp = f"{path.stat().st_mtime_ns:x}"
-            try:
-                width_px, height_px = picture_size(path)
-            except DatasetError:
-                width_px, height_px = 0, 0  # it was checked when it came; the update will tell
-            caption = captions.get(caption_stem(path), "")
-            entries.append(PictureEntry(path.name, width_px, height_px, caption, is_waiting=True, stamp=stamp))
-    return entries
-
-
-def _changed_ns(path: Path) -> int:
-    """When a file was written, in ns since 1970; 0 for one that was just removed."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _captions_of(pictures: list[Path]) -> list[Path]:
-    """Their caption files, but those that belong to another picture of the same stem too."""
-    from lora_train.data.captions import CAPTION_SUFFIXES, caption_stem
-    from lora_train.data.images import PICTURE_SUFFIXES
-
-    found: list[Path] = []
-    for folder in {path.parent for path in pictures}:
-        files = sorted(folder.iterdir())
-        stems = {caption_stem(path) for path in pictures if path.parent == folder}
-        others = (path for path in files if path.suffix.lower() in PICTURE_SUFFIXES and path not in pictures)
-        stems -= {caption_stem(path) for path in others}
-        found += [path for path in files if path.suffix.lower() in CAPTION_SUFFIXES and caption_stem(path) in stems]
-    return found
-
-
 @contextmanager
 def _as_file(content: bytes) -> Generator[Path, None, None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"
         path.write_bytes(content)
         yield path
-
-
-def _stamp_of(folder: Path) -> _Stamp:
-    found: list[tuple[str, int, int]] = []
-    for root, _, files in os.walk(folder):
-        for file in files:
-            path = os.path.join(root, file)  # noqa: PTH118  (hundreds of files, once a second)
-            try:
-                told = os.stat(path)  # noqa: PTH116
-            except FileNotFoundError:  # just removed
-                continue
-            found.append((path, told.st_mtime_ns, told.st_size))
-    return tuple(sorted(found))

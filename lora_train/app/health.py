@@ -53,7 +53,7 @@ class Health:
         """
         from lora_train.data.facts import has_imagehash, read_facts
         from lora_train.data.health import Known, check
-        from lora_train.data.update import read_manifest
+        from lora_train.data.manifest import read_manifest
 
         found = self._workspace.find_version(project, version)
         settings, concept = train_settings(found), found.project.info().name

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -52,6 +53,20 @@ def replace(source: Path, target: Path) -> None:
             time.sleep(_REPLACE_PAUSE_S)
         else:
             return
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that also goes where links lead, into each folder once. Takes out of its second list what is not to be
+    gone into, as there.
+    """
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield root, folders, names
 
 
 def lock(path: Path) -> IO[bytes] | None:

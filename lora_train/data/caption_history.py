@@ -1,14 +1,15 @@
 """The edits of a version's captions, in `dataset/caption_history.json`: they can be undone and redone after a restart.
 
 A step keeps of each caption only what changed, and digests of the whole text before and after. Undo and redo touch a
-caption only where the digest is that of the expected one, so what somebody wrote meanwhile is never lost.
+caption only where the digest is that of the expected one, so what somebody wrote meanwhile is never lost. A captioning
+job is a step too, from before it begins; its changes are read from its own record, so that a killed one can be undone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,8 @@ class Step(msgspec.Struct, frozen=True):
     time: float
     changes: dict[str, Change]
     """By the picture's path, relative to the trained set."""
+    job: str = ""
+    """The captioning job that makes the changes, as long as they stand in its own record alone."""
 
 
 class History(msgspec.Struct):
@@ -83,10 +86,39 @@ def write_history(path: Path, history: History) -> None:
 def with_step(history: History, what: str, detail: str, before: Mapping[str, str], after: Mapping[str, str]) -> History:
     """The history with one more step, in place of those that were undone. `before` has all captions of `after`."""
     changes = {key: _change(before[key], text) for key, text in after.items()}
-    steps = [*history.steps[: history.done], Step(what, detail, time.time(), changes)][-MOST_STEPS:]
+    return _with(history, Step(what, detail, time.time(), changes))
+
+
+def with_job(history: History, what: str, detail: str, job: str) -> History:
+    """The history with a step for a captioning job that is about to begin, in place of those that were undone."""
+    return _with(history, Step(what, detail, time.time(), {}, job))
+
+
+def with_job_changes(history: History, written: Callable[[str], Mapping[str, tuple[str, str]]]) -> History:
+    """The history with the changes of captioning jobs, of which `written` gives each caption before and after.
+
+    A job that wrote nothing is no step.
+    """
+    if not any(step.job for step in history.steps):
+        return history
+    steps: list[Step] = []
+    done = history.done
+    for index, step in enumerate(history.steps):
+        if step.job:
+            changes = {key: _change(*texts) for key, texts in written(step.job).items()}
+            step = Step(step.what, step.detail, step.time, changes)
+            if not changes:
+                done -= index < history.done
+                continue
+        steps.append(step)
+    return History(steps, done)
+
+
+def _with(history: History, step: Step) -> History:
+    steps = [*history.steps[: history.done], step][-MOST_STEPS:]
     size_bytes = 0
-    for kept, step in enumerate(reversed(steps)):
-        size_bytes += len(msgspec.json.encode(step))
+    for kept, own in enumerate(reversed(steps)):
+        size_bytes += len(msgspec.json.encode(own))
         if size_bytes > MOST_BYTES and kept > 0:
             steps = steps[-kept:]
             break

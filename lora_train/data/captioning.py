@@ -1,30 +1,32 @@
 """Captions for pictures of the trained set, by whatever writes them: models in a worker, or the host's own in a thread.
 
-What was there before stays recoverable: `captions.json` in the job's folder has each caption before and after, for a
+What was there before stays recoverable: `captions.jsonl` in the job's folder has each caption before and after, for a
 step back, and the replaced files themselves go to the trash.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.dataset_settings import CaptionAction
-from lora_train.core.errors import JobError, ModelError, WorkspaceError
+from lora_train.core.errors import DatasetError, JobError, ModelError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
-from lora_train.core.files import lock, write_bytes, write_text
+from lora_train.core.files import lock, write_text
 from lora_train.core.jobs import CaptionSpec, JobFolder, RequestedEnd
 from lora_train.core.trash import Trash
 from lora_train.data.captioner import Captioner
 from lora_train.data.captions import caption_path, read_caption
 from lora_train.data.dataset import Picture, scan_dataset
-from lora_train.data.update import caption_of, read_manifest
+from lora_train.data.manifest import read_manifest
+from lora_train.data.update import caption_of
 
 _ACTIONS: dict[CaptionPolicy, CaptionAction] = {
     "only where empty": "copy",
@@ -45,14 +47,27 @@ class Change(msgspec.Struct, frozen=True):
     after: str
 
 
+class _Line(Change, frozen=True):
+    """Of the record."""
+
+    file: str
+
+
 def read_changes(job: JobFolder) -> dict[str, Change]:
     """What a captioning job has written so far, also when it was stopped or killed: picture, relative to the trained
     set -> its caption before and after. The last one may not have been written yet. Empty where it wrote nothing.
     """
+    changes: dict[str, Change] = {}
     try:
-        return msgspec.json.decode(_record_path(job).read_bytes(), type=dict[str, Change])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        lines = record_path(job).read_bytes().splitlines()
+    except OSError:
         return {}
+    for line in lines:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # the last one may be half written
+            told = msgspec.json.decode(line, type=_Line)
+            before = changes[told.file].before if told.file in changes else told.before
+            changes[told.file] = Change(before, told.after)
+    return changes
 
 
 def write_captions(
@@ -60,8 +75,9 @@ def write_captions(
 ) -> dict[str, object]:
     """Caption the chosen pictures, or all that are not for regularisation, as the plan's policy says.
 
-    A picture and its flipped copy get the same caption. A caption that is only `spec.concept` counts as empty, and is
-    written where the captioner has nothing to say. Returns how many captions were written and how many stayed.
+    A picture and its flipped copy get the same caption. A caption that is only `spec.concept`, or what that was at the
+    last update, counts as empty; `spec.concept` is written where the captioner has nothing to say. Returns how many
+    captions were written and how many stayed.
 
     Raises DatasetError when there is no usable picture, ModelError when there is no captioner or it can't be used,
     JobError while an update makes the same set anew, RequestedEnd when the person asked to stop: what is written stays.
@@ -69,11 +85,13 @@ def write_captions(
     if captioner is None:
         raise ModelError("No captioning model was chosen.", "Choose BLIP or a WD14 tagger in the caption settings.")
     dataset_dir = (job.path / spec.dataset).resolve()
-    pictures = _choose(dataset_dir / "processed", spec, events)
+    if not dataset_dir.is_dir():
+        raise DatasetError(f"There are no pictures in {dataset_dir}.", "Press Update Dataset first.")
     held = lock(dataset_dir / ".update-lock")
     if held is None:
         raise JobError("The dataset is being updated already.", "Wait for its end.")
     with held:
+        pictures = _choose(dataset_dir / "processed", spec, events)
         writing = _Writing(dataset_dir, spec, job)
         groups = _groups(dataset_dir, [picture for picture in pictures if not writing.stays(picture.caption)])
         try:
@@ -162,7 +180,8 @@ class _Writing:
         self._replaced = dataset_dir / "captions.old"
         self._policy: CaptionPolicy = spec.plan.settings.policy
         self._fallback = " ".join(spec.concept.split())
-        self._record = _record_path(job)
+        self._fallbacks = {"", self._fallback, read_manifest(dataset_dir).fallback}
+        self._record = record_path(job)
         trash_dir = (job.path / spec.trash).resolve()
         self._trash = Trash(trash_dir, trash_dir.parent)
         self.put_replaced_away()  # of a worker that was killed
@@ -172,24 +191,34 @@ class _Writing:
 
     def stays(self, caption: str) -> bool:
         """Whether the policy leaves this caption alone, whatever the captioner would write."""
-        return self._policy == "only where empty" and caption not in ("", self._fallback)
+        return self._policy == "only where empty" and caption not in self._fallbacks
 
     def write(self, picture: Picture, generated: str) -> None:
         """Give the picture its caption. It is read again: a person may have written one meanwhile."""
         path = self.path_of(picture)
         before = read_caption(path)
-        after = captioned(before, generated, self._policy, self._fallback)
+        existing = self._fallback if before and before in self._fallbacks else before
+        after = captioned(existing, generated, self._policy, self._fallback)
         if self.stays(before) or after == before:
             return
         self.changes[picture.path] = Change(before, after)
-        write_bytes(self._record, msgspec.json.encode(self.changes))
+        self._tell(picture.path, before, after)
         old = caption_path(path)
         if old is not None:
-            kept = self._replaced / old.relative_to(self._processed)
+            kept = self._replaced.joinpath(
+                *(part for part in PurePosixPath(picture.folder).parts if part != ".."), old.name
+            )
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(old, kept)
         is_text = old is not None and old.suffix.lower() == ".txt"
         write_text(old if old is not None and is_text else path.with_suffix(".txt"), after)
+
+    def _tell(self, file: str, before: str, after: str) -> None:
+        """A line more in the record, on the disk before the caption is."""
+        with self._record.open("ab") as record:
+            record.write(msgspec.json.encode(_Line(before, after, file)) + b"\n")
+            record.flush()
+            os.fsync(record.fileno())
 
     def put_replaced_away(self) -> None:
         if self._replaced.exists():
@@ -197,5 +226,6 @@ class _Writing:
                 self._trash.put("the captions before", [self._replaced])
 
 
-def _record_path(job: JobFolder) -> Path:
-    return job.path / "captions.json"
+def record_path(job: JobFolder) -> Path:
+    """Where a captioning job tells what it changes, a line of JSON for each caption."""
+    return job.path / "captions.jsonl"

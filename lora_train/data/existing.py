@@ -16,7 +16,7 @@ def existing_captions(origin_dir: Path) -> dict[str, str]:
     for a caption file that can't be read.
     """
     try:
-        files = [path for path in sorted(origin_dir.iterdir()) if not path.name.startswith(".")]
+        files = [path for path in sorted(origin_dir.iterdir()) if not path.name.startswith(".") and path.is_file()]
     except FileNotFoundError:
         return {}
     found = {stem: caption_text(read_caption_bytes(path)) for stem, path in captions_by_stem(files).items()}

@@ -13,8 +13,8 @@ from lora_train.data.caption_findings import caption_findings
 from lora_train.data.dataset import Dataset, Picture
 from lora_train.data.facts import PictureFacts, is_known
 from lora_train.data.kept import Kept, kept_of
+from lora_train.data.manifest import Manifest
 from lora_train.data.picture_findings import Looked, picture_findings
-from lora_train.data.update import Manifest
 
 FEWEST_PICTURES = 5
 """From fewer, a LoRA learns the pictures rather than what they have in common."""

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.dataset_settings import CaptionAction
 from lora_train.data.captions import caption_stem
-from lora_train.data.update import Made, captions_in, read_manifest
+from lora_train.data.manifest import Made, read_manifest
+from lora_train.data.trained_set import captions_in
 
 
 class HostPass(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lora_train.data.buckets import Size
-from lora_train.data.update import Made
+from lora_train.data.manifest import Made
 
 Rectangle = tuple[float, float, float, float]
 

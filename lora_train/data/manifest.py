@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -26,17 +27,53 @@ class Made(msgspec.Struct, frozen=True):
     """Of the file's content when it was made; empty where it is not known."""
 
 
+class Aside(msgspec.Struct, frozen=True):
+    """A caption that a person gave to a picture that the settings do not make at present."""
+
+    origin: str
+    piece: int
+    is_flipped: bool
+    caption: str
+
+
 class Manifest(msgspec.Struct):
     """`.made.json` in the trained set: the pictures that *Update Dataset* made, relative to the set."""
 
     files: dict[str, Made] = {}
     concept: str = ""
     """The project's name at that time, as a folder."""
+    fallback: str = ""
+    """The caption of pictures that had no other."""
+    gone: dict[str, Made] = {}
+    """Pictures of earlier sets that were removed by a person, who may bring them back."""
+    aside: list[Aside] = []
 
 
 def read_manifest(dataset_dir: Path) -> Manifest:
-    """An empty one where there is none, or one that can't be read: every caption then counts as edited."""
+    """An empty one where there is none, or one that can't be read: every caption then counts as edited.
+
+    A picture that was gone and is back, known by its content, is among the `files` again.
+    """
+    processed = dataset_dir / "processed"
     try:
-        return msgspec.json.decode((dataset_dir / "processed" / ".made.json").read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode((processed / ".made.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return Manifest()
+    for file, made in manifest.gone.items():
+        if file not in manifest.files and _digest(processed / file) == made.digest:
+            manifest.files[file] = made
+    return manifest
+
+
+def gone_from(manifest: Manifest, dataset_dir: Path) -> dict[str, Made]:
+    """The pictures of a manifest that are not there any more."""
+    processed = dataset_dir / "processed"
+    return {file: its for file, its in (manifest.gone | manifest.files).items() if not (processed / file).exists()}
+
+
+def _digest(path: Path) -> str | None:
+    """As in `Made`; None for a file that is not there."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return None

@@ -11,7 +11,7 @@ from lora_train.data.dataset import Picture
 from lora_train.data.duplicates import NEAR_BITS, Look, Pair, linked, near_pairs, same
 from lora_train.data.facts import PictureFacts
 from lora_train.data.kept import Kept
-from lora_train.data.update import Made
+from lora_train.data.manifest import Made
 
 MOST_ENLARGEMENT = 1.5
 """From here on detail is visibly made up: a 512 px picture needs 341 px of the original."""

@@ -9,12 +9,10 @@ the caption it was given, so that an edited caption is told from a written one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -23,79 +21,21 @@ from lora_train.core.errors import DatasetError, JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock, replace, write_bytes, write_text
 from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd
-from lora_train.core.original import origin_stem
 from lora_train.core.trash import Trash
 from lora_train.core.workspace import fold, folder_name
 from lora_train.data.captioner import Captioner
-from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes
+from lora_train.data.captions import caption_stem, captions_by_stem
 from lora_train.data.dataset import auto_repeats
 from lora_train.data.existing import existing_captions
 from lora_train.data.facts import facts_phase
 from lora_train.data.generating import generate
-from lora_train.data.images import PICTURE_SUFFIXES
-from lora_train.data.manifest import Made, Manifest, read_manifest
+from lora_train.data.manifest import Aside, Made, Manifest, gone_from, read_manifest
 from lora_train.data.pieces import Room, Task, Written, cores, free_targets, piece_count, upright_size, write_pieces
 from lora_train.data.preprocess import candidate_sizes, why_not
-
-REGULARISATION = "reg"
-
-
-_Key = tuple[str, int, bool]
-"""Name of the original, number of the piece, and whether it is the flipped copy."""
+from lora_train.data.trained_set import Key, OldSet, files_in, is_regularisation, origins, read_old_set
 
 _Result = tuple[Task, list[Written]]
 _Files = dict[Path, Made]
-
-
-class _OldSet(NamedTuple):
-    """What is to be known of the set that is replaced."""
-
-    folders: dict[str, str]
-    """Name of each original in it -> the sub-folder that it is in."""
-    edited: dict[_Key, str]
-    """The captions that a person gave."""
-    generated: dict[str, tuple[str, str]]
-    """Digest of a picture -> what a captioner wrote for it, and who."""
-    kept: list[Path]
-    """Pictures that no original stands for, and regularisation pictures."""
-
-
-def origins(dataset_dir: Path) -> list[Path]:
-    """The uploaded pictures, in the order of their names."""
-    found = [path for path in _files(dataset_dir / "origin") if path.suffix.lower() in PICTURE_SUFFIXES]
-    return sorted(found, key=lambda path: (fold(path.name), path))
-
-
-def origin_names(dataset_dir: Path, manifest: Manifest) -> dict[str, str]:
-    """Picture of the trained set, relative to it -> name of the original that it stands for.
-
-    An original that was replaced by one of another kind is known by its stem. A set made by `lora-train train`, or by
-    hand, has no manifest: equal names tell, or the names that the original extension gave. A picture that was put there
-    directly stands for none.
-    """
-    processed = dataset_dir / "processed"
-    files = {path.relative_to(processed).as_posix(): path for path in _pictures_below(processed)}
-    present = {path.name: path for path in origins(dataset_dir)}
-    stems = {fold(path.stem): path.name for path in present.values()}
-    told = {file: manifest.files[file].origin for file in files if file in manifest.files}
-    names = {file: name if name in present else stems.get(fold(Path(name).stem), name) for file, name in told.items()}
-    uploaded = {name: path for name, path in present.items() if name not in names.values()}
-    for file, path in files.items():
-        if file in names:
-            continue
-        if path.name in uploaded:
-            is_same_size = path.stat().st_size == uploaded[path.name].stat().st_size
-            if not _is_regularisation(file) or is_same_size:
-                names[file] = path.name
-        elif not manifest.files and not _is_regularisation(file) and (stem := fold(origin_stem(path.stem))) in stems:
-            names[file] = stems[stem]
-    return names
-
-
-def captions_in(folder: Path) -> dict[str, str]:
-    """The caption of each stem (NFC) in a folder. Raises DatasetError for a file that can't be read."""
-    files = captions_by_stem(_files(folder))
-    return {stem: caption_text(read_caption_bytes(path)) for stem, path in files.items()}
 
 
 def update_dataset(
@@ -150,7 +90,7 @@ def _build(
     _require_sizes(spec.settings)
     manifest = read_manifest(dataset_dir)
     concept = folder_name(spec.project or spec.concept)
-    old = _read_old_set(dataset_dir, manifest)
+    old = read_old_set(dataset_dir, manifest)
     kept = _copy_kept(old.kept, dataset_dir / "processed", fresh)
     folders = {
         name: "" if not folder or folder.partition("_")[2] in (concept, manifest.concept) else folder
@@ -159,7 +99,7 @@ def _build(
     tasks = _tasks(dataset_dir, fresh, folders, spec, kept)
     debug_dir = dataset_dir / "debug" if spec.settings.focal_debug else None
     written = _write_all(tasks, spec.settings, debug_dir, job, events)
-    if not written and all(_is_regularisation(file) for file in kept):
+    if not written and all(is_regularisation(file) for file in kept):
         raise DatasetError(
             "None of the uploaded pictures can be used." if tasks else "There are no uploaded pictures yet.",
             "Drop 10-20 pictures on Upload Dataset.",
@@ -169,8 +109,21 @@ def _build(
         generated = _generated(written, old, spec.settings.caption_action, captioner, job, events)
     files = _caption(written, old, spec, generated, captioner.fingerprint if captioner else "")
     made = {path.relative_to(fresh).as_posix(): its for path, its in files.items()}
-    write_bytes(fresh / ".made.json", msgspec.json.encode(Manifest(made, concept)))
+    gone = {file: its for file, its in gone_from(manifest, dataset_dir).items() if file not in made}
+    told = Manifest(made, concept, _fallback(spec), gone, _aside(written, old, dataset_dir))
+    write_bytes(fresh / ".made.json", msgspec.json.encode(told))
     return len(made) + len(kept)
+
+
+def _fallback(spec: DatasetSpec) -> str:
+    return " ".join(spec.concept.split())
+
+
+def _aside(made: list[_Result], old: OldSet, dataset_dir: Path) -> list[Aside]:
+    """The captions of a person for which there is no picture now: the flipped copies or pieces may come back."""
+    keys = {_key(task, its) for task, pictures in made for its in pictures}
+    present = {path.name for path in origins(dataset_dir)}
+    return [Aside(*key, caption) for key, caption in old.edited.items() if key not in keys and key[0] in present]
 
 
 def _require_sizes(settings: DatasetSettings) -> None:
@@ -184,32 +137,9 @@ def _require_sizes(settings: DatasetSettings) -> None:
         )
 
 
-def _read_old_set(dataset_dir: Path, manifest: Manifest) -> _OldSet:
-    processed = dataset_dir / "processed"
-    names = origin_names(dataset_dir, manifest)
-    edited: dict[_Key, str] = {}
-    kept: list[Path] = []
-    captions: dict[Path, dict[str, str]] = {}
-    for path in _pictures_below(processed):
-        file = path.relative_to(processed).as_posix()
-        made = manifest.files.get(file)
-        if _is_regularisation(file) or file not in names:
-            kept.append(path)
-            continue
-        if path.parent not in captions:
-            captions[path.parent] = captions_in(path.parent)
-        caption = captions[path.parent].get(caption_stem(path))
-        if caption is not None and (made is None or made.caption != caption):
-            piece, is_flipped = (made.piece, made.is_flipped) if made is not None else (1, False)
-            edited.setdefault((names[file], piece, is_flipped), caption)
-    folders = {name: file.rpartition("/")[0] for file, name in names.items()}
-    generated = {its.digest: (its.generated, its.generated_by) for its in manifest.files.values() if its.generated}
-    return _OldSet(folders, edited, generated, kept)
-
-
 def _copy_kept(pictures: list[Path], processed: Path, fresh: Path) -> list[str]:
     """Copy pictures and their captions to the same places in the new set; where that is, relative to it."""
-    captions = {folder: captions_by_stem(_files(folder)) for folder in {path.parent for path in pictures}}
+    captions = {folder: captions_by_stem(files_in(folder)) for folder in {path.parent for path in pictures}}
     for path in pictures:
         target = fresh / path.relative_to(processed)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +151,7 @@ def _copy_kept(pictures: list[Path], processed: Path, fresh: Path) -> list[str]:
 
 def _tasks(dataset_dir: Path, fresh: Path, folders: dict[str, str], spec: DatasetSpec, kept: list[str]) -> list[Task]:
     """Which original becomes which pictures. Those without a folder in `folders` go into the one of the project."""
-    chosen = [path for path in origins(dataset_dir) if not _is_regularisation(f"{folders.get(path.name, '')}/")]
+    chosen = [path for path in origins(dataset_dir) if not is_regularisation(f"{folders.get(path.name, '')}/")]
     sizes = {path: upright_size(path) for path in chosen}
     counts = {path: piece_count(size, spec.settings) for path, size in sizes.items()}
     own_count = sum(counts[path] for path in chosen if not folders.get(path.name))
@@ -279,16 +209,17 @@ def _debug_path(debug_dir: Path | None, task: Task, taken: set[str]) -> Path | N
     return target.with_name(f"{target.name}.png")
 
 
-def _caption(made: list[_Result], old: _OldSet, spec: DatasetSpec, generated: dict[Path, str], by: str) -> _Files:
+def _caption(made: list[_Result], old: OldSet, spec: DatasetSpec, generated: dict[Path, str], by: str) -> _Files:
     """Write the caption of every picture; what the manifest is to tell of each."""
-    fallback = " ".join(spec.concept.split())
+    fallback = _fallback(spec)
     files: _Files = {}
     for task, pictures in made:
         text = ""
         for its in pictures:
             text = text if its.is_flipped else generated.get(its.path, "")
             caption = caption_of(task.caption, text or fallback, spec.settings.caption_action)
-            write_text(its.path.with_suffix(".txt"), old.edited.get(_key(task, its), caption))
+            by_hand = old.caption_by_hand(_key(task, its))
+            write_text(its.path.with_suffix(".txt"), caption if by_hand is None else by_hand)
             # What was written for these pixels is kept for the next time, used or not.
             wrote = (text, by) if text else old.generated.get(its.digest, ("", ""))
             where = its.origin_px, its.box_px
@@ -297,7 +228,7 @@ def _caption(made: list[_Result], old: _OldSet, spec: DatasetSpec, generated: di
 
 
 def _generated(
-    made: list[_Result], old: _OldSet, action: CaptionAction, captioner: Captioner, job: JobFolder, events: EventWriter
+    made: list[_Result], old: OldSet, action: CaptionAction, captioner: Captioner, job: JobFolder, events: EventWriter
 ) -> dict[Path, str]:
     """What the captioner writes for pictures that need it, or wrote for the very same pixels before.
 
@@ -309,14 +240,14 @@ def _generated(
         for its in pictures
         if not its.is_flipped
         and not (action == "copy" and task.caption)
-        and any(_key(task, twin) not in old.edited for twin in pictures if twin.piece == its.piece)
+        and any(old.caption_by_hand(_key(task, twin)) is None for twin in pictures if twin.piece == its.piece)
     ]
     before = {digest: text for digest, (text, by) in old.generated.items() if by == captioner.fingerprint}
     known = {its.path: before[its.digest] for its in wanted if its.digest in before}
     return known | generate([its.path for its in wanted if its.path not in known], captioner, job, events)
 
 
-def _key(task: Task, its: Written) -> _Key:
+def _key(task: Task, its: Written) -> Key:
     return task.origin.name, its.piece, its.is_flipped
 
 
@@ -357,23 +288,3 @@ def _finish_swap(dataset_dir: Path, trash: Trash) -> None:
 def _put_away(old: Path, trash: Trash) -> None:
     if old.exists():
         trash.put("the trained set before the update", [old])
-
-
-def _is_regularisation(file: str) -> bool:
-    return file.partition("/")[0].casefold() == REGULARISATION and "/" in file
-
-
-def _pictures_below(processed: Path) -> Iterator[Path]:
-    """In the folders in which a set's pictures are looked for, and any deeper one."""
-    for path in sorted(processed.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(processed).parts)
-        if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and path.is_file():
-            yield path
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files in a folder, without hidden ones; none where there is no folder."""
-    try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except FileNotFoundError:
-        return []

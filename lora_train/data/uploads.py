@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lora_train.core.errors import DatasetError
-from lora_train.core.files import replace, write_bytes
+from lora_train.core.files import replace, walk, write_bytes
 from lora_train.core.workspace import fold, is_reserved, move_to_trash
 from lora_train.data.archives import is_archive, is_hidden, unpack
 from lora_train.data.captions import CAPTION_SUFFIXES
@@ -104,7 +103,7 @@ def _files_below(folder: Path, what: str, origin_dir: Path) -> list[tuple[str, P
     known = PICTURE_SUFFIXES.union(CAPTION_SUFFIXES)
     found: list[tuple[str, Path]] = []
     count = 0
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         count += len(names)
         if count > MOST_FILES:

@@ -84,13 +84,13 @@ def test_a_picture_is_replaced(world: World, monkeypatch: Any) -> None:
     answer = replace("猫.txt", b"no picture")
     assert (answer.status_code, answer.json()["error"]) == (400, "DatasetError")
     assert answer.json()["message"].startswith("猫.txt can't be used: it is not a picture")
-    monkeypatch.setattr("lora_train.api.routes.UPLOAD_LIMIT_BYTES", 10)
+    monkeypatch.setattr("lora_train.api.uploading.UPLOAD_LIMIT_BYTES", 10)
     assert "at most 64 MB" in replace("new.png", world.png()).json()["message"]
     assert world.get("dataset", **world.ids)["pictures"][0]["width_px"] == 400
 
 
 def test_one_file_over_the_limit_does_not_keep_the_others_out(world: World, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lora_train.api.routes.UPLOAD_LIMIT_BYTES", 5_000)
+    monkeypatch.setattr("lora_train.api.uploading.UPLOAD_LIMIT_BYTES", 5_000)
     files = [
         {"name": name, "content": base64.b64encode(content).decode()}
         for name, content in (("large.png", bytes(6_000)), ("b.png", world.png()))

@@ -71,7 +71,7 @@ def test_bodies_of_another_shape(world: World, change: dict[str, Any]) -> None:
 
 
 def test_files_over_the_limit_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_train.api.routes.UPLOAD_LIMIT_BYTES", 5_000)
+    monkeypatch.setattr("lora_train.api.uploading.UPLOAD_LIMIT_BYTES", 5_000)
     files = [
         {"name": name, "content": base64.b64encode(own).decode()}
         for name, own in (("large.png", bytes(6_000)), ("b.png", world.png()))

@@ -19,7 +19,7 @@ from lora_train.core.files import lock
 from lora_train.core.jobs import CaptionPlan, CaptionSpec, JobFolder, RequestedEnd
 from lora_train.data.captioning import Change, captioned, read_changes, write_captions
 from lora_train.data.captions import read_caption, split_tags
-from lora_train.data.update import Made, Manifest
+from lora_train.data.manifest import Made, Manifest
 
 
 class Sayer:
@@ -55,8 +55,8 @@ class Version:
             path.with_suffix(suffix).write_text(caption, encoding="utf-8")
         return path
 
-    def manifest(self, **files: Made) -> None:
-        content = Manifest({f"4_cat/{name}.png": made for name, made in files.items()}, "cat")
+    def manifest(self, fallback: str = "", **files: Made) -> None:
+        content = Manifest({f"4_cat/{name}.png": made for name, made in files.items()}, "cat", fallback)
         (self.processed / ".made.json").write_bytes(msgspec.json.encode(content))
 
     def run(
@@ -232,6 +232,34 @@ def test_a_copy_with_a_caption_of_its_own_keeps_it(version: Version) -> None:
 # --- what was there before ---
 
 
+@pytest.mark.parametrize(
+    ("policy", "written"),
+    [
+        ("only where empty", {"a": "a a", "b": "sks", "c": "by hand"}),
+        ("prepend", {"a": "sks, a a", "b": "sks", "c": "by hand, a c"}),
+    ],
+)
+def test_a_fallback_of_another_trigger_word_is_no_caption(
+    version: Version, policy: CaptionPolicy, written: dict[str, str]
+) -> None:
+    """The update wrote the project's name; a trigger word was typed since then."""
+    for name, caption in (("a", "cat"), ("b", "cat"), ("c", "by hand")):
+        version.put(f"4_cat/{name}.png", caption)
+    version.manifest("cat", **{name: Made(f"{name}.png", "cat") for name in "abc"})
+    version.run(Sayer(b=""), policy, concept="sks")
+    assert version.captions() == {f"4_cat/{name}.png": caption for name, caption in written.items()}
+
+
+def test_regularisation_pictures_beside_the_set(version: Version) -> None:
+    version.put("4_cat/a.png", "a cat")
+    version.put("../reg/1_dog/0001.png", "old")
+    version.run(Sayer(), "overwrite", files=["../reg/1_dog/0001.png"])
+    assert read_caption(version.dataset / "reg" / "1_dog" / "0001.png") == "a 0001"
+    assert version.captions() == {"4_cat/a.png": "a cat"}
+    assert version.trashed() == {"0001.txt": "old"}
+    assert read_changes(version.job) == {"../reg/1_dog/0001.png": Change("old", "a 0001")}
+
+
 def test_old_captions_are_in_the_record_and_in_the_trash(version: Version) -> None:
     version.put("4_cat/a.png", "one,\ntwo")
     version.put("4_cat/b.png", "old", suffix=".caption")
@@ -322,6 +350,9 @@ def test_a_killed_job_leaves_its_record_and_the_next_one_tidies_up(version: Vers
             version.run(Dying(), "overwrite")
     assert (version.dataset / "captions.old" / "4_cat" / "a.txt").read_text() == "old"
     assert read_changes(version.job) == {"4_cat/a.png": Change("old", "a a")}
+    with (version.job.path / "captions.jsonl").open("ab") as record:
+        record.write(b'{"before":"old","aft')
+    assert set(read_changes(version.job)) == {"4_cat/a.png"}, "killed within a line"
     version.run(Sayer(), "overwrite")
     assert not (version.dataset / "captions.old").exists()
     assert version.trashed() == {"a.txt": "old", "b.txt": "old"}

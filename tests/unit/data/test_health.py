@@ -17,9 +17,9 @@ from lora_train.data.dataset import Dataset, Picture, scan_dataset
 from lora_train.data.epochs import EpochPlanner, Source
 from lora_train.data.facts import PictureFacts, has_imagehash, read_facts, training_files, update_facts
 from lora_train.data.health import FEWEST_PICTURES, Known, check, regularisation_used
+from lora_train.data.manifest import Made, Manifest
 from lora_train.data.picture_findings import BLURRED_BELOW, SHARP_ABOVE, blur_limit
 from lora_train.data.plan import place_in_buckets
-from lora_train.data.update import Made, Manifest
 
 FAR = ("00000000000000ff", "ff00ff00ff00ff00", "0f0f0f0f0f0f0f0f", "ffffffff00000000", "3333cccc3333cccc")
 """Hashes that differ in many bits from each other, and from 00..00, their mirrored ones."""

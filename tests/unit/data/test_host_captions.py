@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from lora_train.data.host_captions import HostPass, joining_policy, passes_after_update
-from lora_train.data.update import Made, Manifest
+from lora_train.data.manifest import Made, Manifest
 
 FALLBACK = "my  cat"  # blanks are one in a caption
 

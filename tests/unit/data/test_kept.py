@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lora_train.data.buckets import Size
 from lora_train.data.images import fit_to_bucket
 from lora_train.data.kept import kept_in_bucket, kept_of
-from lora_train.data.update import Made
+from lora_train.data.manifest import Made
 
 sides = st.integers(1, 4000)
 sizes = st.tuples(sides, sides)

@@ -19,7 +19,9 @@ from lora_train.core.jobs import RequestedEnd
 from lora_train.data import update as update_module
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.intake import take_in
-from lora_train.data.update import caption_of, origin_names, read_manifest
+from lora_train.data.manifest import read_manifest
+from lora_train.data.trained_set import origin_names
+from lora_train.data.update import caption_of
 
 if TYPE_CHECKING:
     from tests.unit.data.conftest import Version

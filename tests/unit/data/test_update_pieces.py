@@ -16,8 +16,8 @@ from PIL import Image
 from lora_train.core.errors import DatasetError, ModelError
 from lora_train.core.events import Phase
 from lora_train.core.jobs import RequestedEnd
+from lora_train.data.manifest import read_manifest
 from lora_train.data.pieces import Room, free_targets
-from lora_train.data.update import read_manifest
 
 if TYPE_CHECKING:
     from tests.unit.data.conftest import Version
