@@ -103,6 +103,7 @@ class App:
             Selection(project, version),
             project_name=found.project.info().name,
             version_name=found.info().name,
+            notes=self.settings.notes(project, version),
             dataset=self.datasets.snapshot(project, version),
             trains=trains,
             shown=shown,

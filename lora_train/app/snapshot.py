@@ -245,6 +245,8 @@ class Snapshot(msgspec.Struct):
     selection: Selection
     project_name: str = ""
     version_name: str = ""
+    notes: list[str] = []
+    """Settings of the original extension that could not be taken over."""
     dataset: DatasetSnapshot = msgspec.field(default_factory=DatasetSnapshot)
     trains: list[TrainSnapshot] = []
     """Newest first."""

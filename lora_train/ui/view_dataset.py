@@ -36,7 +36,7 @@ def dataset_html(snapshot: Snapshot, token: str) -> str:
     if not selection.version:
         return paragraph(words("Create a project and a version first."), "train-tools-quiet")
     update = _update(dataset.update, selection) if dataset.update else ""
-    problems = sentences(dataset.problems, "train-tools-warning")
+    problems = sentences(snapshot.notes) + sentences(dataset.problems, "train-tools-warning")
     if not dataset.pictures:
         empty = words("Drop 10-20 pictures on Upload Dataset, then press Update Dataset.")
         return f'{update}{problems}<div class="train-tools-empty">{empty}</div>'

@@ -224,3 +224,11 @@ def test_a_picture_of_it_is_removed_with_its_parts(desk: Desk, original: Path) -
     assert {entry.file for entry in desk.app.datasets.snapshot("猫 cat", "v1").pictures} == {
         f"51_猫 cat/00001-{part}-b.png" for part in (0, 1)
     }
+
+
+def test_the_page_tells_what_was_not_taken_over(desk: Desk, original: Path) -> None:
+    settings = original / "train_config.json"
+    values = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps({**values, "train_base_model": "gone.safetensors"}), encoding="utf-8")
+    told = ["Train base model: gone.safetensors is not in the list of checkpoints; choose one."]
+    assert App(desk.workspace, desk.host).snapshot("猫 cat", "v1").notes == told
