@@ -30,9 +30,7 @@ from lora_train.core.health import HealthReport
 
 def _upload(app: App, body: UploadBody) -> ProblemsAnswer:
     files, problems = within_limit(body.files)
-    for file in files:
-        problems += app.datasets.add_bytes(body.project, body.version, file.name, file.content)
-    return ProblemsAnswer(problems)
+    return ProblemsAnswer(problems + app.datasets.add_bytes(body.project, body.version, files))
 
 
 def _take_server_files(app: App, body: PathsBody) -> ProblemsAnswer:

@@ -18,8 +18,7 @@ from lora_train.app.snapshot import RegularisationForecast, RegularisationSnapsh
 
 
 def _upload_regularisation(app: App, body: ClassUploadBody) -> ProblemsAnswer:
-    taken, problems = within_limit(body.files)
-    files = [(file.name, file.content) for file in taken]
+    files, problems = within_limit(body.files)
     problems += app.regularisation.add_bytes(body.project, body.version, body.class_name, files)
     return ProblemsAnswer(problems)
 

@@ -10,15 +10,15 @@ UPLOAD_BODY_LIMIT_BYTES = 96 * 1024 * 1024
 """Room for the largest file in base64, which is a third longer."""
 
 
-def within_limit(files: list[Upload]) -> tuple[list[Upload], list[str]]:
-    """The files that are not too large, and a sentence for each of the others."""
-    taken: list[Upload] = []
+def within_limit(files: list[Upload]) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """Name and content of the files that are not too large, and a sentence for each of the others."""
+    taken: list[tuple[str, bytes]] = []
     problems: list[str] = []
     for file in files:
         if problem := too_large(file.name, file.content):
             problems.append(problem)
         else:
-            taken.append(file)
+            taken.append((file.name, file.content))
     return taken, problems
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import unicodedata
 from collections.abc import Generator, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lora_train.app.caption_jobs import without_host
 from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
+from lora_train.app.incoming import as_files
 from lora_train.app.scans import Scans, captions_of, stamp_of
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
@@ -77,10 +77,10 @@ class Datasets:
         with self._changing:
             return keep_uploads(files, found.origin_dir, self._workspace.trash_dir)
 
-    def add_bytes(self, project: str, version: str, name: str, content: bytes) -> list[str]:
-        """`add` for one file that came over the network."""
-        with _as_file(content) as path:
-            return self.add(project, version, [(name, path)])
+    def add_bytes(self, project: str, version: str, files: Sequence[tuple[str, bytes]]) -> list[str]:
+        """`add` for files that came over the network."""
+        with as_files(files) as paths:
+            return self.add(project, version, paths)
 
     def replace(self, project: str, version: str, file: str, name: str, path: Path) -> Undo:
         """Put a new picture (`name` as told, file) in the place of one, whose captions stay; the old one to the trash.
@@ -93,15 +93,13 @@ class Datasets:
 
         found = self._workspace.find_version(project, version)
         with self._changing:
-            self.require_unused(found)
-            if self.is_updating(found):
-                raise JobError("The dataset is being updated.", "Wait for its end, or stop the update.")
+            self._require_still(found)
             old = self._original(found, file)
             return Undo(old.name, replace_picture(old, name, path, self._workspace.trash))
 
     def replace_bytes(self, project: str, version: str, file: str, name: str, content: bytes) -> Undo:
         """`replace` by a file that came over the network."""
-        with _as_file(content) as path:
+        with as_files([(name, content)]) as [(_, path)]:
             return self.replace(project, version, file, name, path)
 
     # --- what is there ---
@@ -247,9 +245,7 @@ class Datasets:
         Raises JobError while a training or an update needs them as they are, or others are being written.
         """
         with self._changing:
-            self.require_unused(version)
-            if self.is_updating(version):
-                raise JobError("The dataset is being updated or captioned already.", "Wait for its end.")
+            self._require_still(version)
             yield self.pictures(version)
 
     def pictures(self, version: Version) -> tuple[Picture, ...]:
@@ -263,25 +259,32 @@ class Datasets:
         """Move a picture, its flipped copy and their captions to the trash, from the trained set and the originals.
 
         `file` is relative to the trained set or, for one that waits, to the originals. Raises WorkspaceError for an
-        unknown one, JobError while a training needs it.
+        unknown one, JobError while an update or a training needs it.
         """
         from lora_train.data.manifest import read_manifest
         from lora_train.data.trained_set import origin_names
 
         found = self._workspace.find_version(project, version)
-        self.require_unused(found)
         dataset_dir = found.path / "dataset"
-        names = origin_names(dataset_dir, read_manifest(dataset_dir))
-        try:
-            pictures = [self._picture(found, file, is_waiting=False)]
-            name = names.get(file, "")
-        except WorkspaceError:
-            pictures, name = [], self._picture(found, file, is_waiting=True).name
-        if name:
-            pictures += [found.dataset_dir / other for other, its in names.items() if its == name and other != file]
-            pictures += [path for path in [found.origin_dir / name] if path.is_file()]
-        what = name or pictures[0].name
-        return Undo(what, self._workspace.trash.put(what, [*pictures, *captions_of(pictures)]))
+        with self._changing:
+            self._require_still(found)
+            names = origin_names(dataset_dir, read_manifest(dataset_dir))
+            try:
+                pictures = [self._picture(found, file, is_waiting=False)]
+                name = names.get(file, "")
+            except WorkspaceError:
+                pictures, name = [], self._picture(found, file, is_waiting=True).name
+            if name:
+                pictures += [found.dataset_dir / other for other, its in names.items() if its == name and other != file]
+                pictures += [path for path in [found.origin_dir / name] if path.is_file()]
+            what = name or pictures[0].name
+            return Undo(what, self._workspace.trash.put(what, [*pictures, *captions_of(pictures)]))
+
+    def _require_still(self, version: Version) -> None:
+        """Raise JobError while a training, an update or a captioning needs the pictures as they are."""
+        self.require_unused(version)
+        if self.is_updating(version):
+            raise JobError("The dataset is being updated or captioned already.", "Wait for its end.")
 
     def require_unused(self, version: Version) -> None:
         """Raise JobError while a training of the version waits or reads its pictures."""
@@ -346,11 +349,3 @@ def _meant(name: str, known: Sequence[str]) -> str:
     if not found:
         raise WorkspaceError(f"There is no picture {name!r} in this dataset.", f"It has {len(known)} others.")
     return found[0]
-
-
-@contextmanager
-def _as_file(content: bytes) -> Generator[Path, None, None]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "upload"
-        path.write_bytes(content)
-        yield path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
+from lora_train.app.incoming import as_files
 from lora_train.app.paces import expected_s_per_picture
 from lora_train.app.planning import count_steps, make_plan, with_absolute_paths, with_threads
 from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Undo
@@ -174,13 +174,8 @@ class Regularisation:
 
     def add_bytes(self, project: str, version: str, class_name: str, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """`add` for files that came over the network."""
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / str(number) for number in range(len(files))]
-            for path, (_, content) in zip(paths, files, strict=True):
-                path.write_bytes(content)
-            return self.add(
-                project, version, class_name, [(name, path) for (name, _), path in zip(files, paths, strict=True)]
-            )
+        with as_files(files) as paths:
+            return self.add(project, version, class_name, paths)
 
     def remove_class(self, project: str, version: str, folder: str) -> Undo:
         """Move a class folder (as `RegularisationClass.folder`) to the trash.

@@ -245,8 +245,6 @@ class Snapshot(msgspec.Struct):
     selection: Selection
     project_name: str = ""
     version_name: str = ""
-    notes: list[str] = []
-    """Settings of the original extension that could not be taken over."""
     dataset: DatasetSnapshot = msgspec.field(default_factory=DatasetSnapshot)
     trains: list[TrainSnapshot] = []
     """Newest first."""
@@ -260,3 +258,5 @@ class Snapshot(msgspec.Struct):
     """A sentence where the card is busy with something of another version or program; else empty."""
     loras_revision: int = 0
     """Grows whenever files in the LoRA folder were added or removed by us: the page then refreshes the host's cards."""
+    notes: list[str] = []
+    """Settings of the original extension that could not be taken over."""

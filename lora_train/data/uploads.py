@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +60,9 @@ def keep_uploads(files: Iterable[tuple[str, Path]], origin_dir: Path, trash_dir:
         origin_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=origin_dir) as incoming:
             found = _find_all(files, Path(incoming), origin_dir, problems)
-            captions, new_stems = _keep_pictures(found, Path(incoming), origin_dir, problems)
-            _keep_captions(captions, new_stems, origin_dir, trash_dir, problems)
+            stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
+            captions, new_stems = _keep_pictures(found, Path(incoming), origin_dir, stems, problems)
+            _keep_captions(captions, new_stems, origin_dir, stems, trash_dir, problems)
     except OSError as error:
         raise DatasetError(
             f"{origin_dir} can't be written: {error.strerror or error}.",
@@ -123,11 +124,13 @@ def _shortened(problems: list[str], what: str) -> list[str]:
 
 
 def _keep_pictures(
-    files: Iterable[_File], incoming: Path, origin_dir: Path, problems: list[str]
+    files: Iterable[_File], incoming: Path, origin_dir: Path, stems: dict[str, Path], problems: list[str]
 ) -> tuple[list[_File], dict[tuple[tuple[int, str], str], str]]:
-    """Keep the pictures; the captions among `files`, and (folder, folded stem) of each picture -> stem that it has."""
+    """Keep the pictures; the captions among `files`, and (folder, folded stem) of each picture -> stem that it has.
+
+    `stems` tells the pictures that are there by their folded stems, and gets the new ones.
+    """
     captions: list[_File] = []
-    stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
     new_stems: dict[tuple[tuple[int, str], str], str] = {}
     for file in files:
         if file.name.suffix.lower() in CAPTION_SUFFIXES:
@@ -154,10 +157,14 @@ def _keep_captions(
     captions: list[_File],
     new_stems: dict[tuple[tuple[int, str], str], str],
     origin_dir: Path,
+    stems: Mapping[str, Path],
     trash_dir: Path,
     problems: list[str],
 ) -> None:
-    """After the pictures: a caption follows the new name of its own, and never goes to one of another folder."""
+    """After the pictures: a caption follows the new name of its own, and never goes to one of another folder.
+
+    One that comes alone goes to the picture that is there, also where that is written in other letter cases.
+    """
     taken = {fold(stem) for stem in new_stems.values()}
     for name, path, folder in captions:
         stem = new_stems.get((folder, fold(name.stem)))
@@ -172,7 +179,10 @@ def _keep_captions(
         except OSError as error:
             problems.append(f"{name} can't be kept ({error.strerror}).")
         else:
-            _keep_caption(origin_dir, stem or name.stem, name.suffix.lower(), content, trash_dir)
+            there = stems.get(fold(name.stem))
+            _keep_caption(
+                origin_dir, stem or (there.stem if there else name.stem), name.suffix.lower(), content, trash_dir
+            )
 
 
 def _file_name(told: str) -> _Name:

@@ -66,7 +66,8 @@ def test_death_in_the_middle_leaves_the_old_set(house: House) -> None:
     assert len(captions(house)) == 41
     assert captions(house)["1_cat/0.png"] == "by hand"
     dataset_dir = house.app.workspace.find_version("cat", "v1").path / "dataset"
-    assert {path.name for path in dataset_dir.iterdir()} == {".update-lock", "origin", "processed"}
+    left = {path.name for path in dataset_dir.iterdir()}
+    assert left == {".facts.json", ".update-lock", "caption_history.json", "origin", "processed"}, "nothing half-made"
     assert not any(entry.is_waiting for entry in house.app.datasets.snapshot("cat", "v1").pictures)
 
 

@@ -101,6 +101,18 @@ def test_one_file_over_the_limit_does_not_keep_the_others_out(world: World, monk
     assert "b.png" in [picture["file"] for picture in world.get("dataset", **world.ids)["pictures"]]
 
 
+def test_captions_go_to_the_pictures_that_they_came_with(world: World) -> None:
+    """Another picture has the name already: the new one gets a number, and its caption the same."""
+    for color in ("red", "blue"):
+        files = [
+            {"name": name, "content": base64.b64encode(content).decode()}
+            for name, content in (("n.png", world.png(color=color)), ("n.txt", color.encode()))
+        ]
+        assert world.post("dataset/upload", **world.ids, files=files) == {"problems": []}
+    pictures = {picture["file"]: picture["caption"] for picture in world.get("dataset", **world.ids)["pictures"]}
+    assert (pictures["n.png"], pictures["n-2.png"]) == ("red", "blue")
+
+
 def test_files_of_the_server_are_taken_from_local_pages_alone(world: World) -> None:
     path = world.root / "外.png"
     path.write_bytes(world.png())

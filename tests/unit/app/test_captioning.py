@@ -273,6 +273,8 @@ def test_captions_on_demand(desk: Desk, version: Any, started: list[JobFolder]) 
     status = desk.app.captioning.choices("cat", "v1").job
     assert status is not None
     assert status.state == "running"
+    with pytest.raises(JobError, match="captioned already"):
+        desk.app.datasets.remove("cat", "v1", "4_cat/a.png")
     for refused in (desk.app.captioning.start, desk.app.datasets.start_update):
         with pytest.raises(JobError, match=r"captioned already|Captions are being written"):
             refused("cat", "v1")
@@ -303,8 +305,12 @@ def test_an_update_is_told_what_captions(desk: Desk, version: Any, started: list
     assert isinstance(spec, DatasetSpec)
     assert spec.captions == CaptionPlan()
     put(desk, VIT)
-    with pytest.raises(JobError, match="updated or captioned already"):
-        desk.app.captioning.start("cat", "v1")
+    for refused in (
+        lambda: desk.app.captioning.start("cat", "v1"),
+        lambda: desk.app.datasets.remove("cat", "v1", "4_cat/a.png"),
+    ):
+        with pytest.raises(JobError, match="updated or captioned already"):
+            refused()
     end(desk, started[0], ev.Finished())
     desk.app.datasets.start_update("cat", "v1")
     spec = started[1].read_spec()

@@ -73,7 +73,7 @@ def test_from_upload_to_set(desk: Desk) -> None:
     desk.version()
     assert shown(desk) == DatasetSnapshot()
     upload(desk, "b.png", "猫.png")
-    desk.app.datasets.add_bytes("cat", "v1", "猫.txt", b"a cat\nsits")
+    desk.app.datasets.add_bytes("cat", "v1", [("猫.txt", b"a cat\nsits")])
     entries = {entry.file: entry for entry in shown(desk).pictures}
     assert list(entries) == ["b.png", "猫.png"]
     assert all(entry.is_waiting for entry in entries.values())
@@ -287,7 +287,7 @@ def test_edit_a_caption(desk: Desk) -> None:
 
 def test_remove_and_restore(desk: Desk) -> None:
     upload(desk, "a.png", "b.jpg")
-    desk.app.datasets.add_bytes("cat", "v1", "a.txt", b"a cat")
+    desk.app.datasets.add_bytes("cat", "v1", [("a.txt", b"a cat")])
     update(desk, flip=True)
     upload(desk, "w.png")
     version_dir = desk.workspace.find_version("cat", "v1").path / "dataset"
@@ -353,7 +353,7 @@ def everything(desk: Desk) -> dict[str, bytes]:
 
 def test_replace_a_waiting_picture(desk: Desk) -> None:
     upload(desk, "a.png", "b.png")
-    desk.app.datasets.add_bytes("cat", "v1", "a.txt", b"a cat")
+    desk.app.datasets.add_bytes("cat", "v1", [("a.txt", b"a cat")])
     before = everything(desk)
     new = desk.root / "new"
     Image.new("RGB", (30, 20), (1, 2, 3)).save(new, "JPEG")

@@ -331,7 +331,7 @@ def test_versions_are_cheap_forks_that_share_no_change(
     datasets, (project, version) = desk.app.datasets, desk.version()
     names = ["a.png", "b.png", "c.png"]
     datasets.add(project, version, [(name, desk.picture(color=(i, 0, 0))) for i, name in enumerate(names)])
-    datasets.add_bytes(project, version, "a.txt", b"a cat")
+    datasets.add_bytes(project, version, [("a.txt", b"a cat")])
     desk.app.settings.save(project, version, train={"repeats": 4}, dataset={"width_px": 64, "height_px": 64})
     update_here(desk, "v1")
 
@@ -349,7 +349,7 @@ def test_versions_are_cheap_forks_that_share_no_change(
         datasets.set_caption(project, here, "4_cat/a.png", f"edited in {here}")
         datasets.replace(project, here, "4_cat/b.png", "new.png", desk.picture(color=(9, 99, 9)))
         datasets.remove(project, here, "4_cat/c.png")
-        datasets.add_bytes(project, here, "a.txt", f"of {here}".encode())
+        datasets.add_bytes(project, here, [("a.txt", f"of {here}".encode())])
         desk.app.settings.save(project, here, dataset={"flip": True, "width_px": 32})
         update_here(desk, here)
         assert files_below(folder) == before, f"{here} changed {there}"

@@ -142,6 +142,15 @@ def test_a_caption_goes_to_no_picture_of_another_folder(keep: Keep, origin: Path
     assert names(origin) == ["a.png"]
 
 
+def test_a_caption_that_comes_later_finds_its_picture(keep: Keep, origin: Path) -> None:
+    """Its name may be written in other letter cases, or in the form in which macOS writes it."""
+    assert keep(("A.PNG", RED), ("é.png", BLUE)) == []
+    assert keep(("a.txt", b"red"), ("e\u0301.TXT", b"blue")) == []
+    assert names(origin) == ["A.PNG", "A.txt", "é.png", "é.txt"]
+    assert keep(("nobody's.txt", b"waits for its picture")) == []
+    assert "nobody's.txt" in names(origin)
+
+
 def test_folders_that_can_not_be_taken(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "large").mkdir()
