@@ -98,11 +98,10 @@ def _choice(entry: CaptionerEntry) -> str:
         done="The download begins." if fetched else "It will write the captions.",
         then="" if fetched else _UPDATE,
     )
-    facts = [sentence(entry.good_for)]
-    if fetched:
-        facts.append(f"{value(f'{entry.download_mb} MB')} {words('to download')}")
+    size = f" {value(f'{entry.download_mb} MB')} {words('to download')}" if fetched else ""
+    lines = [sentence(entry.good_for) + size]
     if entry.problem:
-        facts.append(sentence(entry.problem))
+        lines.append(sentence(entry.problem))
     if entry.command:
-        facts.append(value(entry.command, "train-tools-command"))
-    return f'<li>{button} <span class="train-tools-quiet">{" ".join(facts)}</span></li>'
+        lines.append(value(entry.command, "train-tools-command"))
+    return f'<li>{button} <span class="train-tools-quiet">{"<br>".join(lines)}</span></li>'

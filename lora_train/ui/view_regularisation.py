@@ -55,25 +55,18 @@ def _drawing(snapshot: RegularisationSnapshot) -> str:
 
 
 def effect_html(forecast: RegularisationForecast) -> str:
-    """What the regularisation pictures that are there do to the steps; empty where that is not known."""
-    if not forecast.pictures or not forecast.total_steps:
-        return ""
-    used = f"{words('of them an epoch shows')} {value(forecast.used_per_epoch)}"
-    parts = [
-        f"{words('without any')} {_steps(forecast.total_steps_without)}",
-        f"{words('with these')} {_steps(forecast.total_steps)} ({used})",
-    ]
-    return paragraph(apart(parts), "train-tools-sum")
-
-
-def more_html(forecast: RegularisationForecast) -> str:
-    """What so many more would do to the steps, or why that is not known."""
-    if forecast.problems:
+    """What the regularisation pictures that are there do to the steps; or, with a count, what so many more would do."""
+    if forecast.count and forecast.problems:
         return sentences(forecast.problems, "train-tools-warning")
-    if not forecast.total_steps:
+    if not forecast.total_steps:  # the sum of the training tells why
         return ""
-    parts = [] if forecast.pictures else [f"{words('without any')} {_steps(forecast.total_steps_without)}"]
-    parts.append(f"{words('with so many more')} {_steps(forecast.total_steps_with)}")
+    parts = [f"{words('without any')} {_steps(forecast.total_steps_without)}"]
+    if forecast.count:
+        parts = [] if forecast.pictures else parts  # told already with those that are there
+        parts.append(f"{words('with so many more')} {_steps(forecast.total_steps_with)}")
+    elif forecast.pictures:
+        used = f"{words('of them an epoch shows')} {value(forecast.used_per_epoch)}"
+        parts.append(f"{words('with these')} {_steps(forecast.total_steps)} ({used})")
     if forecast.seconds:
         parts.append(f"{words('drawing them takes about')} {value(duration_text(forecast.seconds))}")
     return paragraph(apart(parts), "train-tools-sum")

@@ -10,7 +10,7 @@ from lora_train.app.snapshot import Selection
 from lora_train.core.errors import ConfigError
 from lora_train.ui.compat import Component, Updates, make, triggers_of_a_hand, uploaded_name, uploaded_path
 from lora_train.ui.page import Page, Values
-from lora_train.ui.view_regularisation import more_html
+from lora_train.ui.view_regularisation import effect_html
 
 _HELP = (
     "Ordinary pictures of the same class keep the base model from forgetting it. An epoch shows as many of them as "
@@ -76,7 +76,7 @@ class RegularisationPanel:
         except ConfigError:
             return {self.more: ""}
         shown = self.page.selection(values)
-        return {self.more: more_html(self.page.app.regularisation.estimate(shown.project, shown.version, count))}
+        return {self.more: effect_html(self.page.app.regularisation.estimate(shown.project, shown.version, count))}
 
     def _count(self, values: Values) -> int:
         try:
