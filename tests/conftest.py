@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_CACHE"] = str(Path(__file__).parent / "no-hub-cache")  # what a developer downloaded is not there
+# What a developer downloaded is not there; libraries leave a note of their version in it.
+os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "train-tools-no-hub-cache")
 # Products of the small models are too short to be shared out; this is read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Selection
 from lora_train.core.jobs import JobStatus
 from lora_train.ui import view
-from lora_train.ui.view_regularisation import more_html
 
 _CLASSES = [RegularisationClass("../reg/1_cat", "cat", 1, 20), RegularisationClass("../reg", "", 2, 1)]
 
@@ -46,5 +45,4 @@ def regularisation_states() -> dict[str, str]:
     return {
         **{name: view.regularisation_html(snapshot, Selection("Cat", "v1")) for name, snapshot in snapshots.items()},
         **{name: view.effect_html(forecast) for name, forecast in _effect_states().items()},
-        **{f"{name}, more": more_html(forecast) for name, forecast in _effect_states().items()},
     }
