@@ -23,7 +23,7 @@ from lora_train.core.files import lock, write_text
 from lora_train.core.jobs import CaptionSpec, JobFolder, RequestedEnd
 from lora_train.core.trash import Trash
 from lora_train.data.captioner import Captioner
-from lora_train.data.captions import caption_path, read_caption
+from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes
 from lora_train.data.dataset import Picture, scan_dataset
 from lora_train.data.manifest import read_manifest
 from lora_train.data.update import caption_of
@@ -177,6 +177,8 @@ class _Writing:
     def __init__(self, dataset_dir: Path, spec: CaptionSpec, job: JobFolder) -> None:
         self.changes: dict[str, Change] = {}
         self._processed = dataset_dir / "processed"
+        self._listed: dict[Path, dict[str, Path]] = {}
+        """Folder -> stem -> the caption file that was there at first."""
         self._replaced = dataset_dir / "captions.old"
         self._policy: CaptionPolicy = spec.plan.settings.policy
         self._fallback = " ".join(spec.concept.split())
@@ -196,14 +198,14 @@ class _Writing:
     def write(self, picture: Picture, generated: str) -> None:
         """Give the picture its caption. It is read again: a person may have written one meanwhile."""
         path = self.path_of(picture)
-        before = read_caption(path)
+        old = self._caption_file(path)
+        before = "" if old is None else caption_text(read_caption_bytes(old))
         existing = self._fallback if before and before in self._fallbacks else before
         after = captioned(existing, generated, self._policy, self._fallback)
         if self.stays(before) or after == before:
             return
         self.changes[picture.path] = Change(before, after)
         self._tell(picture.path, before, after)
-        old = caption_path(path)
         if old is not None:
             kept = self._replaced.joinpath(
                 *(part for part in PurePosixPath(picture.folder).parts if part != ".."), old.name
@@ -212,6 +214,14 @@ class _Writing:
             shutil.copy2(old, kept)
         is_text = old is not None and old.suffix.lower() == ".txt"
         write_text(old if old is not None and is_text else path.with_suffix(".txt"), after)
+
+    def _caption_file(self, path: Path) -> Path | None:
+        """As `captions.caption_path`; a folder is listed once, not for each of its pictures."""
+        if path.parent not in self._listed:
+            self._listed[path.parent] = captions_by_stem(path.parent.iterdir())
+        listed = self._listed[path.parent].get(caption_stem(path))
+        candidates = (path.with_suffix(".txt"), listed, path.with_suffix(".caption"))
+        return next((file for file in candidates if file is not None and file.is_file()), None)
 
     def _tell(self, file: str, before: str, after: str) -> None:
         """A line more in the record, on the disk before the caption is."""

@@ -58,16 +58,26 @@ def same(values: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
 
 def linked(pairs: Iterable[Pair]) -> list[tuple[tuple[int, ...], int]]:
     """Groups of places that pairs link, directly or over others, and the most bits of a pair in each; in order."""
-    group_of: dict[int, set[int]] = {}
+    parents: dict[int, int] = {}
     bits_of: dict[int, int] = {}
     for pair in pairs:
-        joined = group_of.get(pair.first, {pair.first}) | group_of.get(pair.second, {pair.second})
-        most = max(pair.bits, *(bits_of.get(place, 0) for place in joined))
-        group_of |= dict.fromkeys(joined, joined)
-        bits_of |= dict.fromkeys(joined, most)
-    return [
-        (tuple(sorted(group)), bits_of[min(group)]) for place, group in sorted(group_of.items()) if place == min(group)
-    ]
+        one, other = sorted((_root(pair.first, parents), _root(pair.second, parents)))
+        parents[other] = one  # the first place of a group stands for it
+        bits_of[one] = max(pair.bits, bits_of.get(one, 0), bits_of.get(other, 0))
+    groups: dict[int, list[int]] = {}
+    for place in sorted(parents):
+        groups.setdefault(_root(place, parents), []).append(place)
+    return [(tuple(places), bits_of[root]) for root, places in groups.items()]
+
+
+def _root(place: int, parents: dict[int, int]) -> int:
+    """The place that stands for a group; the way there is short the next time. (Tarjan, Efficiency of a good but not
+    linear set union algorithm, 1975, with path halving.)
+    """
+    parents.setdefault(place, place)
+    while parents[place] != place:
+        parents[place] = place = parents[parents[place]]
+    return place
 
 
 @lru_cache(maxsize=8)

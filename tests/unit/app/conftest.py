@@ -13,11 +13,15 @@ import pytest
 from PIL import Image
 
 from lora_train.app import App
+from lora_train.app.snapshot import DatasetSnapshot
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
+from lora_train.core.events import EventWriter
 from lora_train.core.host import BaseModelChoice, NoHost
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import DatasetSpec, JobFolder, TrainSpec
 from lora_train.core.workspace import Workspace
+from lora_train.data.update import update_dataset
+from lora_train.launch import launcher
 
 
 class TwoFolders(NoHost):
@@ -86,6 +90,23 @@ class Desk:
             path.with_suffix(".txt").write_text(f"caption of {path.name}", encoding="utf-8")
         return found.dataset_dir
 
+    def upload(self, *names: str) -> None:
+        """Pictures of different colours into the version's originals."""
+        self.version()
+        files = [(name, self.picture(color=(number, 0, 0))) for number, name in enumerate(names)]
+        assert self.app.datasets.add("cat", "v1", files) == []
+
+    def update(self, **settings: object) -> None:
+        self.app.settings.save("cat", "v1", train={"repeats": 4}, dataset={"width_px": 64, "height_px": 64, **settings})
+        self.app.datasets.start_update("cat", "v1")
+
+    def shown(self) -> DatasetSnapshot:
+        return self.app.datasets.snapshot("cat", "v1")
+
+    def files(self) -> list[tuple[str, bool]]:
+        """Each picture that is shown, and whether it waits."""
+        return [(entry.file, entry.is_waiting) for entry in self.shown().pictures]
+
     def train(
         self,
         name: str = "cat-v1",
@@ -152,3 +173,26 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
+
+
+@pytest.fixture
+def updates_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update is done in this process instead, at once."""
+
+    def start(job: JobFolder) -> None:
+        spec = job.read_spec()
+        assert isinstance(spec, DatasetSpec)
+        events = EventWriter(job.events_path)
+        events.write(ev.Started(pid=0))
+        events.write(ev.Finished(result=update_dataset(spec, job, events)))
+        events.close()
+
+    class Ended(launcher.Worker):
+        def __init__(self, job: JobFolder) -> None:
+            start(job)
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(launcher, "start_worker", Ended)
+    monkeypatch.setattr(Ended, "__del__", lambda self: None)
