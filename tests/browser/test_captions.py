@@ -53,6 +53,8 @@ def test_captions_are_filtered_and_edited_at_once(
     boxes = captions.get_by_role("checkbox")
     boxes.nth(0).check()
     boxes.nth(1).check()
+    unlike = [boxes.nth(place).screenshot() for place in (1, 2)]
+    assert unlike[0] != unlike[1], "a tick can be seen"
     tab.choose("captions_scope", "chosen pictures")
     tab.id("captions_apply").click()
     tab.shows(lambda: "2 captions changed" in tab.text("message"))
