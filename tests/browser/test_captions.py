@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +56,8 @@ def test_captions_are_filtered_and_edited_at_once(
     boxes = captions.get_by_role("checkbox")
     boxes.nth(0).check()
     boxes.nth(1).check()
+    ticked = Image.open(BytesIO(boxes.nth(1).screenshot()))
+    assert len(ticked.getcolors(10_000) or []) > 5, "a tick can be seen: it is not all of one colour"
     tab.choose("captions_scope", "chosen pictures")
     tab.id("captions_apply").click()
     tab.shows(lambda: "2 captions changed" in tab.text("message"))
