@@ -377,6 +377,11 @@ class Tab:
         self.shows(lambda: self.live("dataset").locator("figure").count() == count)
         self.id("dataset_update").click()
         self.shows(lambda: self.live("dataset").get_by_text("512 × 512").count() == count)
+        self.wait_for_update()
+
+    def wait_for_update(self) -> None:
+        """Until *Update Dataset* has ended: its pictures are shown a moment before."""
+        self.shows(lambda: self.live("dataset").get_by_role("progressbar").count() == 0, 30)
 
     def shows(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
         """Wait until something is true of the page."""

@@ -119,6 +119,7 @@ def test_a_tagger_writes_captions_from_the_page(
     tab.shows(lambda: "Captions will be written by: WD14 tagger" in tab.text("captioning"))
     tab.id("dataset_update").click()
     tab.shows(lambda: _count(tab, "red rose, rose (ruby), >_<") == 1 and _count(tab, "blue sky, >_<") == 1, UPDATE_S)
+    tab.wait_for_update()
 
     tab.choose("caption_policy", "append")
     tab.fill("caption_excluded_tags", "blue sky, >_<")
