@@ -65,7 +65,10 @@ class Browser:
         self.type(f"{name}_choice", value)
 
     def load(self) -> None:
-        self.take(self._call(self.blocks._id, "load"))
+        self.take(self.answer_to_load())
+
+    def answer_to_load(self) -> dict[Any, Any]:
+        return self._call(self.blocks._id, "load")
 
     def answer(self, name: str, event: str) -> dict[Any, Any]:
         """What the server answers now; `take` may bring it onto the page later."""
@@ -179,6 +182,17 @@ def test_project_then_version_then_panels(browser: Browser, app: App) -> None:
     assert browser.is_visible("train_begin")
     assert not browser.is_visible("version_name")
     assert [version.name for version in app.projects.list()[0].versions] == ["v1"]
+
+
+def test_a_late_answer_to_the_load_hides_nothing(app: App) -> None:
+    """A person may have made a project before the page's first question is answered."""
+    browser = Browser(app)
+    late = browser.answer_to_load()
+    browser.press("project_create")
+    browser.press("project_create_ok", project_name="Quick")
+    browser.take(late)
+    assert browser["project_choice"] == "Quick"
+    assert browser.is_visible("version_name")
 
 
 def test_settings_are_saved_as_they_are_typed_and_come_back(browser: Browser, app: App) -> None:
