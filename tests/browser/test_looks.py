@@ -93,8 +93,12 @@ def test_the_page_speaks_the_browsers_language(
 def _wait_until_drawn(tab: Tab) -> None:
     """Until our script has drawn the results, in local time, and every picture is there."""
     tab.shows(lambda: "UTC" not in tab.text("results"))
-    tab.page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; })")
-    tab.shows(lambda: tab.page.evaluate("[...document.images].every(image => image.complete)"))
+    # Again and again: what is drawn meanwhile is lazy, and never loads where nobody scrolls to it.
+    is_all_there = """() => {
+        for (const image of document.images) image.loading = 'eager';
+        return [...document.images].every(image => image.complete);
+    }"""
+    tab.shows(lambda: tab.page.evaluate(is_all_there))
 
 
 def _serious_violations(tab: Tab, selector: str) -> list[str]:
