@@ -92,7 +92,7 @@ def _is_failed_with_a_hint(studio: Studio, job: JobFolder) -> None:
     status = studio.app.status(job)
     assert status.state == "failed"
     assert "ended without a word" in status.message
-    assert "resume" in status.hint
+    assert status.hint == "Resume goes on from the last saved state."
 
 
 def test_a_lost_state_falls_back_and_later_loras_go_to_the_trash(studio: Studio, files: type[Files]) -> None:
