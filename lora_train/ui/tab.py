@@ -39,12 +39,7 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
             return {body: gr.update(visible=bool(selection.version))}
 
         def load(_: Values) -> Updates:
-            """Without what a quick person may be typing into already, and nothing where there is nothing to show."""
-            selection = app.projects.selection()
-            if not selection.project:
-                return {}
-            updates = page.fill(selection)
-            return {shown: update for shown, update in updates.items() if shown not in project.asking}
+            return page.fill(app.projects.selection())
 
         page.add_filler(show_body, body)
         project.bind()

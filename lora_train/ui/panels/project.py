@@ -24,7 +24,8 @@ class ProjectPanel:
             with make(gr.Column, min_width=320), make(gr.Row, elem_classes=["train-tools-with-tool"]):
                 self.project = _choice("project", "Project")
                 self.project_refresh = refresh_button("project")
-                self.project_create = _button("project_create", "Create Project")
+                # Until the page has been filled: its first answer would undo what a quick person has begun.
+                self.project_create = _button("project_create", "Create Project", interactive=False)
             self.version_part = make(gr.Column, min_width=320, visible=False)
             with self.version_part, make(gr.Row, elem_classes=["train-tools-with-tool"]):
                 self.version = _choice("version", "Version")
@@ -39,7 +40,6 @@ class ProjectPanel:
         with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.project_ask:
             self.project_name = _name("project_name", "Project name")
             self.project_ok = _button("project_create_ok", "Create", variant="primary")
-        self.asking = (self.project_ask, self.project_name)
         with make(gr.Row, visible=False, elem_classes=["train-tools-ask"]) as self.version_ask:
             self.version_name = _name("version_name", "Version name", _FIRST_VERSION)
             self.version_ok = _button("version_create_ok", "Create", variant="primary")
@@ -55,7 +55,7 @@ class ProjectPanel:
                 self.version_delete = _button("version_delete", "Delete Version", variant="stop")
         page.add_filler(
             self._fill,
-            *(self.project, self.version, self.version_part, self.project_ask, self.version_ask),
+            *(self.project, self.project_create, self.version, self.version_part, self.project_ask, self.version_ask),
             *(self.hint, self.manage, self.manage_version),
             *(self.project_name, self.version_name, self.project_new_name, self.version_new_name),
         )
@@ -97,6 +97,7 @@ class ProjectPanel:
         project_labels = _project_labels(projects)
         has_project, has_version = bool(selection.project), bool(selection.version)
         return {
+            self.project_create: gr.update(interactive=True),
             self.project: gr.update(choices=list(project_labels), value=label_of(project_labels, selection.project)),
             self.version: gr.update(choices=list(versions), value=label_of(versions, selection.version)),
             self.version_part: gr.update(visible=has_project),
@@ -219,11 +220,12 @@ def _choice(name: str, label: str) -> Component:
     )
 
 
-def _button(name: str, text: str, variant: str = "secondary") -> Component:
+def _button(name: str, text: str, variant: str = "secondary", *, interactive: bool = True) -> Component:
     return make(
         gr.Button,
         value=text,
         variant=variant,
+        interactive=interactive,
         elem_id=f"train_tools_{name}",
         elem_classes=["train-tools-head-button"],
         min_width=120,

@@ -184,15 +184,12 @@ def test_project_then_version_then_panels(browser: Browser, app: App) -> None:
     assert [version.name for version in app.projects.list()[0].versions] == ["v1"]
 
 
-def test_a_late_answer_to_the_load_hides_nothing(app: App) -> None:
-    """A person may have made a project before the page's first question is answered."""
+def test_nothing_can_be_begun_before_the_page_is_filled(app: App) -> None:
+    """The answer to the load may come late, and would hide what a quick person is typing into."""
     browser = Browser(app)
-    late = browser.answer_to_load()
-    browser.press("project_create")
-    browser.press("project_create_ok", project_name="Quick")
-    browser.take(late)
-    assert browser["project_choice"] == "Quick"
-    assert browser.is_visible("version_name")
+    create = browser.by_id["train_tools_project_create"]
+    assert create.interactive is False
+    assert browser.answer_to_load()[create]["interactive"] is True
 
 
 def test_settings_are_saved_as_they_are_typed_and_come_back(browser: Browser, app: App) -> None:
