@@ -27,6 +27,7 @@ from lora_train.core.captioners import (
     folder_of,
     has_model,
     install_command,
+    is_hub_name,
     missing_packages,
     typed_folder,
 )
@@ -248,6 +249,9 @@ class Captioning:
         own = settings.wd14_model if kind == "wd14" else settings.blip_model
         folder = typed_folder(own) if own else self._any_folder(kind)
         if own and folder is not None and not has_model(kind, folder):
+            if is_hub_name(own) and not folder.is_dir():
+                told = f"{own.strip()} is neither a folder nor in the hub's cache of this machine."
+                return _Found("", told, f"Fetch it with: hf download {own.strip()}")
             files = "model.onnx and selected_tags.csv" if kind == "wd14" else "config.json and weights"
             return _Found("", f"{folder} is no {KINDS[kind]}: it must hold {files}.", "Choose another folder.")
         if folder is None:

@@ -143,12 +143,17 @@ def has_model(kind: CaptionerKind, folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
+def is_hub_name(typed: str) -> bool:
+    """Whether it looks like `organisation/model`."""
+    return _HUB_ID.fullmatch(typed.strip()) is not None
+
+
 def typed_folder(typed: str, environment: Mapping[str, str] = os.environ) -> Path:
     """The folder that a person typed. What looks like `organisation/model`, and is no folder here, is looked for in the
     hub's cache of this machine, at the revision that was fetched last; nothing is downloaded.
     """
     folder = Path(typed.strip()).expanduser()
-    if not _HUB_ID.fullmatch(typed.strip()) or folder.is_dir():
+    if not is_hub_name(typed) or folder.is_dir():
         return folder
     cached = _hub_cache(environment) / f"models--{typed.strip().replace('/', '--')}"
     try:

@@ -186,6 +186,10 @@ def test_a_folder_that_is_none(desk: Desk, version: Any) -> None:
     tick(desk, use_wd14=False, use_blip=True, blip_model=str(desk.root / "none"))
     with pytest.raises(ModelError, match=r"is no BLIP: it must hold config\.json and weights"):
         used(desk)
+    tick(desk, blip_model="microsoft/git-base")
+    with pytest.raises(ModelError, match="microsoft/git-base is neither a folder nor in the hub's cache") as error:
+        used(desk)
+    assert "hf download microsoft/git-base" in error.value.message
 
 
 def test_a_package_that_is_missing(desk: Desk, version: Any, monkeypatch: pytest.MonkeyPatch) -> None:
