@@ -1,27 +1,39 @@
 """The one schema: every setting of a version is declared here once, with type, range, label and help.
 
-The page, the command line, the JSON files and the docs are derived from it (`core.settings`).
+The page, the command line, the JSON files and the docs are derived from it (`core.settings`). A struct of msgspec has
+one base at most, so the parts of the schema build on one another: previews, noise, network, and the rest here.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
-Optimizer = Literal["AdamW", "Adam", "Lion", "SGDNesterov"]
+from lora_train.core.network_settings import NetworkSettings
+
+Optimizer = Literal[
+    "AdamW",
+    "Adam",
+    "AdamW8bit",
+    "AdamWScheduleFree",
+    "Lion",
+    "SGDNesterov",
+    "SGDNesterov8bit",
+    "DAdaptation",
+    "Prodigy",
+    "AdaFactor",
+]
 Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SavePrecision = Literal["fp16", "bf16", "fp32"]
-Sampler = Literal["DDIM", "Euler", "Euler a", "DPM++ 2M"]
 Device = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 
 _BASIC: dict[str, Any] = {"basic": True}
 """Settings with a command-line flag of their own; every other one is reached by `--set key=value`."""
 
 
-class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything a training run can be told. Lengths are pixels, times seconds, rates per optimizer step."""
 
     base_model: Annotated[
@@ -95,6 +107,13 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         bool,
         Meta(title="Train text encoder", description="Off saves memory and time."),
     ] = True
+    train_sdxl_text_encoders: Annotated[
+        bool,
+        Meta(
+            title="Train SDXL's text encoders",
+            description="Off keeps every caption encoded, which saves much memory and time.",
+        ),
+    ] = False
     rank: Annotated[
         int,
         Meta(
@@ -115,19 +134,6 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             extra=_BASIC,
         ),
     ] = 8.0
-    conv_rank: Annotated[
-        int,
-        Meta(
-            title="Convolution rank",
-            description="Train the other convolutions too, with this rank; 0 leaves them out.",
-            ge=0,
-            le=1024,
-        ),
-    ] = 0
-    conv_alpha: Annotated[
-        float,
-        Meta(title="Convolution alpha", description="Alpha of those convolutions.", gt=0, le=1024),
-    ] = 1.0
     repeats: Annotated[
         int,
         Meta(
@@ -138,6 +144,16 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             extra=_BASIC,
         ),
     ] = -1
+    aimed_steps: Annotated[
+        int,
+        Meta(
+            title="Steps aimed at",
+            description="With -1 repetitions, these are chosen so that the whole training has about so many steps; "
+            "0 has no aim.",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
     save_every_epochs: Annotated[
         int,
         Meta(
@@ -194,6 +210,17 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             extra=_BASIC,
         ),
     ] = 23
+    optimizer_args: Annotated[
+        tuple[str, ...],
+        Meta(title="Optimizer arguments", description="One key=value per line, as the optimizer itself names them."),
+    ] = ()
+    sd_script_args: Annotated[
+        str,
+        Meta(
+            title="Append or override the sd_script args",
+            description="Options of sd-scripts by their own names, for example --max_grad_norm=0.0 --noise_offset=0.05.",
+        ),
+    ] = ""
     lr_scheduler: Annotated[
         Scheduler,
         Meta(title="Learning rate schedule", description="How the rate changes over the run."),
@@ -229,28 +256,6 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             description="Much less memory for about a third more time.",
         ),
     ] = False
-    min_snr_gamma: Annotated[
-        float,
-        Meta(title="Min-SNR gamma", description="Balances noise levels; 0 is off.", ge=0, le=100),
-    ] = 5.0
-    noise_offset: Annotated[
-        float,
-        Meta(
-            title="Noise offset",
-            description="Lets the LoRA learn darker and brighter pictures; 0 is off.",
-            ge=0,
-            le=1,
-        ),
-    ] = 0.0
-    prior_loss_weight: Annotated[
-        float,
-        Meta(
-            title="Prior loss weight",
-            description="Weight of regularisation pictures in the loss.",
-            ge=0,
-            le=100,
-        ),
-    ] = 1.0
     max_tokens: Annotated[
         Literal[75, 150, 225],
         Meta(title="Max tokens", description="Longer captions are cut here."),
@@ -272,7 +277,26 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=1,
         ),
     ] = 0.0
+    prune_common_tags: Annotated[
+        int,
+        Meta(
+            title="Leave out common tags (%)",
+            description="Tags in more than this share of the captions are not trained: the trigger word takes their "
+            "meaning. 0 keeps all.",
+            ge=0,
+            le=100,
+        ),
+    ] = 0
     flip: Annotated[bool, Meta(title="Flip", description="Half of the views are mirrored.")] = False
+    ema_decay: Annotated[
+        float,
+        Meta(
+            title="EMA decay",
+            description="Saves an average over the last steps, which is smoother; 0.999 is usual, 0 is off.",
+            ge=0,
+            le=0.9999,
+        ),
+    ] = 0.0
     save_precision: Annotated[
         SavePrecision, Meta(title="Save precision", description="Number format of the LoRA file.")
     ] = "fp16"
@@ -292,37 +316,6 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             le=86_400,
         ),
     ] = 120
-    generate_previews: Annotated[
-        bool,
-        Meta(
-            title="Generate all checkpoint preview after train finished",
-            description="Draws every saved LoRA, as soon as it is saved, with the preview prompts.",
-        ),
-    ] = True
-    preview_prompts: Annotated[
-        tuple[str, ...],
-        Meta(title="Preview prompts", description="One per line; drawn at every save."),
-    ] = ()
-    preview_negative_prompt: Annotated[
-        str, Meta(title="Preview negative prompt", description="What previews should avoid.")
-    ] = ""
-    preview_weights: Annotated[
-        tuple[Annotated[float, Meta(ge=-10, le=10)], ...],
-        Meta(title="Preview LoRA weights", description="Comma list, drawn side by side.", min_length=1),
-    ] = (1.0,)
-    preview_sampler: Annotated[Sampler, Meta(title="Preview sampler", description="As named in the WebUI.")] = "Euler a"
-    preview_steps: Annotated[int, Meta(title="Preview sampling steps", description="More is finer.", ge=1, le=500)] = 24
-    preview_cfg_scale: Annotated[
-        float, Meta(title="Preview CFG scale", description="How closely previews follow the prompt.", ge=1, le=50)
-    ] = 7.0
-    preview_seed: Annotated[
-        int,
-        Meta(title="Preview seed", description="The same for every LoRA.", ge=0, le=2**32 - 1),
-    ] = 1
-    preview_size_px: Annotated[
-        int,
-        Meta(title="Preview size", description="Pixels; 0 is the training size.", ge=0, le=2048),
-    ] = 0
     device: Annotated[Device, Meta(title="Device", description="auto takes the fastest there is.")] = "auto"
     cpu_threads: Annotated[
         int,

@@ -144,6 +144,10 @@ def _train_checks(settings: TrainSettings) -> list[str]:
     problems: list[str] = []
     if settings.repeats == 0:
         problems.append("repeats (Train number of repetitions): 0 would train nothing; use -1 or 1 and more")
+    if settings.min_timestep >= settings.max_timestep:
+        problems.append(
+            f"min_timestep (Lowest timestep): {settings.min_timestep} is not below the highest, {settings.max_timestep}"
+        )
     for name in ("resolution", "preview_size_px"):
         value = getattr(settings, name)
         if value and (value < 32 or value % 8):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_train.core.config import Sampler, TrainSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.preview_settings import Sampler
 from lora_train.core.seeds import derive_seed
 from lora_train.engine.loading import BaseModel
 

@@ -29,8 +29,36 @@ GROUPS = (
         "Learning rate and optimizer",
         "How fast it learns, and how that changes over the run.",
         (
-            *("train_text_encoder", "text_encoder_lr", "lr_scheduler", "lr_warmup_steps", "lr_cycles"),
-            *("weight_decay", "max_grad_norm", "gradient_accumulation_steps"),
+            *("train_text_encoder", "text_encoder_lr", "train_sdxl_text_encoders", "aimed_steps"),
+            *("lr_scheduler", "lr_warmup_steps", "lr_cycles", "weight_decay", "max_grad_norm"),
+            *("gradient_accumulation_steps", "ema_decay", "optimizer_args", "sd_script_args"),
+        ),
+    ),
+    (
+        "Network",
+        "How much the LoRA can hold, and in which parts of the model.",
+        (
+            *("continue_from", "conv_rank", "conv_alpha", "input_rank", "input_alpha", "middle_rank", "middle_alpha"),
+            *("output_rank", "output_alpha", "text_encoder_rank", "text_encoder_alpha"),
+            *("network_dropout", "rank_dropout", "module_dropout", "scale_weight_norms"),
+        ),
+    ),
+    (
+        "Captions",
+        "How captions are read.",
+        (
+            *("trigger_word", "prune_common_tags", "shuffle_captions", "keep_tags", "caption_dropout", "max_tokens"),
+            *("flip", "seed"),
+        ),
+    ),
+    (
+        "Loss and noise",
+        "Which noise the pictures get, and how the model's answer is judged.",
+        (
+            *("min_snr_gamma", "debiased_estimation", "loss", "huber_schedule", "huber_c", "masked_loss"),
+            *("noise_offset", "prior_loss_weight", "multires_noise_iterations", "multires_noise_discount"),
+            *("min_timestep", "max_timestep", "timestep_sampling", "logit_mean", "logit_std"),
+            *("prediction", "zero_terminal_snr"),
         ),
     ),
     (
@@ -39,14 +67,6 @@ GROUPS = (
         (
             *("resolution", "bucket_step_px", "upscale_limit", "precision", "gradient_checkpointing"),
             *("vae", "device", "cpu_threads"),
-        ),
-    ),
-    (
-        "Captions and noise",
-        "How captions are read, and which noise the pictures get.",
-        (
-            *("trigger_word", "max_tokens", "shuffle_captions", "keep_tags", "caption_dropout", "flip"),
-            *("min_snr_gamma", "noise_offset", "prior_loss_weight", "seed"),
         ),
     ),
     (
@@ -60,12 +80,12 @@ GROUPS = (
     (
         "Output",
         "What the LoRA file holds, and how often work in progress is kept.",
-        ("conv_rank", "conv_alpha", "save_precision", "private_metadata", "state_every_s"),
+        ("save_precision", "private_metadata", "state_every_s"),
     ),
 )
 """The rest, in closed accordions: title, one line of help, settings. `repeats` stands in the dataset panel."""
 
-_WIDE = ("preview_prompts", "preview_negative_prompt", "vae")
+_WIDE = ("preview_prompts", "preview_negative_prompt", "vae", "continue_from", "optimizer_args", "sd_script_args")
 
 
 @dataclass(frozen=True, eq=False)

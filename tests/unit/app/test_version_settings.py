@@ -83,7 +83,7 @@ def test_wrong_ones_are_told_and_not_saved(desk: Desk) -> None:
 def test_what_only_another_release_knows_is_left_out(desk: Desk) -> None:
     desk.version()
     with desk.workspace.find_version("cat", "v1").changing() as info:
-        info.train = {"epochs": 3, "telepathy": True, "rank": "many", "optimizer": "Prodigy"}
+        info.train = {"epochs": 3, "telepathy": True, "rank": "many", "optimizer": "Sophia"}
         info.dataset = {"flip": True, "zoom": 2}
     train = desk.app.settings.train("cat", "v1")
     assert (train["epochs"], train["rank"], train["optimizer"]) == (3, 16, "AdamW")

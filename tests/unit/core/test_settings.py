@@ -80,7 +80,7 @@ def test_as_typed_or_as_a_widget_gives_it(values: dict[str, Any], expected: dict
         ("learning_rate", float("nan"), "a number from 0 to 10"),
         ("learning_rate", "inf", "a number from 0 to 10"),
         ("alpha", 0, "a number more than 0 up to 1024"),
-        ("optimizer", "Magic", "one of AdamW, Adam, Lion, SGDNesterov"),
+        ("optimizer", "Magic", "one of " + ", ".join(FIELDS["optimizer"].choices)),
         ("train_text_encoder", "perhaps", "true or false"),
         ("trigger_word", 3, "text"),
         ("preview_weights", "", "a comma list of numbers from -10 to 10, at least one"),

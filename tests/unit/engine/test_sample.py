@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_train.core.config import Sampler, TrainSettings
+from lora_train.core.config import TrainSettings
+from lora_train.core.preview_settings import Sampler
 from lora_train.engine import sample
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.sample import DrawSettings, draw, draw_settings, make_scheduler, picture_seeds

@@ -1,0 +1,135 @@
+"""Loss, noise and timesteps of a training: a part of its settings (see `core.config`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from lora_train.core.preview_settings import PreviewSettings
+
+Loss = Literal["mse", "huber", "smooth_l1"]
+HuberSchedule = Literal["constant", "exponential", "snr"]
+TimestepSampling = Literal["uniform", "logit_normal"]
+PredictionChoice = Literal["auto", "epsilon", "v_prediction"]
+ZeroTerminalSnr = Literal["auto", "on", "off"]
+
+
+class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the model is asked to undo, and how its answer is judged."""
+
+    loss: Annotated[
+        Loss,
+        Meta(
+            title="Loss",
+            description="mse learns every detail; huber and smooth_l1 mind odd pictures in the dataset less.",
+        ),
+    ] = "mse"
+    huber_schedule: Annotated[
+        HuberSchedule,
+        Meta(title="Huber schedule", description="snr and exponential forgive most where there is much noise."),
+    ] = "snr"
+    huber_c: Annotated[
+        float,
+        Meta(title="Huber c", description="Smaller forgives more; for the losses huber and smooth_l1.", gt=0, le=100),
+    ] = 0.1
+    min_snr_gamma: Annotated[
+        float,
+        Meta(title="Min-SNR gamma", description="Balances noise levels; 0 is off.", ge=0, le=100),
+    ] = 5.0
+    noise_offset: Annotated[
+        float,
+        Meta(
+            title="Noise offset",
+            description="Lets the LoRA learn darker and brighter pictures; 0 is off.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
+    prior_loss_weight: Annotated[
+        float,
+        Meta(
+            title="Prior loss weight",
+            description="Weight of regularisation pictures in the loss.",
+            ge=0,
+            le=100,
+        ),
+    ] = 1.0
+    debiased_estimation: Annotated[
+        bool,
+        Meta(
+            title="Debiased estimation",
+            description="Another balance of the noise levels, for clearer colours; instead of Min-SNR gamma.",
+        ),
+    ] = False
+    multires_noise_iterations: Annotated[
+        int,
+        Meta(
+            title="Multires noise iterations",
+            description="Adds coarse noise, so that brightness and large shapes are learned; 6 is usual, 0 is off.",
+            ge=0,
+            le=10,
+        ),
+    ] = 0
+    multires_noise_discount: Annotated[
+        float,
+        Meta(title="Multires noise discount", description="How much weaker each coarser noise is.", ge=0, le=1),
+    ] = 0.3
+    masked_loss: Annotated[
+        bool,
+        Meta(
+            title="Masked loss",
+            description="Leaves out what is transparent in a picture, or black in mask/NAME.png.",
+        ),
+    ] = False
+    min_timestep: Annotated[
+        int,
+        Meta(
+            title="Lowest timestep", description="0 is the finest noise: a higher one leaves details out.", ge=0, le=999
+        ),
+    ] = 0
+    max_timestep: Annotated[
+        int,
+        Meta(
+            title="Highest timestep",
+            description="1000 is pure noise: a lower one leaves the composition out.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 1000
+    timestep_sampling: Annotated[
+        TimestepSampling,
+        Meta(title="Timestep sampling", description="logit_normal trains middle noise levels more often."),
+    ] = "uniform"
+    logit_mean: Annotated[
+        float,
+        Meta(
+            title="Logit mean",
+            description="Below 0 prefers details, above 0 composition; for logit_normal.",
+            ge=-10,
+            le=10,
+        ),
+    ] = 0.0
+    logit_std: Annotated[
+        float,
+        Meta(
+            title="Logit standard deviation",
+            description="Smaller keeps closer to the preferred noise level; for logit_normal.",
+            gt=0,
+            le=10,
+        ),
+    ] = 1.0
+    prediction: Annotated[
+        PredictionChoice,
+        Meta(
+            title="Prediction type",
+            description="auto is what the checkpoint says; choose only where that is known to be wrong.",
+        ),
+    ] = "auto"
+    zero_terminal_snr: Annotated[
+        ZeroTerminalSnr,
+        Meta(
+            title="Zero terminal SNR",
+            description="Trains from pure noise on, for true black and white; v-prediction models only.",
+        ),
+    ] = "auto"
