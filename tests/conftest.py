@@ -99,7 +99,7 @@ def make_lora() -> Callable[..., Any]:
         model: Any, *, convolutions: bool = False, rank: int = 4, alpha: float = 3.0, up: float = 0.1
     ) -> LoraNetwork:
         targets = unet_targets(model.unet, with_convolutions=convolutions)
-        targets += text_encoder_targets(model.text_encoder)
+        targets += text_encoder_targets(model.text_encoders[0])
         network = LoraNetwork.new(targets, {"linear": (rank, alpha), "conv": (2, 1.0)}, seed=3)
         generator = torch.Generator().manual_seed(11)
         with torch.no_grad():
@@ -121,8 +121,8 @@ def make_pipeline() -> Callable[..., Any]:
         model.unet.register_to_config(sample_size=64)  # the pipeline of diffusers 0.31 asks for a number
         return StableDiffusionPipeline(
             vae=model.vae,
-            text_encoder=model.text_encoder,
-            tokenizer=model.tokenizer,
+            text_encoder=model.text_encoders[0],
+            tokenizer=model.tokenizers[0],
             unet=model.unet,
             scheduler=scheduler or DDIMScheduler(),
             safety_checker=None,

@@ -218,7 +218,7 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         str,
         Meta(
             title="Append or override the sd_script args",
-            description="Options of sd-scripts by their own names, for example --max_grad_norm=0.0 --noise_offset=0.05.",
+            description="Options of sd-scripts by their own names, for example --max_grad_norm=0.5 --seed=7.",
         ),
     ] = ""
     lr_scheduler: Annotated[

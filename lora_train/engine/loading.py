@@ -49,17 +49,20 @@ class BaseModel:
 
     unet          diffusers UNet2DConditionModel: (B, 4, h, w), (B,), (B, T, D) -> (B, 4, h, w)
     vae           diffusers AutoencoderKL; `vae_scale` turns its latents into the UNet's
-    text_encoder  transformers CLIPTextModel
+    text_encoders one transformers CLIPTextModel, for SDXL also a CLIPTextModelWithProjection; `tokenizers` beside them
 
-    A part that has done its work is let go (`drop_vae`, `drop_text_encoder`), so never more is in memory than needed.
+    A part that has done its work is let go (`drop_vae`, `drop_text_encoders`), so never more is in memory than needed.
     """
 
     def __init__(
         self, source: _File | _Folder, *, vae_path: Path | None, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.path = source.path
+        self.family = source.family
         self.prediction = source.prediction
-        self.tokenizer = load_tokenizer(source.tokenizer_folder)
+        self.zero_terminal_snr = source.zero_terminal_snr
+        self.in_channels = source.in_channels
+        self.tokenizers = (load_tokenizer(source.tokenizer_folder),)
         self.vae_scale = source.vae_scale
         channels = source.model_channels
         self.native_resolution_px = presets.native_resolution_px(channels)
@@ -70,7 +73,7 @@ class BaseModel:
         self._vae_path = vae_path
         self._unet: Any = None
         self._vae: Any = None
-        self._text_encoder: Any = None
+        self._text_encoders: tuple[Any, ...] | None = None
 
     @property
     def unet(self) -> Any:
@@ -87,16 +90,16 @@ class BaseModel:
         return self._vae
 
     @property
-    def text_encoder(self) -> Any:
-        if self._text_encoder is None:
-            self._text_encoder = _frozen(self._source.load_text_encoder(self.device, self.dtype))
-        return self._text_encoder
+    def text_encoders(self) -> tuple[Any, ...]:
+        if self._text_encoders is None:
+            self._text_encoders = (_frozen(self._source.load_text_encoder(self.device, self.dtype)),)
+        return self._text_encoders
 
     def drop_vae(self) -> None:
         self._vae = None
 
-    def drop_text_encoder(self) -> None:
-        self._text_encoder = None
+    def drop_text_encoders(self) -> None:
+        self._text_encoders = None
 
 
 def load_base_model(path: Path, *, vae_path: Path | None, device: torch.device, dtype: torch.dtype) -> BaseModel:
@@ -124,6 +127,9 @@ class _File:
         require_supported(facts, path)
         self._shapes = {name: info.shape for name, info in self._file.tensors.items()}
         self._hints = read_hints(path)
+        self.family = facts.family
+        self.zero_terminal_snr = facts.zero_terminal_snr
+        self.in_channels = facts.in_channels
         self.model_channels = facts.model_channels
         self.vae_scale = self._hints.vae_scale
         self.tokenizer_folder = self._hints.text_folder
@@ -154,6 +160,9 @@ class _Folder:
         self.path = path
         facts = detect_folder(path)
         require_supported(facts, path)
+        self.family = facts.family
+        self.zero_terminal_snr = facts.zero_terminal_snr
+        self.in_channels = facts.in_channels
         self.model_channels = facts.model_channels
         self.prediction = "v_prediction" if facts.prediction == "v_prediction" else "epsilon"
         self.vae_scale = float(_config(path / "vae").get("scaling_factor", Hints().vae_scale))

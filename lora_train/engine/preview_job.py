@@ -71,7 +71,7 @@ def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tup
 
 def attach_lora(model: BaseModel, lora: Path) -> LoraNetwork:
     """Let the model draw with a finished LoRA."""
-    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoder)
+    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoders[0])
     network = load_network(lora, targets)
     network.requires_grad_(False)
     network.attach()
@@ -90,8 +90,7 @@ def load_for_drawing(settings: TrainSettings, report: Reporter) -> tuple[BaseMod
         dtype=dtype,
     )
     prompts = Prompts(
-        model.tokenizer,
-        model.text_encoder,
+        model,
         clip_skip=settings.clip_skip,
         max_tokens=settings.max_tokens,
     )

@@ -54,7 +54,7 @@ def draw_regularisation(spec: RegularisationSpec, job: JobFolder, report: Report
     for prompt, cut in prompts.cut_captions.items():
         report.events.write(Note("warning", f"{cut} tokens over {prompts.max_tokens} were cut off: {prompt[:80]}"))
     del prompts
-    model.drop_text_encoder()
+    model.drop_text_encoders()
     numbers = free_numbers(folder, spec.count)
     together = pictures_together(drawn.draw_with)
     for done in range(0, spec.count, together):

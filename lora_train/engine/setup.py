@@ -160,7 +160,7 @@ def _build_network(run: Run) -> None:
         model.unet.to(memory_format=torch.channels_last)
     targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
     if settings.train_text_encoder:
-        targets += text_encoder_targets(model.text_encoder)
+        targets += text_encoder_targets(model.text_encoders[0])
     ranks = {
         "linear": (settings.rank, settings.alpha),
         "conv": (settings.conv_rank, settings.conv_alpha),
@@ -180,8 +180,7 @@ def _build_network(run: Run) -> None:
 def _prepare_texts(run: Run, report: Reporter) -> None:
     settings, model = run.settings, run.model
     prompts = Prompts(
-        model.tokenizer,
-        model.text_encoder,
+        model,
         clip_skip=settings.clip_skip,
         max_tokens=settings.max_tokens,
     )
@@ -201,7 +200,7 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
                 run.preview_texts.encode_ahead()
             run.texts.let_go()
             del prompts
-            model.drop_text_encoder()
+            model.drop_text_encoders()
             devices.free_cached_memory(run.device)
 
 

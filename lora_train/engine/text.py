@@ -13,6 +13,7 @@ import torch
 
 from lora_train.core.errors import ConfigError
 from lora_train.data.tokens import CHUNK_TOKENS, chunk_borders
+from lora_train.engine.loading import BaseModel
 
 
 def tokenize(tokenizer: Any, caption: str, max_tokens: int) -> tuple[list[list[int]], int]:
@@ -66,15 +67,15 @@ def encode(text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> torch.Tensor
 
 
 class Prompts:
-    """Tokenizer and text encoder of one run, with its clip skip and token limit."""
+    """Tokenizers and text encoders of one run, with its clip skip and token limit."""
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, *, clip_skip: int, max_tokens: int) -> None:
-        check_clip_skip(text_encoder, clip_skip)
-        self.text_encoder = text_encoder
+    def __init__(self, model: BaseModel, *, clip_skip: int, max_tokens: int) -> None:
+        self.text_encoder = model.text_encoders[0]
+        check_clip_skip(self.text_encoder, clip_skip)
         self.clip_skip = clip_skip
         self.max_tokens = max_tokens
         self.cut_captions: dict[str, int] = {}
-        self._tokenizer = tokenizer
+        self._tokenizer = model.tokenizers[0]
         self._chunks: dict[str, list[list[int]]] = {}
 
     def ids(self, captions: Sequence[str]) -> torch.Tensor:

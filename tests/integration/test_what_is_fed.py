@@ -51,7 +51,7 @@ class Table:
 
     def __init__(self, run: setup.Run, reference: Any, paths: Sequence[Path]) -> None:
         self.run = run
-        self.prompts = Prompts(reference.tokenizer, reference.text_encoder, clip_skip=1, max_tokens=150)
+        self.prompts = Prompts(reference, clip_skip=1, max_tokens=150)
         self._moments = {
             (index, is_mirrored): _moments(reference, path, is_mirrored)
             for index, path in enumerate(paths)
@@ -319,9 +319,9 @@ def test_parts_that_did_their_work_are_freed(
         used["vae"] = weakref.ref(vae)
         return build_latent_cache(vae, *args, **kwargs)
 
-    def spied_prompts(tokenizer: Any, text_encoder: Any, **kwargs: Any) -> Prompts:
-        used["text encoder"] = weakref.ref(text_encoder)
-        return prompts(tokenizer, text_encoder, **kwargs)
+    def spied_prompts(model: BaseModel, **kwargs: Any) -> Prompts:
+        used["text encoder"] = weakref.ref(model.text_encoders[0])
+        return prompts(model, **kwargs)
 
     monkeypatch.setattr(setup, "build_latent_cache", spied_build)
     monkeypatch.setattr(setup, "Prompts", spied_prompts)

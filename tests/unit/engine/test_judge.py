@@ -20,7 +20,7 @@ def pictures(folder: Path) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def reader(demo_model: BaseModel) -> FeatureReader:
-    return FeatureReader(demo_model, Prompts(demo_model.tokenizer, demo_model.text_encoder, clip_skip=1, max_tokens=75))
+    return FeatureReader(demo_model, Prompts(demo_model, clip_skip=1, max_tokens=75))
 
 
 @pytest.fixture(scope="module")

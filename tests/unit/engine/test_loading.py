@@ -56,7 +56,7 @@ def save(folder: Path, tensors: Tensors, name: str = "model.safetensors") -> Pat
 
 
 def parts_of(model: BaseModel) -> dict[str, Any]:
-    return {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
+    return {"unet": model.unet, "vae": model.vae, "text": model.text_encoders[0]}
 
 
 def weights_of(model: BaseModel) -> Tensors:
@@ -147,7 +147,7 @@ def test_number_formats(stored: torch.dtype, tmp_path: Path) -> None:
     assert all(weight.dtype == torch.float32 for weight in weights_of(model).values())
     half = load(path, dtype=torch.bfloat16)
     assert {weight.dtype for weight in half.unet.parameters()} == {torch.bfloat16}
-    assert {weight.dtype for weight in half.text_encoder.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in half.text_encoders[0].parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in half.vae.parameters()} == {torch.float32}
 
 
@@ -158,14 +158,14 @@ def test_parts_come_and_go(small_checkpoint: Path, other_vae: Any, tmp_path: Pat
     model = load_base_model(path, vae_path=None, device=CPU, dtype=torch.float32)
     assert model.unet is model.unet
     with pytest.raises(ModelError, match="no text encoder"):
-        _ = model.text_encoder
+        _ = model.text_encoders[0]
     whole = load(small_checkpoint)
-    vae, text = whole.vae, whole.text_encoder
+    vae, text = whole.vae, whole.text_encoders[0]
     whole.drop_vae()
-    whole.drop_text_encoder()
+    whole.drop_text_encoders()
     assert whole.vae is not vae
     assert torch.equal(whole.vae.decoder.conv_in.weight, vae.decoder.conv_in.weight)
-    assert whole.text_encoder is not text
+    assert whole.text_encoders[0] is not text
 
 
 def test_parts_are_frozen_and_nothing_is_left_on_meta(small_model: BaseModel) -> None:
@@ -236,14 +236,14 @@ def test_diffusers_folder(small_model: BaseModel, diffusers_folder: Path, tmp_pa
     assert_same_weights(model, small_model)
     assert_same_outputs(outputs(*parts_of(model).values()), outputs(*parts_of(small_model).values()))
     assert model.prediction == "epsilon"
-    assert model.tokenizer("a cat").input_ids == [49406, 320, 2368, 49407]
+    assert model.tokenizers[0]("a cat").input_ids == [49406, 320, 2368, 49407]
 
 
 def test_diffusers_folder_of_pickles(small_model: BaseModel, configs_alone: Path, tmp_path: Path) -> None:
     """Names as transformers 4 writes them, with `text_model.`, and the VAE's as before 2023."""
     folder = tmp_path / "model"
     shutil.copytree(configs_alone, folder)
-    text = getattr(small_model.text_encoder, "text_model", small_model.text_encoder)
+    text = getattr(small_model.text_encoders[0], "text_model", small_model.text_encoders[0])
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def old_name(name: str) -> str:
@@ -358,13 +358,13 @@ def test_heads_come_from_the_yaml(small_checkpoint: Path, tmp_path: Path) -> Non
     path.with_suffix(".yaml").write_text(text, encoding="utf-8")
     model = load(path)
     assert model.unet.config.attention_head_dim == 2
-    assert model.text_encoder.config.num_attention_heads == 4
-    assert model.text_encoder.config.hidden_act == "gelu"
+    assert model.text_encoders[0].config.num_attention_heads == 4
+    assert model.text_encoders[0].config.hidden_act == "gelu"
     assert (model.prediction, model.vae_scale) == ("v_prediction", 0.2)
 
     without = load(small_checkpoint)
     assert without.unet.config.attention_head_dim == 8
-    assert without.text_encoder.config.num_attention_heads == 1
+    assert without.text_encoders[0].config.num_attention_heads == 1
     assert (without.prediction, without.vae_scale) == ("epsilon", 0.18215)
     assert_same_weights(model, without)
     pairs = zip(outputs(*parts_of(model).values()), outputs(*parts_of(without).values()), strict=True)
@@ -389,7 +389,7 @@ def test_marker_of_v_prediction(tmp_path: Path) -> None:
 
 def test_demo_model_has_the_sizes_of_its_yaml(demo_model: BaseModel) -> None:
     assert demo_model.unet.config.attention_head_dim == 4
-    assert demo_model.text_encoder.config.num_hidden_layers == 3
+    assert demo_model.text_encoders[0].config.num_hidden_layers == 3
     assert (demo_model.native_resolution_px, demo_model.bucket_step_px) == (64, 8)
 
 

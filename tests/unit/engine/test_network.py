@@ -222,11 +222,11 @@ def _outputs(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     text = torch.randn(2, 77, 64, generator=generator)
     ids = torch.randint(0, 49000, (2, 77), generator=generator)
     noise = model.unet(latents, torch.tensor([3, 900]), text).sample
-    return noise, model.text_encoder(ids).last_hidden_state
+    return noise, model.text_encoders[0](ids).last_hidden_state
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:
-    parts = {"unet": model.unet, "text": model.text_encoder}
+    parts = {"unet": model.unet, "text": model.text_encoders[0]}
     return {
         f"{part}.{name}": tensor.clone()
         for part, module in parts.items()
@@ -235,7 +235,7 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _instance_forwards(model: Any) -> list[str]:
-    parts = (model.unet, model.text_encoder)
+    parts = (model.unet, model.text_encoders[0])
     return [name for part in parts for name, own in part.named_modules() if "forward" in vars(own)]
 
 
@@ -259,7 +259,7 @@ def test_detached_model_is_bit_identical(small_model: Any, make_lora: Callable[.
 def test_untrained_network_changes_nothing(small_model: Any) -> None:
     outputs = _outputs(small_model)
     targets = unet_targets(small_model.unet, with_convolutions=True)
-    network = LoraNetwork.new(targets + text_encoder_targets(small_model.text_encoder), RANKS, seed=1)
+    network = LoraNetwork.new(targets + text_encoder_targets(small_model.text_encoders[0]), RANKS, seed=1)
     network.attach()
     try:
         for one, other in zip(_outputs(small_model), outputs, strict=True):
@@ -287,18 +287,18 @@ def test_second_network_is_refused_and_changes_nothing() -> None:
 def test_parameters_by_part_and_their_gradients(load_small: Callable[[], Any]) -> None:
     model = load_small()
     targets = unet_targets(model.unet, with_convolutions=False)
-    network = LoraNetwork.new(targets + text_encoder_targets(model.text_encoder), RANKS, seed=1)
+    network = LoraNetwork.new(targets + text_encoder_targets(model.text_encoders[0]), RANKS, seed=1)
     unet, text = network.parameters_of("unet"), network.parameters_of("text_encoder")
     assert (len(unet), len(text)) == (2 * 192, 2 * 2 * 6)
     assert {id(p) for p in unet + text} == {id(p) for p in network.parameters()}
     network.attach()
     ids = torch.tensor([[49406, *range(320, 395), 49407]])
-    hidden = model.text_encoder(ids).last_hidden_state
+    hidden = model.text_encoders[0](ids).last_hidden_state
     noise = model.unet(torch.ones(1, 4, 16, 16), torch.tensor([500]), hidden).sample
     noise.square().mean().backward()
     ups = [lora.up for target, lora in network.pairs() if target.part == "unet"]
     assert all(up.grad is not None and bool(up.grad.any()) for up in ups)
     texts = [lora.up for target, lora in network.pairs() if target.part == "text_encoder"]
     assert all(up.grad is not None and bool(up.grad.any()) for up in texts)
-    frozen = [*model.unet.parameters(), *model.text_encoder.parameters()]
+    frozen = [*model.unet.parameters(), *model.text_encoders[0].parameters()]
     assert all(parameter.grad is None for parameter in frozen)

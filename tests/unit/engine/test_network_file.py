@@ -52,7 +52,7 @@ def network(small_model: Any, make_lora: Callable[..., Any]) -> LoraNetwork:
 
 
 def _all_targets(model: Any) -> list[Target]:
-    return unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoder)
+    return unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoders[0])
 
 
 def _one_layer(*values: float) -> LoraNetwork:

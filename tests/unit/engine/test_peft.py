@@ -35,12 +35,12 @@ def test_diffusers_and_peft_agree(
     """Computed in float64, so that 1e-6 of what the LoRA changes is far above what rounding does."""
     model = load_small()
     model.unet.double()
-    model.text_encoder.double()
-    base = _outputs(model.unet, model.text_encoder)
+    model.text_encoders[0].double()
+    base = _outputs(model.unet, model.text_encoders[0])
     network = make_lora(model, convolutions=convolutions)
     save_lora(tmp_path / "lora.safetensors", file_tensors(network, torch.float32), {})
     network.attach()
-    ours = _outputs(model.unet, model.text_encoder)
+    ours = _outputs(model.unet, model.text_encoders[0])
     network.detach()
 
     pipeline = make_pipeline(model)

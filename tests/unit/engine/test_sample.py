@@ -26,7 +26,7 @@ SEEDS = [5, 6, 7]
 
 @torch.no_grad()
 def encode(model: BaseModel, captions: list[str]) -> torch.Tensor:
-    prompts = Prompts(model.tokenizer, model.text_encoder, clip_skip=1, max_tokens=150)
+    prompts = Prompts(model, clip_skip=1, max_tokens=150)
     return prompts.encode(prompts.ids(captions))
 
 

@@ -157,8 +157,8 @@ def hidden_states_by_hand(text_encoder: Any, ids: torch.Tensor) -> list[torch.Te
 @torch.no_grad()
 def test_clip_skip_counts_layers_from_the_end(demo_model: BaseModel, clip_skip: int) -> None:
     """State -n, then the final norm. The demo model has 3 layers: 3 is the output of the first one."""
-    encoder = demo_model.text_encoder
-    prompts = Prompts(demo_model.tokenizer, encoder, clip_skip=clip_skip, max_tokens=150)
+    encoder = demo_model.text_encoders[0]
+    prompts = Prompts(demo_model, clip_skip=clip_skip, max_tokens=150)
     ids = prompts.ids(["sks, white background", "a red circle " * 30])
     assert ids.shape == (2, 2, 77)
     by_hand = hidden_states_by_hand(encoder, ids.reshape(4, 77))[-clip_skip]
@@ -168,11 +168,11 @@ def test_clip_skip_counts_layers_from_the_end(demo_model: BaseModel, clip_skip: 
 
 def test_clip_skip_has_a_limit(demo_model: BaseModel) -> None:
     with pytest.raises(ConfigError, match=r"clip_skip.*: 4 is more than the 3 layers"):
-        Prompts(demo_model.tokenizer, demo_model.text_encoder, clip_skip=4, max_tokens=75)
+        Prompts(demo_model, clip_skip=4, max_tokens=75)
 
 
 def test_cut_captions_are_remembered(demo_model: BaseModel) -> None:
-    prompts = Prompts(demo_model.tokenizer, demo_model.text_encoder, clip_skip=1, max_tokens=75)
+    prompts = Prompts(demo_model, clip_skip=1, max_tokens=75)
     long = words((CAT, 80))
     prompts.ids(["cat", long])
     prompts.ids([long])
@@ -200,7 +200,7 @@ BATCHES = [
 @torch.no_grad()
 def test_cached_texts_equal_trained_ones(demo_model: BaseModel) -> None:
     """Each batch is as long as its own longest caption, whatever was encoded together with it."""
-    prompts = Prompts(demo_model.tokenizer, demo_model.text_encoder, clip_skip=2, max_tokens=150)
+    prompts = Prompts(demo_model, clip_skip=2, max_tokens=150)
     trained, cached = TrainedTexts(prompts, torch.device("cpu")), CachedTexts(prompts)
     trained.prepare(BATCHES)
     cached.prepare(BATCHES)
@@ -212,7 +212,7 @@ def test_cached_texts_equal_trained_ones(demo_model: BaseModel) -> None:
 
 
 def test_cached_texts_without_their_encoder(demo_model: BaseModel) -> None:
-    prompts = Prompts(demo_model.tokenizer, demo_model.text_encoder, clip_skip=1, max_tokens=75)
+    prompts = Prompts(demo_model, clip_skip=1, max_tokens=75)
     cached = CachedTexts(prompts)
     cached.prepare(BATCHES[1:])
     before = cached.embeddings(BATCHES[1])
@@ -227,7 +227,7 @@ def test_cached_texts_without_their_encoder(demo_model: BaseModel) -> None:
 def test_trained_texts_carry_gradients(demo_model: BaseModel) -> None:
     """`encode` itself must not stop them: the text encoder's LoRA learns through it."""
     ids = torch.tensor([[[BEGIN, CAT] + [END] * 75]])
-    encoder = demo_model.text_encoder
+    encoder = demo_model.text_encoders[0]
     encoder.requires_grad_(True)
     try:
         assert encode(encoder, ids, 2).requires_grad
