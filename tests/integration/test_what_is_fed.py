@@ -25,6 +25,7 @@ from lora_train.core.jobs import TrainSpec
 from lora_train.data.epochs import Batch
 from lora_train.engine import setup
 from lora_train.engine import train as engine
+from lora_train.engine.loading import BaseModel
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
 
