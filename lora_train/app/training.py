@@ -77,8 +77,8 @@ class Training:
         if facts is not None:
             snapshot.family = FAMILY_LABELS.get(facts.family, facts.family)
             snapshot.prediction = facts.prediction
-            snapshot.resolution_px = presets.native_resolution_px(facts.model_channels)
-            snapshot.clip_skip_matters = facts.family == "sd1"
+            snapshot.resolution_px = presets.native_resolution_px(facts)
+            snapshot.clip_skip_matters = facts.family.startswith("sd1")
         return snapshot
 
     def check_model(self, settings: TrainSettings) -> tuple[list[str], CheckpointFacts | None]:

@@ -88,6 +88,8 @@ def load_for_drawing(settings: TrainSettings, report: Reporter) -> tuple[BaseMod
         vae_path=Path(settings.vae) if settings.vae else None,
         device=device.torch,
         dtype=dtype,
+        prediction=settings.prediction,
+        zero_terminal_snr=settings.zero_terminal_snr,
     )
     prompts = Prompts(
         model,

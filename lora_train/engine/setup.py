@@ -105,7 +105,14 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
     run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
-    run.model = model = load_base_model(checkpoint, vae_path=vae_path, device=run.device.torch, dtype=run.dtype)
+    run.model = model = load_base_model(
+        checkpoint,
+        vae_path=vae_path,
+        device=run.device.torch,
+        dtype=run.dtype,
+        prediction=settings.prediction,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
     run.resolution_px = settings.resolution or model.native_resolution_px
     buckets = place_in_buckets(dataset, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px)
     run.planner = make_planner(dataset, buckets, settings, spec.concept)
