@@ -71,7 +71,7 @@ def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tup
 
 def attach_lora(model: BaseModel, lora: Path) -> LoraNetwork:
     """Let the model draw with a finished LoRA."""
-    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(model.text_encoders[0])
+    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(*model.text_encoders)
     network = load_network(lora, targets)
     network.requires_grad_(False)
     network.attach()

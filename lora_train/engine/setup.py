@@ -167,7 +167,7 @@ def _build_network(run: Run) -> None:
         model.unet.to(memory_format=torch.channels_last)
     targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
     if settings.train_text_encoder:
-        targets += text_encoder_targets(model.text_encoders[0])
+        targets += text_encoder_targets(*model.text_encoders)
     ranks = {
         "linear": (settings.rank, settings.alpha),
         "conv": (settings.conv_rank, settings.conv_alpha),
@@ -176,6 +176,8 @@ def _build_network(run: Run) -> None:
     run.network.attach()
     parts = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
     run.groups = {part: run.network.parameters_of(part) for part in parts}
+    if settings.train_text_encoder:
+        run.groups["text_encoder"] += run.network.parameters_of("text_encoder_2")
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
@@ -237,7 +239,9 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
         started_at=time.time(),
         base_model_name=resolve_base_model(settings.base_model).name,
         vae_name=Path(settings.vae).name if settings.vae else "",
+        family=run.model.family,
         prediction=run.model.prediction,
+        zero_terminal_snr=run.model.zero_terminal_snr,
         compute_precision={torch.float32: "fp32", torch.bfloat16: "bf16"}.get(run.dtype, "fp16"),
         resolution_px=run.resolution_px,
         train_views=sum(picture.repeats for picture in training),
