@@ -7,7 +7,7 @@ A network is attached to a model and detached again; detached, the model is what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,11 @@ from torch import nn
 
 from lora_train.core.seeds import derive_seed
 
+TEXT_ENCODER_PARTS = ("text_encoder", "text_encoder_2")
+
 
 class Target(NamedTuple):
-    """A layer that gets a LoRA. `part` is "unet" or "text_encoder", `name` its dotted diffusers name."""
+    """A layer that gets a LoRA. `part` is "unet" or one of TEXT_ENCODER_PARTS, `name` its dotted diffusers name."""
 
     part: str
     name: str
@@ -153,14 +155,23 @@ def unet_targets(unet: nn.Module, *, with_convolutions: bool) -> list[Target]:
 _TEXT_LEAVES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
-def text_encoder_targets(text_encoder: Any) -> list[Target]:
+def text_encoders_targets(text_encoders: Sequence[Any]) -> list[Target]:
+    """`text_encoder_targets` of one or two, as the parts "text_encoder" and "text_encoder_2"."""
+    return [
+        target
+        for part, text_encoder in zip(TEXT_ENCODER_PARTS, text_encoders, strict=False)
+        for target in text_encoder_targets(text_encoder, part)
+    ]
+
+
+def text_encoder_targets(text_encoder: Any, part: str = TEXT_ENCODER_PARTS[0]) -> list[Target]:
     """Attention and MLP layers of the text encoder (6 a layer, 72 on SD1), named as `text_model.encoder...`.
 
     transformers 5 dropped that prefix; WebUIs know the names with it only.
     """
     core = getattr(text_encoder, "text_model", text_encoder)
     return [
-        Target("text_encoder", f"text_model.{name}", layer)
+        Target(part, f"text_model.{name}", layer)
         for name, layer in core.named_modules()
         if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in _TEXT_LEAVES and ".layers." in name
     ]

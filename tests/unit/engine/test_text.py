@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lora_train.core.conditioning import conditioning_of
 from lora_train.core.errors import ConfigError
 from lora_train.data.epochs import Batch, View
 from lora_train.engine.loading import BaseModel, load_tokenizer
@@ -17,6 +18,7 @@ from lora_train.engine.texts import CachedTexts, TrainedTexts
 pytestmark = pytest.mark.compat
 
 BEGIN, END = 49406, 49407
+(SD1,) = conditioning_of("sd1").text_encoders
 CAT, COMMA = 2368, 267
 """Ids of "cat" and of "," at a word's end, from CLIP's vocabulary."""
 
@@ -39,7 +41,7 @@ def test_known_ids(tokenizer: Any) -> None:
     """OpenAI's own tokenizer gives these."""
     chunks, cut = tokenize(tokenizer, "a photo of a cat", 75)
     assert (chunks, cut) == ([[320, 1125, 539, 320, CAT]], 0)
-    row = pack([chunks], BEGIN, END)[0, 0].tolist()
+    row = pack([chunks], BEGIN, END, END)[0, 0].tolist()
     assert row == [BEGIN, 320, 1125, 539, 320, CAT] + [END] * 71
     assert tokenizer("a photo of a cat").input_ids == [BEGIN, 320, 1125, 539, 320, CAT, END]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (BEGIN, END)
@@ -48,7 +50,7 @@ def test_known_ids(tokenizer: Any) -> None:
 def test_empty_caption_is_one_empty_chunk(tokenizer: Any) -> None:
     chunks, cut = tokenize(tokenizer, "", 75)
     assert (chunks, cut) == ([[]], 0)
-    assert pack([chunks], BEGIN, END).tolist() == [[[BEGIN] + [END] * 76]]
+    assert pack([chunks], BEGIN, END, END).tolist() == [[[BEGIN] + [END] * 76]]
 
 
 @pytest.mark.parametrize("caption", ["桜の木の下で", "🐈‍⬛✨", "кот, café ñ", "a\nb\t c  d", "ÀÉ" * 200])
@@ -111,7 +113,7 @@ def test_a_comma_of_the_chunk_before_is_forgotten(tokenizer: Any) -> None:
 
 
 def test_shorter_captions_of_a_batch_get_empty_chunks() -> None:
-    ids = pack([[[CAT]], [[CAT] * 75, [CAT]]], BEGIN, END)
+    ids = pack([[[CAT]], [[CAT] * 75, [CAT]]], BEGIN, END, END)
     assert ids.shape == (2, 2, 77)
     assert ids[0, 1].tolist() == [BEGIN] + [END] * 76
     assert ids[1, 0].tolist() == [BEGIN] + [CAT] * 75 + [END]
@@ -160,10 +162,12 @@ def test_clip_skip_counts_layers_from_the_end(demo_model: BaseModel, clip_skip: 
     encoder = demo_model.text_encoders[0]
     prompts = Prompts(demo_model, clip_skip=clip_skip, max_tokens=150)
     ids = prompts.ids(["sks, white background", "a red circle " * 30])
-    assert ids.shape == (2, 2, 77)
+    assert ids.shape == (1, 2, 2, 77)
     by_hand = hidden_states_by_hand(encoder, ids.reshape(4, 77))[-clip_skip]
     wanted = by_hand.reshape(2, 154, -1)
-    torch.testing.assert_close(prompts.encode(ids), wanted, rtol=1e-4, atol=1e-5)
+    encoded = prompts.encode(ids)
+    torch.testing.assert_close(encoded.hidden, wanted, rtol=1e-4, atol=1e-5)
+    assert encoded.pooled is None
 
 
 def test_clip_skip_has_a_limit(demo_model: BaseModel) -> None:
@@ -205,20 +209,20 @@ def test_cached_texts_equal_trained_ones(demo_model: BaseModel) -> None:
     trained.prepare(BATCHES)
     cached.prepare(BATCHES)
     for batch, tokens in zip(BATCHES, (154, 77, 77), strict=True):
-        one, other = trained.embeddings(batch), cached.embeddings(batch)
+        one, other = trained.embeddings(batch).hidden, cached.embeddings(batch).hidden
         assert one.shape == (len(batch.views), tokens, 64)
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert torch.equal(cached.embeddings(BATCHES[2])[0], cached.embeddings(BATCHES[0])[1, :77])
+    assert torch.equal(cached.embeddings(BATCHES[2]).hidden[0], cached.embeddings(BATCHES[0]).hidden[1, :77])
 
 
 def test_cached_texts_without_their_encoder(demo_model: BaseModel) -> None:
     prompts = Prompts(demo_model, clip_skip=1, max_tokens=75)
     cached = CachedTexts(prompts)
     cached.prepare(BATCHES[1:])
-    before = cached.embeddings(BATCHES[1])
+    before = cached.embeddings(BATCHES[1]).hidden
     cached.let_go()
     cached.prepare(BATCHES[1:])
-    assert torch.equal(cached.embeddings(BATCHES[1]), before)
+    assert torch.equal(cached.embeddings(BATCHES[1]).hidden, before)
     assert not before.requires_grad
     with pytest.raises(RuntimeError, match="let go"):
         cached.prepare([batch_of("something new")])
@@ -230,6 +234,6 @@ def test_trained_texts_carry_gradients(demo_model: BaseModel) -> None:
     encoder = demo_model.text_encoders[0]
     encoder.requires_grad_(True)
     try:
-        assert encode(encoder, ids, 2).requires_grad
+        assert encode(encoder, ids, SD1, 2).hidden.requires_grad
     finally:
         encoder.requires_grad_(False)
