@@ -16,8 +16,6 @@ class TextEncoderUse(msgspec.Struct, frozen=True):
     layer: int | None
     """Hidden state, counted from the end: -1 is the last layer's output. None: the clip skip chooses."""
     has_final_norm: bool
-    pad_id: int | None
-    """Fills a chunk behind its end token. None: the end token itself."""
     gives_pooled: bool = False
 
 
@@ -37,12 +35,12 @@ class Conditioning(msgspec.Struct, frozen=True):
         return any(use.layer is None for use in self.text_encoders)
 
 
-_SD1 = Conditioning((TextEncoderUse(None, has_final_norm=True, pad_id=None),))
-_SD2 = Conditioning((TextEncoderUse(-1, has_final_norm=True, pad_id=0),))
+_SD1 = Conditioning((TextEncoderUse(None, has_final_norm=True),))
+_SD2 = Conditioning((TextEncoderUse(-1, has_final_norm=True),))
 _SDXL = Conditioning(
     (
-        TextEncoderUse(-2, has_final_norm=False, pad_id=None),
-        TextEncoderUse(-2, has_final_norm=False, pad_id=0, gives_pooled=True),
+        TextEncoderUse(-2, has_final_norm=False),
+        TextEncoderUse(-2, has_final_norm=False, gives_pooled=True),
     ),
     tells_sizes=True,
     vae_works_in_half=False,

@@ -118,7 +118,9 @@ class Prompts:
         self.clip_skip = clip_skip
         self.max_tokens = max_tokens
         self.cut_captions: dict[str, int] = {}
-        self._tokenizer = model.tokenizers[0]  # they differ in their padding alone
+        self._tokenizer = model.tokenizers[0]
+        self._pads = [tokenizer.pad_token_id for tokenizer in model.tokenizers]
+        """CLIP-L's is its end token, OpenCLIP's 0; nothing else differs between tokenizers."""
         self._chunks: dict[str, list[list[int]]] = {}
 
     @property
@@ -130,8 +132,7 @@ class Prompts:
         """(E, B, C, 77) on the CPU. Captions that are cut are remembered in `cut_captions`."""
         chunks = [self._tokenized(caption) for caption in captions]
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        pads = [end if use.pad_id is None else use.pad_id for use in self._uses]
-        return torch.stack([pack(chunks, begin, end, pad) for pad in pads])
+        return torch.stack([pack(chunks, begin, end, pad) for pad in self._pads])
 
     def length(self, caption: str) -> int:
         """Tokens of this caption's embedding, begin, end and padding included: 77 for each chunk."""

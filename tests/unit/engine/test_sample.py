@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.preview_settings import Sampler
-from lora_train.engine import sample
+from lora_train.engine import diffusion, sample
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.sample import DrawSettings, draw, draw_settings, make_scheduler, picture_seeds
 from lora_train.engine.text import Embeddings, Prompts
@@ -90,6 +90,38 @@ def test_timesteps_by_hand() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_v_prediction_reaches_the_scheduler(sampler: Sampler) -> None:
     assert make_scheduler(sampler, "v_prediction").config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_zero_terminal_snr_begins_at_pure_noise(sampler: Sampler) -> None:
+    """Lin et al. 2023, section 3.3: the first timestep is the last of the schedule, the others follow evenly."""
+    scheduler = make_scheduler(sampler, "v_prediction", zero_terminal_snr=True)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps.tolist() == [1000 - 50 * index - 1 for index in range(20)]
+    # diffusers keeps the last one just above 0 where it divides by it.
+    assert scheduler.alphas_cumprod[-1] <= 2**-24
+    ours = diffusion.alphas_cumprod(zero_terminal_snr=True)
+    torch.testing.assert_close(scheduler.alphas_cumprod[:-1], ours[:-1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_v_of_one_picture_is_sampled_back_to_it(sampler: Sampler) -> None:
+    """A model that always knows the picture: from pure noise each sampler comes to it, if schedule and v fit."""
+    scheduler = make_scheduler(sampler, "v_prediction", zero_terminal_snr=True)
+    scheduler.set_timesteps(20)
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.randn(1, 4, 8, 8, generator=generator)
+    latents = torch.randn(1, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    shares = diffusion.alphas_cumprod(zero_terminal_snr=True)
+    extra = {} if sampler in ("DDIM", "DPM++ 2M") else {"generator": generator}
+    for timestep in scheduler.timesteps:
+        seen = scheduler.scale_model_input(latents, timestep)
+        share = shares[int(timestep)]
+        noise = (seen - share.sqrt() * picture) / (1 - share).sqrt()
+        velocity = diffusion.target(picture, noise, share.reshape(1), "v_prediction")
+        latents = scheduler.step(velocity, timestep, latents, **extra).prev_sample
+    # DDIM ends at timestep 0, whose noise has the share 0.00085, a spread of 0.029.
+    torch.testing.assert_close(latents, picture, rtol=0, atol=0.15 if sampler == "DDIM" else 1e-3)
 
 
 @torch.no_grad()
