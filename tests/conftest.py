@@ -53,6 +53,40 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Writes a small base model of a family ("sdxl", "sd2-inpaint", ...), once for all tests, and returns its path."""
+    import torch
+
+    from lora_train.engine import random_model
+
+    folder = tmp_path_factory.mktemp("families")
+    sizes = {"sd1": random_model.SMALL, "sd2": random_model.SMALL_SD2, "sdxl": random_model.SMALL_SDXL}
+
+    def write(family: str) -> Path:
+        path = folder / f"{family}.safetensors"
+        if not path.exists():
+            plain, _, variant = family.partition("-")
+            chosen = random_model.with_in_channels(sizes[plain], 9 if variant == "inpaint" else 4)
+            random_model.write_random_checkpoint(path, chosen, dtype=torch.float32, seed=7)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def model_of(checkpoint_of: Callable[[str], Path]) -> Callable[[str], Any]:
+    """Loads a small base model of a family, once for all tests that leave it as it is."""
+    loaded: dict[str, Any] = {}
+
+    def load(family: str) -> Any:
+        if family not in loaded:
+            loaded[family] = _load(checkpoint_of(family))
+        return loaded[family]
+
+    return load
+
+
 @pytest.fixture
 def load_small(small_checkpoint: Path) -> Callable[[], Any]:
     """Loads a fresh copy of the small model at every call."""

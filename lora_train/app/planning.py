@@ -14,11 +14,11 @@ import msgspec
 from lora_train import publish
 from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
+from lora_train.core.checkpoints import read_checkpoint, require_supported, with_choices
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError, WorkspaceError
-from lora_train.core.families import CheckpointFacts, detect_checkpoint, detect_folder, require_supported
+from lora_train.core.families import CheckpointFacts
 from lora_train.core.jobs import JobFolder, TrainSpec
-from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Version
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def choose_buckets(dataset: Dataset, settings: TrainSettings, facts: CheckpointF
     return place_in_buckets(
         dataset,
         settings,
-        resolution_px=presets.native_resolution_px(facts.model_channels),
+        resolution_px=presets.native_resolution_px(facts),
         step_px=presets.bucket_step_px(facts.model_channels),
     )
 
@@ -126,7 +126,10 @@ def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
 
 
 def check_base_model(settings: TrainSettings) -> CheckpointFacts:
-    """What the base model's header tells. Raises ConfigError or ModelError when it can't be trained on."""
+    """What the base model is, with the prediction that training will use.
+
+    Raises ConfigError or ModelError when it can't be trained on.
+    """
     if not settings.base_model:
         raise ConfigError(["base_model (Train base model): none was chosen; give a checkpoint or 'demo'"])
     path = resolve_base_model(settings.base_model)
@@ -135,15 +138,15 @@ def check_base_model(settings: TrainSettings) -> CheckpointFacts:
     if settings.vae and not Path(settings.vae).is_file():
         raise ModelError(f"{settings.vae} does not exist.", "Check the path of the VAE.")
     told = path.stat()
-    facts = detect_folder(path) if path.is_dir() else _read_header(path, told.st_mtime_ns, told.st_size)
+    facts = read_checkpoint(path) if path.is_dir() else _read_header(path, told.st_mtime_ns, told.st_size)
     require_supported(facts, path)
-    return facts
+    return with_choices(facts, settings.prediction, settings.zero_terminal_snr)
 
 
 @lru_cache(maxsize=64)
 def _read_header(path: Path, mtime_ns: int, size_bytes: int) -> CheckpointFacts:  # noqa: ARG001
     """The header of a large checkpoint takes a while, and the page's sum asks for it every second."""
-    return detect_checkpoint(read_tensor_file(path).tensors)
+    return read_checkpoint(path)
 
 
 def with_threads(settings: TrainSettings, facts: CheckpointFacts | None) -> TrainSettings:

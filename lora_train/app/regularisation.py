@@ -206,8 +206,7 @@ def _check_count(count: int) -> list[str]:
 
 def _size_px(settings: TrainSettings, facts: CheckpointFacts | None) -> int:
     """Width and height of the pictures that are drawn."""
-    native_px = presets.native_resolution_px(facts.model_channels if facts is not None else None)
-    return settings.preview_size_px or native_px
+    return settings.preview_size_px or presets.native_resolution_px(facts)
 
 
 def _pictures_to_come(version: Version, class_name: str, count: int, size_px: int) -> list[Picture]:

@@ -78,7 +78,7 @@ class Training:
         if facts is not None:
             snapshot.family = FAMILY_LABELS.get(facts.family, facts.family)
             snapshot.prediction = facts.prediction
-            snapshot.resolution_px = presets.native_resolution_px(facts.model_channels)
+            snapshot.resolution_px = presets.native_resolution_px(facts)
             snapshot.clip_skip_matters = conditioning_of(facts.family).clip_skip_matters
         return snapshot
 

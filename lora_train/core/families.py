@@ -57,8 +57,15 @@ FAMILY_NAMES: dict[Family, str] = {
     "unknown": "not a checkpoint of a known kind",
 }
 
-FAMILY_LABELS: dict[Family, str] = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
-"""The families that are trained, or will be, for a person to read."""
+FAMILY_LABELS: dict[Family, str] = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "SDXL",
+    "sd1-inpaint": "Stable Diffusion 1.x inpainting",
+    "sd2-inpaint": "Stable Diffusion 2.x inpainting",
+    "sdxl-inpaint": "SDXL inpainting",
+}
+"""The families that are trained, for a person to read."""
 
 _UNET = "model.diffusion_model."
 _INPUT_CONV = _UNET + "input_blocks.0.0.weight"
@@ -129,8 +136,8 @@ def guess_kind(tensors: Mapping[str, TensorInfo]) -> Guess:
 def detect_checkpoint(tensors: Mapping[str, TensorInfo]) -> CheckpointFacts:
     """Tell the family of a single-file base model and what else its header says.
 
-    SD2's prediction stays "unknown": only its weights tell it. A model of another kind than a
-    checkpoint is "unknown" with its `reason`.
+    SD2's prediction stays "unknown": only its weights tell it (`checkpoints.facts_of` reads them). A
+    model of another kind than a checkpoint is "unknown" with its `reason`.
     """
     guess = guess_kind(tensors)
     if guess.kind != "checkpoint":
@@ -157,19 +164,6 @@ def detect_checkpoint(tensors: Mapping[str, TensorInfo]) -> CheckpointFacts:
     )
 
 
-def require_supported(facts: CheckpointFacts, path: Path, supported: frozenset[str] = frozenset({"sd1"})) -> None:
-    """Raise ModelError with a sentence on what `path` is unless its family is in `supported`."""
-    if facts.family in supported:
-        return
-    if facts.family == "unknown":
-        raise ModelError(f"{path} can't be trained on: {facts.reason}.", f"Choose {FAMILY_NAMES['sd1']}.")
-    trained = " and ".join(FAMILY_LABELS.get(cast("Family", family), family) for family in sorted(supported))
-    raise ModelError(
-        f"{path} is {FAMILY_NAMES[facts.family]}; this version trains {trained} only.",
-        f"Choose a checkpoint of {trained}.",
-    )
-
-
 def _family(tensors: Mapping[str, TensorInfo]) -> Family:
     """The WebUIs' order; each test relies on those before it."""
     if _UNET + "x_embedder.proj.weight" in tensors or _is_bare_sd3(tensors):
@@ -180,8 +174,9 @@ def _family(tensors: Mapping[str, TensorInfo]) -> Family:
     if "conditioner.embedders.1.model.ln_final.weight" in tensors:
         return _sdxl_variant(tensors)
     if "conditioner.embedders.0.model.ln_final.weight" in tensors:
-        # SD 2.1 Turbo came with the names of an SDXL refiner, whose encoder is 1280 wide.
-        is_sd2 = _length(tensors, "conditioner.embedders.0.model.ln_final.weight", 0) == 1024
+        # SD 2.1 Turbo came with the names of an SDXL refiner, whose encoder is 1280 wide, and whose UNet takes sizes.
+        is_wide = _length(tensors, "conditioner.embedders.0.model.ln_final.weight", 0) == 1280
+        is_sd2 = not is_wide and _UNET + "label_emb.0.0.weight" not in tensors
         return "sd2" if is_sd2 else "sdxl-refiner"
     if "depth_model.model.pretrained.act_postprocess3.0.project.0.bias" in tensors:
         return "sd2-depth"
@@ -225,7 +220,7 @@ def _prediction(family: Family, tensors: Mapping[str, TensorInfo]) -> Prediction
     if "v_pred" in tensors:
         return "v_prediction"
     is_edm = "edm_mean" in tensors or "edm_vpred.sigma_max" in tensors
-    if is_edm or family in ("sd2", "sd3", "flux", "unclip", "unknown"):
+    if is_edm or family in ("sd2", "sd2-inpaint", "sd3", "flux", "unclip", "unknown"):
         return "unknown"
     return "epsilon"
 
@@ -281,6 +276,7 @@ class _UnetConfig(msgspec.Struct):
 
 
 class _SchedulerConfig(msgspec.Struct):
+    class_name: str = msgspec.field(name="_class_name", default="")
     prediction_type: str = "epsilon"  # what diffusers takes where a scheduler doesn't say
     rescale_betas_zero_snr: bool = False
 
@@ -334,11 +330,8 @@ def detect_folder(path: Path) -> CheckpointFacts:
     unet = _read_config(path / "unet" / "config.json", _UnetConfig)
     scheduler = _read_config(path / "scheduler" / "scheduler_config.json", _SchedulerConfig)
     family = _family_of_folder(path, pipeline, unet)
-    is_known = scheduler.prediction_type in ("epsilon", "v_prediction") and family not in (
-        "sd3",
-        "flux",
-        "unknown",
-    )
+    is_known = scheduler.prediction_type in ("epsilon", "v_prediction") and not scheduler.class_name.startswith("EDM")
+    is_known = is_known and family not in ("sd3", "flux", "unknown")
     weights = find_weights(path / "unet")
     return CheckpointFacts(
         family,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lora_train.core.families import CheckpointFacts
+
 SMALLEST_FULL_CHANNELS = 128
 """A UNet with fewer channels is a small model for demos and tests, made for 64 px and not for 512."""
 
@@ -13,9 +15,16 @@ def is_small_model(model_channels: int | None) -> bool:
     return model_channels is not None and model_channels < SMALLEST_FULL_CHANNELS
 
 
-def native_resolution_px(model_channels: int | None) -> int:
-    """The size that a Stable Diffusion 1.x model was made for."""
-    return 64 if is_small_model(model_channels) else 512
+def native_resolution_px(facts: CheckpointFacts | None) -> int:
+    """The size that a base model was made for; Stable Diffusion 1.x's where nothing is known of it."""
+    if facts is None:
+        return 512
+    if is_small_model(facts.model_channels):
+        return 64
+    if facts.family.startswith("sdxl"):
+        return 1024
+    is_768 = facts.family.startswith("sd2") and facts.prediction == "v_prediction"
+    return 768 if is_768 else 512
 
 
 def bucket_step_px(model_channels: int | None) -> int:

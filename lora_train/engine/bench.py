@@ -18,10 +18,10 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_train.core.assets import resolve_base_model
-from lora_train.core.families import detect_checkpoint, detect_folder
+from lora_train.core.checkpoints import read_checkpoint, with_choices
+from lora_train.core.config import TrainSettings
 from lora_train.core.jobs import BenchSpec, JobFolder, TrainSpec
 from lora_train.core.presets import native_resolution_px
-from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.data.dataset import fingerprint, scan_dataset
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
@@ -42,7 +42,7 @@ def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object
             report.phase("making a full-size model with random weights")
             _make_full_size_model(checkpoint)
             settings = msgspec.structs.replace(settings, base_model=str(checkpoint))
-        size_px = settings.resolution or native_resolution_px(_model_channels(settings.base_model))
+        size_px = settings.resolution or _native_resolution_px(settings)
         _make_pictures(job.path / "dataset", spec.pictures, size_px)
         making_s = time.monotonic() - made_at
         return _measure(spec, settings, job, report, making_s)
@@ -50,10 +50,9 @@ def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object
         checkpoint.unlink(missing_ok=True)
 
 
-def _model_channels(base_model: str) -> int | None:
-    path = resolve_base_model(base_model)
-    facts = detect_folder(path) if path.is_dir() else detect_checkpoint(read_tensor_file(path).tensors)
-    return facts.model_channels
+def _native_resolution_px(settings: TrainSettings) -> int:
+    facts = read_checkpoint(resolve_base_model(settings.base_model))
+    return native_resolution_px(with_choices(facts, settings.prediction, settings.zero_terminal_snr))
 
 
 def _measure(spec: BenchSpec, settings: Any, job: JobFolder, report: Reporter, making_s: float) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Names of the original (LDM) checkpoint layout for modules that diffusers names differently.
+"""Names of the original (LDM) checkpoint layout for modules that diffusers and transformers name differently.
 
     UNet, L = layers per block                              prefix model.diffusion_model.
     down_blocks.i.resnets.j      input_blocks.(1+(L+1)i+j).0        (inside: conv1 -> in_layers.2 ...)
@@ -7,6 +7,12 @@
     mid_block.*                  middle_block.0, 1, 2
     up_blocks.i.resnets.j        output_blocks.((L+1)i+j).0
     up_blocks.i.upsamplers.0     output_blocks.((L+1)i+L).(2 behind attentions, else 1).conv
+    add_embedding.*              label_emb.0.0, 2                   (SDXL: pooled text and sizes)
+
+    OpenCLIP's text encoder              prefix cond_stage_model.model. (SD2), conditioner.embedders.1.model. (SDXL)
+    encoder.layers.n.self_attn.{q,k,v}_proj    transformer.resblocks.n.attn.in_proj_*, a third of the rows each
+    encoder.layers.n.mlp.fc1, fc2              transformer.resblocks.n.mlp.c_fc, c_proj
+    text_projection.weight                     text_projection, transposed
 
 Read from the two layouts themselves (HOSTS: key conversion); the host's LoRA loader inverts the same map.
 """
@@ -14,10 +20,21 @@ Read from the two layouts themselves (HOSTS: key conversion); the host's LoRA lo
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
-TEXT_PREFIX = "cond_stage_model.transformer."
+
+CLIP_PREFIXES = tuple(
+    owner + wrapper
+    for owner in ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+    for wrapper in ("text_model.", "")
+)
+"""Where CLIP-L lies: in SD1's files and in SDXL's, each with `text_model.` and, in some files, without it."""
+SD2_TEXT_PREFIXES = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
+"""Where SD2's OpenCLIP lies; the second is SD 2.1 Turbo's."""
+SDXL_TEXT_PREFIXES = ("conditioner.embedders.1.model.",)
+"""Where SDXL's second text encoder lies, an OpenCLIP."""
 
 _UNET_FIXED = {
     "conv_in": "input_blocks.0.0",
@@ -25,6 +42,8 @@ _UNET_FIXED = {
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _RESNET = {
     "norm1": "in_layers.0",
@@ -111,3 +130,43 @@ def old_vae_name(name: str) -> str:
         for new, old in _OLD_VAE_ATTENTION.items():
             name = name.replace(f".{new}.", f".{old}.")
     return name
+
+
+class Place(NamedTuple):
+    """Where a parameter lies in a file: a whole tensor, or the `third` (0, 1, 2) of its rows; perhaps transposed."""
+
+    name: str
+    third: int | None = None
+    is_transposed: bool = False
+
+
+_OPEN_CLIP_FIXED = {
+    "embeddings.token_embedding.weight": Place("token_embedding.weight"),
+    "embeddings.position_embedding.weight": Place("positional_embedding"),
+    "final_layer_norm.weight": Place("ln_final.weight"),
+    "final_layer_norm.bias": Place("ln_final.bias"),
+    "text_projection.weight": Place("text_projection", is_transposed=True),
+}
+_OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def open_clip_place(name: str) -> Place:
+    """Where OpenCLIP keeps a parameter of transformers' CLIP text encoder, without the prefix of either.
+
+    Raises KeyError for a name that OpenCLIP has no place for.
+    """
+    match = _TEXT_LAYER.fullmatch(name)
+    if match is None:
+        return _OPEN_CLIP_FIXED[name]
+    layer, module, leaf = match.groups()
+    block = f"transformer.resblocks.{layer}"
+    if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+        return Place(f"{block}.attn.in_proj_{leaf}", third="qkv".index(module[len("self_attn.")]))
+    return Place(f"{block}.{_OPEN_CLIP_LAYER[module]}.{leaf}")

@@ -19,8 +19,8 @@ from torch import nn
 from lora_train.core.errors import ModelError, TrainToolsError
 from lora_train.core.files import replace
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
-from lora_train.engine.loading import read_tensor
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target
+from lora_train.engine.weights import read_tensor
 
 _DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 _PREFIX = {"unet": "lora_unet_", "text_encoder": "lora_te_"}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Sampled
 from lora_train.core.jobs import JobFolder, PreviewSpec, SamplesSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
-from lora_train.engine.loading import BaseModel
+from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.network import LoraNetwork, text_encoders_targets, unet_targets
 from lora_train.engine.network_file import load_network
-from lora_train.engine.opening import open_base_model
 from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text, save_previews
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
@@ -83,7 +83,14 @@ def load_for_drawing(settings: TrainSettings, report: Reporter) -> tuple[BaseMod
     device = devices.set_up(settings.device, settings.cpu_threads)
     dtype, _ = devices.choose_precision(settings.precision, device)
     report.phase("loading the base model")
-    model = open_base_model(settings, device.torch, dtype)
+    model = load_base_model(
+        resolve_base_model(settings.base_model),
+        vae_path=Path(settings.vae) if settings.vae else None,
+        device=device.torch,
+        dtype=dtype,
+        prediction=settings.prediction,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
     prompts = Prompts(
         model,
         clip_skip=settings.clip_skip,

@@ -28,10 +28,9 @@ from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
-from lora_train.engine.loading import BaseModel
+from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network import LoraNetwork, text_encoders_targets, unet_targets
-from lora_train.engine.opening import open_base_model
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.reporting import Reporter
@@ -109,9 +108,17 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     dataset = _scan(spec, job_dir, report)
 
     report.phase("loading the base model")
+    checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
-    run.checkpoint_hashes = CheckpointHashes(resolve_base_model(settings.base_model), vae_path)
-    run.model = model = open_base_model(settings, run.device.torch, run.dtype)
+    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
+    run.model = model = load_base_model(
+        checkpoint,
+        vae_path=vae_path,
+        device=run.device.torch,
+        dtype=run.dtype,
+        prediction=settings.prediction,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
     run.conditioning = conditioning_of(model.family)
     run.trains_text = trains_text_encoders(settings, model.family)
     run.resolution_px = settings.resolution or model.native_resolution_px

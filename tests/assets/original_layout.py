@@ -14,13 +14,14 @@ from make_demo_pictures import DEMO_FOLDER
 from safetensors.torch import load_file, save_file
 
 from lora_train.engine.ldm_names import (
-    TEXT_PREFIX,
+    CLIP_PREFIXES,
     UNET_PREFIX,
     VAE_PREFIX,
     unet_module_name,
     vae_name,
 )
 
+TEXT_PREFIX = CLIP_PREFIXES[1]
 FILE_NAME = "tiny_sd.safetensors"
 CONFIG_NAME = "tiny_sd.yaml"
 POSITION_IDS = f"{TEXT_PREFIX}text_model.embeddings.position_ids"

@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 
+from lora_train.core.checkpoints import require_supported
 from lora_train.core.errors import ModelError
 from lora_train.core.families import (
-    FAMILY_NAMES,
     CheckpointFacts,
     detect_checkpoint,
     detect_folder,
     find_weights,
     guess_kind,
-    require_supported,
 )
 from lora_train.core.tensorfiles import TensorInfo
 
@@ -206,20 +205,6 @@ def test_what_is_no_base_model_is_called_by_its_name(shapes: Shapes, kind: str, 
 
 def test_nothing_at_all() -> None:
     assert detect_checkpoint({}).family == "unknown"
-
-
-def test_supported_families_pass() -> None:
-    require_supported(CheckpointFacts("sd1"), Path("a"))
-    require_supported(CheckpointFacts("sdxl"), Path("a"), frozenset({"sd1", "sdxl"}))
-
-
-@pytest.mark.parametrize("family", sorted(FAMILY_NAMES.keys() - {"sd1", "unknown"}))
-def test_unsupported_families_are_named(family: Any) -> None:
-    with pytest.raises(ModelError) as error:
-        require_supported(CheckpointFacts(family), Path("some.safetensors"))
-    assert error.value.message == (
-        f"some.safetensors is {FAMILY_NAMES[family]}; this version trains Stable Diffusion 1.x only."
-    )
 
 
 def test_the_demo_model() -> None:

@@ -412,7 +412,7 @@ UNET = "model.diffusion_model."
         ),
         (_without(UNET + "input_blocks.0.0"), "unknown number of input channels"),
         (_without(UNET + "out.2"), "out.2.weight"),
-        (_without(UNET + "input_blocks.4"), "not built like Stable Diffusion 1.x"),
+        (_without(UNET + "input_blocks.4"), "not built like Stable Diffusion's"),
         (_without(TEXT), "no text encoder"),
         (_without(TEXT + "text_model.final_layer_norm"), "lacks 2 tensors"),
         (_without(TEXT + "text_model.embeddings.position_embedding"), "position_embedding"),
@@ -443,20 +443,16 @@ def test_file_cut_short(small_checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"conditioner.embedders.1.model.ln_final.weight": (1280,)}, "SDXL"),
-        (
-            {"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (3072, 1024)},
-            "Stable Diffusion 2.x",
-        ),
+        ({"conditioner.embedders.0.model.ln_final.weight": (1280,)}, "is an SDXL refiner"),
+        ({UNET + "x_embedder.proj.weight": (1536, 16, 2, 2)}, "is a Stable Diffusion 3 checkpoint"),
         ({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 320)}, "this is a LoRA"),
     ],
-    ids=["SDXL", "SD2", "LoRA"],
+    ids=["refiner", "SD3", "LoRA"],
 )
 def test_other_families_are_recognised(tensors: dict[str, tuple[int, ...]], says: str, tmp_path: Path) -> None:
     stored = {name: torch.zeros(shape) for name, shape in tensors.items()}
     if "LoRA" not in says:
         stored[UNET + "input_blocks.0.0.weight"] = torch.zeros(32, 4, 3, 3)
-        stored[UNET + "middle_block.1.transformer_blocks.0.attn1.to_q.weight"] = torch.zeros(1)
     path = save(tmp_path, stored)
     with pytest.raises(ModelError) as error:
         load(path)
