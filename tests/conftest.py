@@ -133,7 +133,7 @@ def make_lora() -> Callable[..., Any]:
         model: Any, *, convolutions: bool = False, rank: int = 4, alpha: float = 3.0, up: float = 0.1
     ) -> LoraNetwork:
         targets = unet_targets(model.unet, with_convolutions=convolutions)
-        targets += text_encoder_targets(model.text_encoders[0])
+        targets += text_encoder_targets(*model.text_encoders)
         network = LoraNetwork.new(targets, {"linear": (rank, alpha), "conv": (2, 1.0)}, seed=3)
         generator = torch.Generator().manual_seed(11)
         with torch.no_grad():

@@ -40,6 +40,7 @@ class LoraFacts(msgspec.Struct, frozen=True):
     network_types   of lora, dora, loha, lokr, oft, glora, full, norm, ia3: those whose parts occur
     family_from     what told the family: "shapes", "names", "metadata" or "" for nothing
     ranks, alphas   the different values, in rising order
+    text_encoder_modules, second_text_encoder_modules   those of each text encoder; only SDXL has a second one
     convolution_modules   those with a kernel larger than 1x1
     incomplete      one text per module that lacks a part, and which
     model_hash      `sshs_model_hash` of the metadata
@@ -54,6 +55,7 @@ class LoraFacts(msgspec.Struct, frozen=True):
     alphas: list[float]
     unet_modules: int
     text_encoder_modules: int
+    second_text_encoder_modules: int
     other_modules: int
     convolution_modules: int
     incomplete: list[str]
@@ -174,9 +176,10 @@ def _lora_facts(file: TensorFile, *, verify_hash: bool) -> LoraFacts:
         alphas=_alphas(file.path, modules),
         unet_modules=sides["unet"],
         text_encoder_modules=sides["text_encoder"],
+        second_text_encoder_modules=sides["second_text_encoder"],
         other_modules=sides["other"],
         convolution_modules=sum(any(length > 1 for length in kernel) for kernel in kernels),
-        incomplete=_incomplete(modules, types, naming),
+        incomplete=_incomplete(modules, types, naming) + _partly_fused(modules, family),
         model_hash=model_hash,
         hash_is_right=tensor_part_sha256(file.path) == model_hash if is_checked else None,
     )
@@ -218,7 +221,9 @@ def _naming(modules: _Modules) -> Literal["kohya", "diffusers", "other"]:
     return "diffusers" if all(name.startswith(prefixes) for name in modules) else "other"
 
 
-def _side(module: str) -> Literal["unet", "text_encoder", "other"]:
+def _side(module: str) -> Literal["unet", "text_encoder", "second_text_encoder", "other"]:
+    if module.startswith(("lora_te2_", "text_encoder_2.")):
+        return "second_text_encoder"
     if module.startswith(("lora_te", "text_encoder", "oft_te")):
         return "text_encoder"
     unet = (
@@ -250,6 +255,27 @@ def _incomplete(modules: _Modules, types: dict[str, str], naming: str) -> list[s
         if lacking:
             problems.append(f"{name}: no {', no '.join(lacking)}")
     return problems
+
+
+_FUSED_PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def _partly_fused(modules: _Modules, family: Family) -> list[str]:
+    """Attentions of OpenCLIP's encoders (SD2's and SDXL's second) that lack some of the four LoRAs.
+
+    q, k and v are one there, and Automatic1111 applies the four only together.
+    """
+    prefix = "lora_te_" if family == "sd2" else "lora_te2_"
+    attentions: dict[str, set[str]] = {}
+    for name in modules:
+        attention, found, part = name.rpartition("_self_attn_")
+        if found and name.startswith(prefix):
+            attentions.setdefault(attention, set()).add(part)
+    return [
+        f"{attention}_self_attn: no {', no '.join(part for part in _FUSED_PARTS if part not in parts)}"
+        for attention, parts in attentions.items()
+        if not parts.issuperset(_FUSED_PARTS)
+    ]
 
 
 def _alphas(path: Path, modules: _Modules) -> list[float]:
@@ -309,6 +335,12 @@ def _family(modules: _Modules, metadata: dict[str, str]) -> tuple[Family, Litera
     if metadata.get("ss_v2") == "True":
         return "sd2", "metadata"
     return "unknown", ""
+
+
+def family_of_lora(file: TensorFile) -> Family:
+    """The family that a LoRA was made for; "unknown" where neither shapes nor names nor metadata tell it."""
+    family, _ = _family(_modules(file.tensors), file.metadata)
+    return family
 
 
 def _family_by_shape(modules: _Modules, pattern: str, families: dict[int, Family]) -> Family | None:
@@ -398,7 +430,7 @@ def _lora_rows(facts: LoraFacts) -> list[tuple[str, str]]:
         ("Rank", _numbers(facts.ranks)),
         ("Alpha", _numbers(facts.alphas)),
         ("UNet modules", str(facts.unet_modules)),
-        ("Text modules", str(facts.text_encoder_modules)),
+        ("Text modules", _text_modules(facts)),
         ("Convolutions", f"{facts.convolution_modules} larger than 1x1"),
     ]
     if facts.other_modules:
@@ -409,6 +441,11 @@ def _lora_rows(facts: LoraFacts) -> list[tuple[str, str]]:
     if facts.hash_is_right is not None:
         rows.append(("Hash", "right" if facts.hash_is_right else "WRONG: the file was changed"))
     return rows
+
+
+def _text_modules(facts: LoraFacts) -> str:
+    second = facts.second_text_encoder_modules
+    return f"{facts.text_encoder_modules} and {second}" if second else str(facts.text_encoder_modules)
 
 
 def _numbers(values: list[int] | list[float]) -> str:

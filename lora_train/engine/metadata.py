@@ -6,10 +6,11 @@ Values are texts: numbers and booleans as Python prints them, missing ones "None
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
 
 _OPTIMIZER_NAMES = {
@@ -27,6 +28,23 @@ _LEAKS_DATASET = {
 """Left out by the privacy switch: what tells captions, tags or folder names."""
 
 
+class _FamilyNames(NamedTuple):
+    """What metadata calls a family: kohya's `ss_base_model_version`, ModelSpec's architecture and implementation."""
+
+    base_version: str
+    architecture: str
+    implementation: str = "diffusers"
+
+
+_SD1_NAMES = _FamilyNames("sd_v1", "stable-diffusion-v1/lora")
+_SD2_NAMES = _FamilyNames("sd_v2", "stable-diffusion-v2-512/lora")
+_SD2_V_NAMES = _FamilyNames("sd_v2_v", "stable-diffusion-v2-768-v/lora")
+_SDXL_NAMES = _FamilyNames(
+    "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "https://github.com/Stability-AI/generative-models"
+)
+"""SDXL's layers have the original layout's names in files, which is what the implementation tells."""
+
+
 class RunFacts(msgspec.Struct, kw_only=True):
     """What the metadata tells besides the settings. Counts of pictures include their repeats."""
 
@@ -38,7 +56,9 @@ class RunFacts(msgspec.Struct, kw_only=True):
     vae_name: str = ""
     vae_legacy_hash: str = ""
     vae_sha256: str = ""
+    family: str = "sd1"
     prediction: str
+    zero_terminal_snr: bool = False
     compute_precision: str
     resolution_px: int
     train_views: int
@@ -59,7 +79,9 @@ def build_metadata(
     values: dict[str, Any] = {
         **_run_values(settings, facts),
         **_dataset_values(facts),
-        **_setting_values(settings),
+        **_setting_values(settings, facts),
+        "ss_clip_skip": _clip_skip(settings, facts),
+        "ss_zero_terminal_snr": facts.zero_terminal_snr,
         "ss_output_name": output_name,
         "ss_training_finished_at": time.time(),
         "ss_epoch": epoch,
@@ -75,8 +97,8 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
     return {
         "ss_session_id": facts.session_id,
         "ss_training_started_at": facts.started_at,
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": False,
+        "ss_base_model_version": _names_of(facts).base_version,
+        "ss_v2": facts.family.startswith("sd2"),
         "ss_sd_model_name": facts.base_model_name,
         "ss_sd_model_hash": facts.base_model_legacy_hash,
         "ss_new_sd_model_hash": facts.base_model_sha256,
@@ -94,6 +116,19 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_fp8_base": False,
         "ss_lowram": False,
     }
+
+
+def _names_of(facts: RunFacts) -> _FamilyNames:
+    if facts.family.startswith("sdxl"):
+        return _SDXL_NAMES
+    if facts.family.startswith("sd2"):
+        return _SD2_V_NAMES if facts.prediction == "v_prediction" else _SD2_NAMES
+    return _SD1_NAMES
+
+
+def _clip_skip(settings: TrainSettings, facts: RunFacts) -> int | None:
+    """SD2 and SDXL take no notice of it."""
+    return settings.clip_skip if conditioning_of(facts.family).clip_skip_matters else None
 
 
 def _network_args(settings: TrainSettings) -> Any:
@@ -121,11 +156,11 @@ def _dataset_values(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _setting_values(settings: TrainSettings) -> dict[str, Any]:
+def _setting_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
     return {
         "ss_learning_rate": settings.learning_rate,
         "ss_unet_lr": settings.learning_rate,
-        "ss_text_encoder_lr": settings.text_encoder_lr if settings.train_text_encoder else None,
+        "ss_text_encoder_lr": settings.text_encoder_lr if trains_text_encoders(settings, facts.family) else None,
         "ss_optimizer": f"{_OPTIMIZER_NAMES[settings.optimizer]}(weight_decay={settings.weight_decay})",
         "ss_lr_scheduler": settings.lr_scheduler,
         "ss_lr_warmup_steps": settings.lr_warmup_steps,
@@ -135,7 +170,6 @@ def _setting_values(settings: TrainSettings) -> dict[str, Any]:
         "ss_total_batch_size": settings.batch_size * settings.gradient_accumulation_steps,
         "ss_gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "ss_gradient_checkpointing": settings.gradient_checkpointing,
-        "ss_clip_skip": settings.clip_skip,
         "ss_max_token_length": settings.max_tokens,
         "ss_seed": settings.seed,
         "ss_noise_offset": settings.noise_offset or None,
@@ -155,7 +189,6 @@ def _setting_values(settings: TrainSettings) -> dict[str, Any]:
         "ss_multires_noise_discount": None,
         "ss_adaptive_noise_scale": None,
         "ss_ip_noise_gamma": None,
-        "ss_zero_terminal_snr": False,
         "ss_debiased_estimation": False,
         "ss_huber_schedule": None,
         "ss_huber_c": None,
@@ -166,13 +199,13 @@ def _setting_values(settings: TrainSettings) -> dict[str, Any]:
 def _modelspec_values(settings: TrainSettings, facts: RunFacts, output_name: str) -> dict[str, Any]:
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.implementation": "diffusers",
+        "modelspec.architecture": _names_of(facts).architecture,
+        "modelspec.implementation": _names_of(facts).implementation,
         "modelspec.title": output_name,
         "modelspec.resolution": f"{facts.resolution_px}x{facts.resolution_px}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": "epsilon" if facts.prediction == "epsilon" else "v",
-        "modelspec.encoder_layer": settings.clip_skip,
+        "modelspec.encoder_layer": _clip_skip(settings, facts) or "",
         "modelspec.trigger_phrase": facts.trigger_phrase,
     }
 

@@ -7,7 +7,7 @@ A network is attached to a model and detached again; detached, the model is what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,16 +15,24 @@ import torch.nn.functional as functional
 from torch import nn
 
 from lora_train.core.seeds import derive_seed
-
-TEXT_ENCODER_PARTS = ("text_encoder", "text_encoder_2")
+from lora_train.engine.ldm_names import unet_module_name
 
 
 class Target(NamedTuple):
-    """A layer that gets a LoRA. `part` is "unet" or one of TEXT_ENCODER_PARTS, `name` its dotted diffusers name."""
+    """A layer that gets a LoRA.
+
+    part        "unet", "text_encoder" or "text_encoder_2"
+    name        its dotted diffusers name
+    file_name   its name in LoRA files where that is not kohya's prefix for the part and `name` with underscores
+    is_fused    OpenCLIP keeps q, k and v in one: Automatic1111 applies their LoRAs, and that of the attention's
+                output, only where all four are there
+    """
 
     part: str
     name: str
     layer: nn.Linear | nn.Conv2d
+    file_name: str = ""
+    is_fused: bool = False
 
 
 class LoraLayer(nn.Module):
@@ -108,7 +116,7 @@ class LoraNetwork(nn.Module):
             yield target, lora
 
     def parameters_of(self, part: str) -> list[nn.Parameter]:
-        """The parameters of "unet" or "text_encoder", in a fixed order."""
+        """The parameters of one part (see `Target`), in a fixed order."""
         chosen = [lora for target, lora in self.pairs() if target.part == part]
         return [parameter for lora in chosen for parameter in (lora.down, lora.up)]
 
@@ -138,40 +146,45 @@ def kind_of(layer: nn.Linear | nn.Conv2d) -> str:
     return "conv" if is_conv else "linear"
 
 
-def unet_targets(unet: nn.Module, *, with_convolutions: bool) -> list[Target]:
-    """The UNet layers that kohya's LoRA has: every Linear and 1x1 convolution of the attention blocks (192 on SD1).
+def unet_targets(unet: Any, *, with_convolutions: bool) -> list[Target]:
+    """The UNet layers that kohya's LoRA has: every Linear and 1x1 convolution of the attention blocks.
 
-    With convolutions also all of the residual blocks and up/down samplers (278 on SD1).
+    These are 192 on SD1 and SD2, 722 on SDXL; with convolutions also all of the residual blocks and up/down samplers,
+    278 and 788. SDXL's are called in files as in the original layout: WebUIs know some of them by these names only.
     """
     targets: list[Target] = []
+    is_sdxl = unet.config.addition_embed_type == "text_time"
     for name, layer in unet.named_modules():
         in_attention = ".attentions." in name
         in_others = ".resnets." in name or "samplers." in name
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and (in_attention or (with_convolutions and in_others)):
-            targets.append(Target("unet", name, layer))
+            targets.append(Target("unet", name, layer, _original_file_name(unet, name) if is_sdxl else ""))
     return targets
+
+
+def _original_file_name(unet: Any, name: str) -> str:
+    attention = ["CrossAttn" in kind for kind in unet.config.down_block_types]
+    return "lora_unet_" + unet_module_name(name, unet.config.layers_per_block, attention).replace(".", "_")
 
 
 _TEXT_LEAVES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
-def text_encoders_targets(text_encoders: Sequence[Any]) -> list[Target]:
-    """`text_encoder_targets` of one or two, as the parts "text_encoder" and "text_encoder_2"."""
-    return [
-        target
-        for part, text_encoder in zip(TEXT_ENCODER_PARTS, text_encoders, strict=False)
-        for target in text_encoder_targets(text_encoder, part)
-    ]
+def text_encoder_targets(*text_encoders: Any) -> list[Target]:
+    """Attention and MLP layers of a model's text encoders, named as `text_model.encoder...`: 6 for each layer.
 
-
-def text_encoder_targets(text_encoder: Any, part: str = TEXT_ENCODER_PARTS[0]) -> list[Target]:
-    """Attention and MLP layers of the text encoder (6 a layer, 72 on SD1), named as `text_model.encoder...`.
-
-    transformers 5 dropped that prefix; WebUIs know the names with it only.
+    That is 72 on SD1, 138 on SD2, 72 and 192 on SDXL. transformers 5 dropped the prefix; WebUIs know the names with
+    it only. SD1's and SD2's encoder is `lora_te_` in files, SDXL's are `lora_te1_` and `lora_te2_`.
     """
-    core = getattr(text_encoder, "text_model", text_encoder)
-    return [
-        Target(part, f"text_model.{name}", layer)
-        for name, layer in core.named_modules()
-        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in _TEXT_LEAVES and ".layers." in name
-    ]
+    targets: list[Target] = []
+    for number, text_encoder in enumerate(text_encoders, start=1):
+        part = "text_encoder" if number == 1 else f"text_encoder_{number}"
+        prefix = "lora_te_" if len(text_encoders) == 1 else f"lora_te{number}_"
+        is_open_clip = text_encoder.config.hidden_act == "gelu"
+        core = getattr(text_encoder, "text_model", text_encoder)
+        for own, layer in core.named_modules():
+            if isinstance(layer, nn.Linear) and own.rpartition(".")[2] in _TEXT_LEAVES and ".layers." in own:
+                name = f"text_model.{own}"
+                is_fused = is_open_clip and ".self_attn." in own
+                targets.append(Target(part, name, layer, prefix + name.replace(".", "_"), is_fused))
+    return targets

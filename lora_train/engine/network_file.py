@@ -17,7 +17,9 @@ from safetensors.torch import save
 from torch import nn
 
 from lora_train.core.errors import ModelError, TrainToolsError
+from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.files import replace
+from lora_train.core.inspection import family_of_lora
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target
 from lora_train.engine.weights import read_tensor
@@ -33,7 +35,7 @@ _LEGACY_HASH_BYTES = 0x10000
 
 def module_name(target: Target) -> str:
     """kohya's name of a layer's LoRA: dots become underscores, the part a prefix."""
-    return _PREFIX[target.part] + target.name.replace(".", "_")
+    return target.file_name or _PREFIX[target.part] + target.name.replace(".", "_")
 
 
 def file_tensors(network: LoraNetwork, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -105,23 +107,40 @@ def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 def load_network(path: Path, targets: Sequence[Target]) -> LoraNetwork:
     """The network in a LoRA file, for the layers among `targets` that it names.
 
-    Raises ModelError when the file is no plain LoRA, or has one for layers that the model lacks or of other shapes.
+    Raises ModelError when the file is no plain LoRA, has one for layers that the model lacks or of other shapes, or
+    has only some of the LoRAs that Automatic1111 applies together.
     """
     file = read_tensor_file(path)
     wanted = _lora_names(file)
-    pairs: list[tuple[Target, LoraLayer]] = []
+    found = [target for target in targets if module_name(target) in wanted]
+    if lacking := wanted - {module_name(target) for target in found}:
+        raise _does_not_fit(file, f"{len(lacking)} of its layers are not there, for example {min(lacking)}")
+    _check_fused(path, targets, wanted)
+    return LoraNetwork([(target, _read_layer(file, module_name(target), target.layer)) for target in found])
+
+
+def _does_not_fit(file: TensorFile, why: str) -> ModelError:
+    label = FAMILY_LABELS.get(family_of_lora(file))
+    kind = f" is a LoRA for {label} and" if label else ""
+    return ModelError(
+        f"{file.path}{kind} does not fit this base model: {why}.", "Choose a base model of the LoRA's family."
+    )
+
+
+def _check_fused(path: Path, targets: Sequence[Target], names: set[str]) -> None:
+    """Raise ModelError for an attention of an OpenCLIP encoder that has some of its four LoRAs and lacks others."""
+    attentions: dict[str, set[str]] = {}
     for target in targets:
-        name = module_name(target)
-        if name in wanted:
-            wanted.remove(name)
-            pairs.append((target, _read_layer(file, name, target.layer)))
-    if wanted:
-        raise ModelError(
-            f"{path} does not fit this base model: {len(wanted)} of its layers are not there, "
-            f"for example {min(wanted)}.",
-            "Choose a base model of the LoRA's family.",
-        )
-    return LoraNetwork(pairs)
+        if target.is_fused:
+            name = module_name(target)
+            attentions.setdefault(name.rpartition("_self_attn_")[0], set()).add(name)
+    for parts in attentions.values():
+        if (lacking := parts - names) and lacking != parts:
+            raise ModelError(
+                f"{path} lacks {min(lacking)}: Automatic1111 uses the LoRAs of such an attention only when q, k, v "
+                "and out are all there.",
+                "Train it anew, or choose another LoRA.",
+            )
 
 
 def _lora_names(file: TensorFile) -> set[str]:
@@ -151,10 +170,10 @@ def _read_layer(file: TensorFile, name: str, layer: nn.Linear | nn.Conv2d) -> Lo
         down, up = down[:, :, None, None], up[:, :, None, None]
     fits = down.shape[1:] == weight.shape[1:]
     if not fits or up.shape != (weight.shape[0], down.shape[0], *[1] * (weight.ndim - 2)):
-        raise ModelError(
-            f"{file.path} does not fit this base model: {name} has the shapes {tuple(down.shape)} and "
-            f"{tuple(up.shape)}, but is for a weight of the shape {tuple(weight.shape)}.",
-            "Choose a base model of the LoRA's family.",
+        raise _does_not_fit(
+            file,
+            f"{name} has the shapes {tuple(down.shape)} and {tuple(up.shape)}, but is for a weight of the shape "
+            f"{tuple(weight.shape)}",
         )
     has_alpha = f"{name}.{_ALPHA}" in file.tensors
     alpha = read_tensor(file, f"{name}.{_ALPHA}").item() if has_alpha else float(down.shape[0])

@@ -11,7 +11,7 @@ from lora_train.core.jobs import JobFolder, PreviewSpec, SamplesSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel, load_base_model
-from lora_train.engine.network import LoraNetwork, text_encoders_targets, unet_targets
+from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 from lora_train.engine.network_file import load_network
 from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text, save_previews
 from lora_train.engine.reporting import Reporter
@@ -71,7 +71,7 @@ def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tup
 
 def attach_lora(model: BaseModel, lora: Path) -> LoraNetwork:
     """Let the model draw with a finished LoRA."""
-    targets = unet_targets(model.unet, with_convolutions=True) + text_encoders_targets(model.text_encoders)
+    targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(*model.text_encoders)
     network = load_network(lora, targets)
     network.requires_grad_(False)
     network.attach()

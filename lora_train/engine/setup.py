@@ -30,7 +30,7 @@ from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
-from lora_train.engine.network import LoraNetwork, text_encoders_targets, unet_targets
+from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.reporting import Reporter
@@ -186,7 +186,7 @@ def _build_network(run: Run) -> None:
         model.unet.to(memory_format=torch.channels_last)
     targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
     if run.trains_text:
-        targets += text_encoders_targets(model.text_encoders)
+        targets += text_encoder_targets(*model.text_encoders)
     ranks = {
         "linear": (settings.rank, settings.alpha),
         "conv": (settings.conv_rank, settings.conv_alpha),
@@ -259,7 +259,9 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
         started_at=time.time(),
         base_model_name=resolve_base_model(settings.base_model).name,
         vae_name=Path(settings.vae).name if settings.vae else "",
+        family=run.model.family,
         prediction=run.model.prediction,
+        zero_terminal_snr=run.model.zero_terminal_snr,
         compute_precision={torch.float32: "fp32", torch.bfloat16: "bf16"}.get(run.dtype, "fp16"),
         resolution_px=run.resolution_px,
         train_views=sum(picture.repeats for picture in training),

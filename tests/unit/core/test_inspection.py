@@ -92,6 +92,7 @@ def test_lora_of_kohya(tmp_path: Path) -> None:
         alphas=[1, 1.5, 2, 4],
         unet_modules=4,
         text_encoder_modules=1,
+        second_text_encoder_modules=0,
         other_modules=0,
         convolution_modules=1,
         incomplete=[],
