@@ -65,6 +65,7 @@ def _key(settings: TrainSettings) -> str:
         settings.batch_size,
         settings.gradient_accumulation_steps,
         settings.train_text_encoder,
+        settings.train_sdxl_text_encoders,
         settings.gradient_checkpointing,
         settings.precision,
         settings.device,

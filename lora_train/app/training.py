@@ -25,6 +25,7 @@ from lora_train.app.version_settings import known_settings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
+from lora_train.core.conditioning import conditioning_of
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToolsError, WorkspaceError
 from lora_train.core.events import KILLED, EventWriter, Failed, read_events
@@ -78,7 +79,7 @@ class Training:
             snapshot.family = FAMILY_LABELS.get(facts.family, facts.family)
             snapshot.prediction = facts.prediction
             snapshot.resolution_px = presets.native_resolution_px(facts)
-            snapshot.clip_skip_matters = facts.family.startswith("sd1")
+            snapshot.clip_skip_matters = conditioning_of(facts.family).clip_skip_matters
         return snapshot
 
     def check_model(self, settings: TrainSettings) -> tuple[list[str], CheckpointFacts | None]:

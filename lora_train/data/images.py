@@ -68,8 +68,21 @@ _DAMAGED = (
 _warnings_lock = threading.Lock()
 
 
+class Fit(msgspec.Struct, frozen=True):
+    """How a picture is cut to its bucket; SDXL wants to know it."""
+
+    resized_size: tuple[int, int]
+    """(width_px, height_px) that just covers the bucket, aspect ratio kept."""
+
+    crop_left_top: tuple[int, int]
+    """(left_px, top_px) of the cut, measured in the resized picture."""
+
+    mirrored_left_px: int
+    """Left of the cut where the picture is mirrored: what lies right of it."""
+
+
 class Fitted(msgspec.Struct, frozen=True, eq=False):
-    """A picture cut to its bucket, and what SDXL wants to know about how that was done."""
+    """A picture cut to its bucket, and how that was done."""
 
     pixels: NDArray[np.uint8]
     """(H, W, 3), RGB, 0-255; H and W are the bucket's."""
@@ -139,24 +152,31 @@ def texts_in_picture(path: Path) -> tuple[str, bytes]:
         )
 
 
-def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:
-    """Resize (Lanczos, aspect ratio kept) until the RGB picture just covers the bucket
-    (width_px, height_px), then cut the centre out.
-    """
-    width_px, height_px = picture.size
+def fit(size: tuple[int, int], bucket: tuple[int, int]) -> Fit:
+    """How a picture of `size` (width_px, height_px) is resized and cut to a bucket."""
+    width_px, height_px = size
     bucket_width_px, bucket_height_px = bucket
     scale = max(bucket_width_px / width_px, bucket_height_px / height_px)
     resized_width_px = max(bucket_width_px, round(width_px * scale))
     resized_height_px = max(bucket_height_px, round(height_px * scale))
     left_px = (resized_width_px - bucket_width_px) // 2
     top_px = (resized_height_px - bucket_height_px) // 2
+    right_px = resized_width_px - bucket_width_px - left_px
+    return Fit((resized_width_px, resized_height_px), (left_px, top_px), right_px)
 
-    resized = picture.resize((resized_width_px, resized_height_px), Image.Resampling.LANCZOS)
+
+def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:
+    """Resize (Lanczos, aspect ratio kept) until the RGB picture just covers the bucket
+    (width_px, height_px), then cut the centre out.
+    """
+    how = fit(picture.size, bucket)
+    (left_px, top_px), (bucket_width_px, bucket_height_px) = how.crop_left_top, bucket
+    resized = picture.resize(how.resized_size, Image.Resampling.LANCZOS)
     cut = resized.crop((left_px, top_px, left_px + bucket_width_px, top_px + bucket_height_px))
     return Fitted(
         pixels=np.array(cut, dtype=np.uint8),
-        original_size=(width_px, height_px),
-        crop_left_top=(left_px, top_px),
+        original_size=picture.size,
+        crop_left_top=how.crop_left_top,
     )
 
 

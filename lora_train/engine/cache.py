@@ -51,6 +51,7 @@ def build_latent_cache(
     paths: Sequence[Path],
     buckets: Sequence[Bucket],
     *,
+    vae_scale: float,
     with_flips: bool,
     batch_size: int,
     device: torch.device,
@@ -62,7 +63,7 @@ def build_latent_cache(
     A picture that overflows a half-precision VAE is encoded again in float32 and named through `warn`.
     Raises DatasetError naming a picture whose latents are not finite even then.
     """
-    cache = LatentCache(float(vae.config.scaling_factor), device)
+    cache = LatentCache(vae_scale, device)
     done = 0
     for bucket in sorted(set(buckets)):
         sources = [index for index, own in enumerate(buckets) if own == bucket]

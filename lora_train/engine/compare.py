@@ -97,7 +97,7 @@ class _Drawer:
     def draw(self, prompts: list[str], *, weight: float) -> list[Image.Image]:
         self._network.multiplier = weight
         positive = self._prompts.encode_each(prompts)
-        negative = self._prompts.encode_each([""])[0][None]
+        negative = self._prompts.encode_each([""])[0]
         seeds = picture_seeds(self._seed, len(prompts))
         return draw(self._model, positive, negative, seeds, self._draw_with)
 

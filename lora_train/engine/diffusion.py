@@ -12,10 +12,24 @@ _BETA_START = 0.00085
 _BETA_END = 0.012
 
 
-def alphas_cumprod() -> torch.Tensor:
-    """(1000,) float32: the cumulative signal share of the scaled-linear schedule (Rombach et al. 2022)."""
+def alphas_cumprod(*, zero_terminal_snr: bool = False) -> torch.Tensor:
+    """(1000,) float32: the cumulative signal share of the scaled-linear schedule (Rombach et al. 2022).
+
+    With zero terminal SNR the last is 0, pure noise.
+    """
     betas = torch.linspace(_BETA_START**0.5, _BETA_END**0.5, TIMESTEPS, dtype=torch.float32) ** 2
-    return torch.cumprod(1.0 - betas, dim=0)
+    alpha_bar = torch.cumprod(1.0 - betas, dim=0)
+    return rescaled_to_zero_snr(alpha_bar) if zero_terminal_snr else alpha_bar
+
+
+def rescaled_to_zero_snr(alpha_bar: torch.Tensor) -> torch.Tensor:
+    """The same schedule moved and stretched so that its end is 0 and its beginning stays as it is.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1.
+    """
+    root = alpha_bar.sqrt()
+    moved = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return moved**2
 
 
 def add_noise(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
@@ -38,13 +52,14 @@ def target(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, 
 def min_snr_weight(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
     """(B,) loss weights: min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023).
 
-    gamma 0 switches the weighting off.
+    gamma 0 switches the weighting off. Pure noise (SNR 0) has the limits: 1 for epsilon, 0 for v.
     """
     if gamma == 0:
         return torch.ones_like(alpha_bar)
     snr = alpha_bar / (1 - alpha_bar)
-    clipped = snr.clamp(max=gamma)
-    return clipped / (snr if prediction == "epsilon" else snr + 1)
+    if prediction == "epsilon":
+        return (gamma / snr).clamp(max=1)
+    return snr.clamp(max=gamma) / (snr + 1)
 
 
 def offset_noise(noise: torch.Tensor, offset: torch.Tensor, strength: float) -> torch.Tensor:

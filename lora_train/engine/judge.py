@@ -18,6 +18,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from lora_train.engine import diffusion
+from lora_train.engine.denoiser import drawn_sizes, full_mask, predict
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.text import Prompts
 
@@ -31,9 +32,10 @@ class FeatureReader:
     def __init__(self, model: BaseModel, prompts: Prompts) -> None:
         self._model = model
         self._device = next(model.unet.parameters()).device
-        self._alpha_bar = diffusion.alphas_cumprod()[_TIMESTEP].to(self._device)
+        schedule = diffusion.alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr)
+        self._alpha_bar = schedule[_TIMESTEP].to(self._device)
         with torch.no_grad():
-            self._empty = prompts.encode(prompts.ids([""]).to(self._device))
+            self._empty = prompts.encode_each([""])[0]
 
     @torch.no_grad()
     def read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -49,7 +51,9 @@ class FeatureReader:
         noise = noise.to(self._device).expand_as(latents)
         noisy = diffusion.add_noise(latents, noise, self._alpha_bar.expand(len(pictures)))
         timesteps = torch.full((len(pictures),), _TIMESTEP, device=self._device)
-        text = self._empty.expand(len(pictures), -1, -1)
+        text = self._empty.expand(len(pictures))
+        width_px, height_px = pictures[0].size
+        sizes = drawn_sizes(model, width_px, height_px, len(pictures))
         found: list[torch.Tensor] = []
 
         def keep(_: Any, __: Any, output: torch.Tensor) -> None:
@@ -57,7 +61,7 @@ class FeatureReader:
 
         handle = model.unet.up_blocks[-1].register_forward_hook(keep)
         try:
-            model.unet(noisy.to(self._empty.dtype), timesteps, text)
+            predict(model.unet, noisy, timesteps, text, sizes, full_mask(model, width_px, height_px))
         finally:
             handle.remove()
         activations = found[0].flatten(2)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
 
 _OPTIMIZER_NAMES = {
@@ -78,7 +79,7 @@ def build_metadata(
     values: dict[str, Any] = {
         **_run_values(settings, facts),
         **_dataset_values(facts),
-        **_setting_values(settings),
+        **_setting_values(settings, facts),
         "ss_clip_skip": _clip_skip(settings, facts),
         "ss_zero_terminal_snr": facts.zero_terminal_snr,
         "ss_output_name": output_name,
@@ -127,7 +128,7 @@ def _names_of(facts: RunFacts) -> _FamilyNames:
 
 def _clip_skip(settings: TrainSettings, facts: RunFacts) -> int | None:
     """SD2 and SDXL take no notice of it."""
-    return settings.clip_skip if facts.family.startswith("sd1") else None
+    return settings.clip_skip if conditioning_of(facts.family).clip_skip_matters else None
 
 
 def _network_args(settings: TrainSettings) -> Any:
@@ -155,11 +156,11 @@ def _dataset_values(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _setting_values(settings: TrainSettings) -> dict[str, Any]:
+def _setting_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
     return {
         "ss_learning_rate": settings.learning_rate,
         "ss_unet_lr": settings.learning_rate,
-        "ss_text_encoder_lr": settings.text_encoder_lr if settings.train_text_encoder else None,
+        "ss_text_encoder_lr": settings.text_encoder_lr if trains_text_encoders(settings, facts.family) else None,
         "ss_optimizer": f"{_OPTIMIZER_NAMES[settings.optimizer]}(weight_decay={settings.weight_decay})",
         "ss_lr_scheduler": settings.lr_scheduler,
         "ss_lr_warmup_steps": settings.lr_warmup_steps,

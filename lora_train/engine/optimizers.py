@@ -18,9 +18,11 @@ _DEFAULT_RATE = 1.0
 def make_optimizer(
     settings: TrainSettings, groups: dict[str, list[nn.Parameter]], *, fused: bool
 ) -> torch.optim.Optimizer:
-    """The optimizer of `settings`; `groups` has the parameters of "unet" and, when trained, "text_encoder"."""
-    rates = {"unet": settings.learning_rate, "text_encoder": settings.text_encoder_lr}
-    named: list[dict[str, Any]] = [{"params": parameters, "lr": rates[part]} for part, parameters in groups.items()]
+    """The optimizer of `settings`; `groups` has the parameters of "unet" and, when trained, of the text encoders."""
+    named: list[dict[str, Any]] = [
+        {"params": parameters, "lr": settings.learning_rate if part == "unet" else settings.text_encoder_lr}
+        for part, parameters in groups.items()
+    ]
     return _make(settings.optimizer, named, settings.weight_decay, fused=fused)
 
 

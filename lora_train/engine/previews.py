@@ -13,7 +13,7 @@ from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network import LoraNetwork
 from lora_train.engine.sample import DrawSettings, draw
-from lora_train.engine.text import Prompts
+from lora_train.engine.text import Embeddings, Prompts
 
 
 class PreviewTexts:
@@ -22,7 +22,7 @@ class PreviewTexts:
     def __init__(self, prompts: Prompts, settings: TrainSettings) -> None:
         self._prompts: Prompts | None = prompts
         self._settings = settings
-        self._encoded: tuple[list[torch.Tensor], torch.Tensor] | None = None
+        self._encoded: tuple[list[Embeddings], Embeddings] | None = None
 
     def encode_ahead(self) -> None:
         """Keep the embeddings and let the text encoder go."""
@@ -30,13 +30,13 @@ class PreviewTexts:
         self._prompts = None
 
     @torch.no_grad()
-    def encode(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """(T, D) of every prompt, and (1, T', D) of the negative one."""
+    def encode(self) -> tuple[list[Embeddings], Embeddings]:
+        """Of every prompt, and of the negative one."""
         if self._encoded is not None:
             return self._encoded
         assert self._prompts is not None, "neither the embeddings nor the text encoder were kept"
         positive = self._prompts.encode_each(self._settings.preview_prompts)
-        return positive, self._prompts.encode_each([self._settings.preview_negative_prompt])[0][None]
+        return positive, self._prompts.encode_each([self._settings.preview_negative_prompt])[0]
 
 
 def draw_previews(

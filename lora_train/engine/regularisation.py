@@ -36,10 +36,7 @@ class _Class:
         self.settings = msgspec.structs.replace(spec.settings, preview_negative_prompt=spec.negative_prompt)
         self.draw_with = draw_settings(self.settings, model.native_resolution_px)
         with torch.no_grad():
-            self.positive = prompts.encode_each([spec.prompt])[0]
-            """(T, D)"""
-            self.negative = prompts.encode_each([spec.negative_prompt])[0][None]
-            """(1, T', D)"""
+            self.positive, self.negative = prompts.encode_each([spec.prompt, spec.negative_prompt])
 
 
 def draw_regularisation(spec: RegularisationSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
@@ -70,7 +67,7 @@ def draw_regularisation(spec: RegularisationSpec, job: JobFolder, report: Report
 def _draw(drawn: _Class, model: BaseModel, folder: Path, numbers: Sequence[int]) -> None:
     """Draw the pictures of these numbers together, and keep them."""
     seeds = [picture_seed(drawn.settings.preview_seed, number) for number in numbers]
-    positive = drawn.positive.expand(len(numbers), -1, -1)
+    positive = drawn.positive.expand(len(numbers))
     latents = denoise(model, positive, drawn.negative, seeds, drawn.draw_with)
     if not bool(torch.isfinite(latents).all()):
         raise ModelError(

@@ -1,6 +1,6 @@
 """Preview pictures: the loaded model with a diffusers scheduler, without any pipeline class.
 
-Legend: B pictures, T text tokens, D text width; sizes in pixels.
+Legend: B pictures; sizes in pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from PIL import Image
 from lora_train.core.config import TrainSettings
 from lora_train.core.preview_settings import Sampler
 from lora_train.core.seeds import derive_seed
+from lora_train.engine.denoiser import drawn_sizes, full_mask, predict
 from lora_train.engine.loading import BaseModel
+from lora_train.engine.text import Embeddings
 
 _SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -53,43 +55,50 @@ def draw_settings(settings: TrainSettings, size_px: int) -> DrawSettings:
     )
 
 
-def make_scheduler(sampler: Sampler, prediction: str) -> Any:
-    """diffusers' scheduler for a sampler as the WebUI names it, with the WebUI's spacing of timesteps."""
+def make_scheduler(sampler: Sampler, prediction: str, *, zero_terminal_snr: bool = False) -> Any:
+    """diffusers' scheduler for a sampler as the WebUI names it, with the WebUI's spacing of timesteps.
+
+    With zero terminal SNR the steps begin at pure noise, timestep 999: trailing spacing (Lin et al. 2023, section 3.3).
+    """
     import diffusers
 
-    shared = {**_SCHEDULE, "prediction_type": prediction}
+    spacing = "trailing" if zero_terminal_snr else "leading" if sampler == "DDIM" else "linspace"
+    shared = {
+        **_SCHEDULE,
+        "prediction_type": prediction,
+        "rescale_betas_zero_snr": zero_terminal_snr,
+        "timestep_spacing": spacing,
+    }
     if sampler == "DDIM":
-        return diffusers.DDIMScheduler(
-            **shared, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
-        )
+        return diffusers.DDIMScheduler(**shared, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     kinds = {
         "Euler": diffusers.EulerDiscreteScheduler,
         "Euler a": diffusers.EulerAncestralDiscreteScheduler,
         "DPM++ 2M": diffusers.DPMSolverMultistepScheduler,
     }
-    return kinds[sampler](**shared, timestep_spacing="linspace")
+    return kinds[sampler](**shared)
 
 
 def draw(
     model: BaseModel,
-    positive: Sequence[torch.Tensor],
-    negative: torch.Tensor,
+    positive: Sequence[Embeddings],
+    negative: Embeddings,
     seeds: Sequence[int],
     settings: DrawSettings,
 ) -> list[Image.Image]:
-    """One picture for each of `positive` (T, D), which may differ in T; `negative` (1, T', D) serves all.
+    """One picture for each of `positive`, each of one caption and maybe of another length; `negative` serves all.
 
     A picture depends on its own prompt and seed only: those that are drawn together are equally long.
     """
     together = pictures_together(settings)
     by_length: dict[int, list[int]] = {}
     for index, text in enumerate(positive):
-        by_length.setdefault(text.shape[0], []).append(index)
+        by_length.setdefault(text.hidden.shape[1], []).append(index)
     pictures: dict[int, Image.Image] = {}
     for indices in by_length.values():
         for start in range(0, len(indices), together):
             chosen = indices[start : start + together]
-            text = torch.stack([positive[index] for index in chosen])
+            text = Embeddings.join([positive[index] for index in chosen])
             latents = denoise(model, text, negative, [seeds[index] for index in chosen], settings)
             pictures.update(zip(chosen, decode(model, latents), strict=True))
     return [pictures[index] for index in range(len(seeds))]
@@ -103,24 +112,26 @@ def pictures_together(settings: DrawSettings) -> int:
 @torch.no_grad()
 def denoise(
     model: BaseModel,
-    positive: torch.Tensor,
-    negative: torch.Tensor,
+    positive: Embeddings,
+    negative: Embeddings,
     seeds: Sequence[int],
     settings: DrawSettings,
 ) -> torch.Tensor:
-    """Latents (B, 4, h, w) for `decode`, of prompts (B, T, D) and a negative one (1, T', D) for all of them."""
-    weight = next(model.unet.parameters())
-    scheduler = make_scheduler(settings.sampler, model.prediction)
+    """Latents (B, 4, h, w) for `decode`, of B prompts and a negative one for all of them."""
+    scheduler = make_scheduler(settings.sampler, model.prediction, zero_terminal_snr=model.zero_terminal_snr)
     scheduler.set_timesteps(settings.steps)
-    text = torch.cat(_same_length(positive, negative.expand(len(seeds), -1, -1))).to(weight.dtype)
+    text = Embeddings.join(_same_length(positive, negative.expand(len(seeds))))
+    sizes = drawn_sizes(model, settings.width_px, settings.height_px, 2 * len(seeds))
+    inpaint = full_mask(model, settings.width_px, settings.height_px)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shape = (1, 4, settings.height_px // 8, settings.width_px // 8)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-    latents = noise.to(weight.device) * scheduler.init_noise_sigma
+    latents = noise.to(model.device) * scheduler.init_noise_sigma
     extra = {} if settings.sampler in ("DDIM", "DPM++ 2M") else {"generator": generators}
     for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep).to(weight.dtype)
-        output = model.unet(torch.cat([scaled, scaled]), timestep.to(weight.device), text).sample.float()
+        scaled = scheduler.scale_model_input(latents, timestep)
+        timesteps = timestep.to(model.device)
+        output = predict(model.unet, torch.cat([scaled, scaled]), timesteps, text, sizes, inpaint).float()
         wanted, unwanted = output.chunk(2)
         guided = unwanted + settings.cfg_scale * (wanted - unwanted)
         latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
@@ -141,10 +152,12 @@ def picture_seeds(seed: int, count: int) -> list[int]:
     return [seed, *(derive_seed(seed, "picture", index) for index in range(1, count))]
 
 
-def _same_length(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _same_length(first: Embeddings, second: Embeddings) -> tuple[Embeddings, Embeddings]:
     """Pad the shorter text with its own last chunk of 77 tokens until both are equally long."""
-    while first.shape[1] < second.shape[1]:
-        first = torch.cat([first, first[:, -77:]], dim=1)
-    while second.shape[1] < first.shape[1]:
-        second = torch.cat([second, second[:, -77:]], dim=1)
-    return first, second
+    length = max(first.hidden.shape[1], second.hidden.shape[1])
+    return _padded(first, length), _padded(second, length)
+
+
+def _padded(text: Embeddings, length: int) -> Embeddings:
+    missing = (length - text.hidden.shape[1]) // 77
+    return Embeddings(torch.cat([text.hidden, *[text.hidden[:, -77:]] * missing], dim=1), text.pooled)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lora_train.core.assets import resolve_base_model
+from lora_train.core.conditioning import Conditioning, conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError
 from lora_train.core.events import Note
@@ -25,6 +26,7 @@ from lora_train.data.epochs import Bucket, EpochPlanner, total_steps
 from lora_train.data.plan import make_planner, place_in_buckets
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
+from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
@@ -50,7 +52,11 @@ class Run:
     model: BaseModel
     network: LoraNetwork
     planner: EpochPlanner
+    conditioning: Conditioning
+    trains_text: bool
     latents: LatentCache
+    sizes: SizeTable | None
+    inpaint: dict[Bucket, torch.Tensor | None]
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
     groups: dict[str, list[nn.Parameter]]
@@ -113,6 +119,8 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
         prediction=settings.prediction,
         zero_terminal_snr=settings.zero_terminal_snr,
     )
+    run.conditioning = conditioning_of(model.family)
+    run.trains_text = trains_text_encoders(settings, model.family)
     run.resolution_px = settings.resolution or model.native_resolution_px
     buckets = place_in_buckets(dataset, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px)
     run.planner = make_planner(dataset, buckets, settings, spec.concept)
@@ -122,8 +130,9 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
     _prepare_texts(run, report)
     run.latents = _encode_pictures(run, dataset, buckets, report)
+    run.sizes = _sizes(run, dataset, buckets)
     _build_network(run)
-    run.alphas = alphas_cumprod().to(run.device.torch)
+    run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     return run
 
 
@@ -142,13 +151,16 @@ def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
 
 def _encode_pictures(run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter) -> LatentCache:
     settings, vae = run.settings, run.model.vae
-    if run.dtype == torch.float16:
+    # Before the VAE becomes less exact; one for each shape is all that an inpainting model needs.
+    run.inpaint = {bucket: full_mask(run.model, *bucket) for bucket in sorted(set(buckets))}
+    if run.dtype == torch.float16 and run.conditioning.vae_works_in_half:
         vae.to(torch.float16)
     together_px = _ENCODE_TOGETHER_CPU_PX if run.device.is_cpu else _ENCODE_TOGETHER_PX
     cache = build_latent_cache(
         vae,
         [dataset.root / picture.path for picture in dataset.pictures],
         buckets,
+        vae_scale=run.model.vae_scale,
         with_flips=settings.flip,
         batch_size=max(1, together_px // run.resolution_px**2 // (2 if settings.flip else 1)),
         device=run.device.torch,
@@ -161,12 +173,19 @@ def _encode_pictures(run: Run, dataset: Dataset, buckets: Sequence[Bucket], repo
     return cache
 
 
+def _sizes(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> SizeTable | None:
+    if not run.conditioning.tells_sizes:
+        return None
+    originals = [(picture.width_px, picture.height_px) for picture in dataset.pictures]
+    return SizeTable(originals, buckets, run.device.torch)
+
+
 def _build_network(run: Run) -> None:
     settings, model = run.settings, run.model
     if devices.prefers_channels_last(run.device, run.dtype):
         model.unet.to(memory_format=torch.channels_last)
     targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
-    if settings.train_text_encoder:
+    if run.trains_text:
         targets += text_encoder_targets(*model.text_encoders)
     ranks = {
         "linear": (settings.rank, settings.alpha),
@@ -174,10 +193,8 @@ def _build_network(run: Run) -> None:
     }
     run.network = LoraNetwork.new(targets, ranks, settings.seed)
     run.network.attach()
-    parts = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
+    parts = dict.fromkeys(target.part for target in targets)
     run.groups = {part: run.network.parameters_of(part) for part in parts}
-    if settings.train_text_encoder:
-        run.groups["text_encoder"] += run.network.parameters_of("text_encoder_2")
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
@@ -199,11 +216,14 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         report.events.write(Note("warning", message))
     wants_previews = settings.generate_previews and settings.preview_prompts
     run.preview_texts = PreviewTexts(prompts, settings) if wants_previews else None
-    if settings.train_text_encoder:
+    if run.trains_text:
         run.texts = TrainedTexts(prompts, run.device.torch)
     else:
         run.texts = CachedTexts(prompts)
+        report.phase("encoding the captions")
         run.texts.prepare(run.planner.batches(0))
+        message = f"{run.texts.count} captions are encoded ahead; they take {run.texts.size_bytes / 1e6:.1f} MB."
+        report.events.write(Note("info", message))
         if _captions_never_change(run):
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()

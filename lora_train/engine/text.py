@@ -1,16 +1,17 @@
 """Captions to text embeddings, as the hosts do it: 75-token chunks, each between a begin and an end token.
 
-Legend: B captions, C chunks, T = 77 C tokens, D text width.
+Legend: B captions, C chunks, T = 77 C tokens, D text width, P pooled width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from lora_train.core.conditioning import TextEncoderUse, conditioning_of
 from lora_train.core.errors import ConfigError
 from lora_train.data.tokens import CHUNK_TOKENS, chunk_borders
 from lora_train.engine.loading import BaseModel
@@ -27,21 +28,21 @@ def tokenize(tokenizer: Any, caption: str, max_tokens: int) -> tuple[list[list[i
     return chunks, len(ids) - borders[len(chunks)]
 
 
-def pack(chunks: Sequence[Sequence[Sequence[int]]], begin: int, end: int) -> torch.Tensor:
+def pack(chunks: Sequence[Sequence[Sequence[int]]], begin: int, end: int, pad: int) -> torch.Tensor:
     """(B, C, 77) token ids: every caption gets as many chunks as the longest, every chunk its begin, end, padding.
 
-    CLIP-L pads with the end token; a missing chunk is an empty one, as in the hosts.
+    A missing chunk is an empty one, as in the hosts.
     """
     count = max(len(caption) for caption in chunks)
     rows = [
-        [_wrap(caption[index] if index < len(caption) else (), begin, end) for index in range(count)]
+        [_wrap(caption[index] if index < len(caption) else (), begin, end, pad) for index in range(count)]
         for caption in chunks
     ]
     return torch.tensor(rows, dtype=torch.long)
 
 
-def _wrap(tokens: Sequence[int], begin: int, end: int) -> list[int]:
-    return [begin, *tokens, *[end] * (CHUNK_TOKENS + 1 - len(tokens))]
+def _wrap(tokens: Sequence[int], begin: int, end: int, pad: int) -> list[int]:
+    return [begin, *tokens, end, *[pad] * (CHUNK_TOKENS - len(tokens))]
 
 
 def check_clip_skip(text_encoder: Any, clip_skip: int) -> None:
@@ -51,57 +52,108 @@ def check_clip_skip(text_encoder: Any, clip_skip: int) -> None:
         raise ConfigError([f"clip_skip (Clip skip): {clip_skip} is more than the {layers} layers of this text encoder"])
 
 
-def encode(text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
-    """Token ids (B, C, 77) -> embeddings (B, 77 C, D): hidden state -clip_skip, then the final layer norm.
+class Embeddings(NamedTuple):
+    """Captions as the UNet hears of them."""
 
-    That the norm follows is what A1111, Forge and kohya do for Stable Diffusion 1.
+    hidden: torch.Tensor
+    """(B, T, D)"""
+    pooled: torch.Tensor | None = None
+    """(B, P), where the family has it."""
+
+    @staticmethod
+    def join(rows: Sequence[Embeddings]) -> Embeddings:
+        """One after the other; all equally long."""
+        pooled = [row.pooled for row in rows if row.pooled is not None]
+        return Embeddings(torch.cat([row.hidden for row in rows]), torch.cat(pooled) if pooled else None)
+
+    def split(self) -> list[Embeddings]:
+        """Each caption by itself, B = 1."""
+        pooled = [None] * len(self.hidden) if self.pooled is None else self.pooled.split(1)
+        return [Embeddings(*row) for row in zip(self.hidden.split(1), pooled, strict=True)]
+
+    def expand(self, count: int) -> Embeddings:
+        """A single caption for `count` pictures."""
+        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
+        return Embeddings(self.hidden.expand(count, -1, -1), pooled)
+
+    def detach(self) -> Embeddings:
+        return Embeddings(self.hidden.detach(), None if self.pooled is None else self.pooled.detach())
+
+    def to(self, where: torch.device | torch.dtype) -> Embeddings:
+        """As `torch.Tensor.to` does it."""
+        return Embeddings(self.hidden.to(where), None if self.pooled is None else self.pooled.to(where))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in self if part is not None)
+
+
+def encode(text_encoder: Any, ids: torch.Tensor, use: TextEncoderUse, clip_skip: int) -> Embeddings:
+    """Token ids (B, C, 77) -> hidden (B, 77 C, D) of one encoder, and pooled (B, P) of the first chunk if it gives it.
+
+    That the final norm follows a clip skip is what A1111, Forge and kohya do for Stable Diffusion 1.
     """
     batch, chunks, length = ids.shape
+    layer = -clip_skip if use.layer is None else use.layer
     output = text_encoder(ids.reshape(batch * chunks, length), output_hidden_states=True)
-    if clip_skip == 1:
+    if use.has_final_norm and layer == -1:
         hidden = output.last_hidden_state
     else:
-        core = getattr(text_encoder, "text_model", text_encoder)
-        hidden = core.final_layer_norm(output.hidden_states[-clip_skip])
-    return hidden.reshape(batch, chunks * length, -1)
+        hidden = output.hidden_states[layer]
+        if use.has_final_norm:
+            hidden = getattr(text_encoder, "text_model", text_encoder).final_layer_norm(hidden)
+    pooled = output.text_embeds.reshape(batch, chunks, -1)[:, 0] if use.gives_pooled else None
+    return Embeddings(hidden.reshape(batch, chunks * length, -1), pooled)
 
 
 class Prompts:
-    """Tokenizers and text encoders of one run, with its clip skip and token limit."""
+    """Tokenizers and text encoders of one run, with its clip skip and token limit. Legend: E encoders."""
 
     def __init__(self, model: BaseModel, *, clip_skip: int, max_tokens: int) -> None:
-        self.text_encoder = model.text_encoders[0]
-        check_clip_skip(self.text_encoder, clip_skip)
+        self.text_encoders = model.text_encoders
+        self._uses = conditioning_of(model.family).text_encoders
+        for encoder, use in zip(self.text_encoders, self._uses, strict=True):
+            if use.layer is None:
+                check_clip_skip(encoder, clip_skip)
         self.clip_skip = clip_skip
         self.max_tokens = max_tokens
         self.cut_captions: dict[str, int] = {}
         self._tokenizer = model.tokenizers[0]
+        self._pads = [tokenizer.pad_token_id for tokenizer in model.tokenizers]
+        """CLIP-L's is its end token, OpenCLIP's 0; nothing else differs between tokenizers."""
         self._chunks: dict[str, list[list[int]]] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Of the text encoders."""
+        return next(self.text_encoders[0].parameters()).device
+
     def ids(self, captions: Sequence[str]) -> torch.Tensor:
-        """(B, C, 77) on the CPU. Captions that are cut are remembered in `cut_captions`."""
-        return pack(
-            [self._tokenized(caption) for caption in captions],
-            self._tokenizer.bos_token_id,
-            self._tokenizer.eos_token_id,
-        )
+        """(E, B, C, 77) on the CPU. Captions that are cut are remembered in `cut_captions`."""
+        chunks = [self._tokenized(caption) for caption in captions]
+        begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        return torch.stack([pack(chunks, begin, end, pad) for pad in self._pads])
 
     def length(self, caption: str) -> int:
         """Tokens of this caption's embedding, begin, end and padding included: 77 for each chunk."""
         return (CHUNK_TOKENS + 2) * len(self._tokenized(caption))
 
-    def encode(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, 77 C, D) on the text encoder's device."""
-        return encode(self.text_encoder, ids, self.clip_skip)
+    def encode(self, ids: torch.Tensor) -> Embeddings:
+        """Token ids (E, B, C, 77) on the text encoders' device -> the family's embeddings, T = 77 C."""
+        parts = [
+            encode(encoder, own, use, self.clip_skip)
+            for encoder, own, use in zip(self.text_encoders, ids, self._uses, strict=True)
+        ]
+        pooled = next((part.pooled for part in parts if part.pooled is not None), None)
+        return Embeddings(torch.cat([part.hidden for part in parts], dim=-1), pooled)
 
     def forget(self) -> None:
         """Drop what was tokenized: shuffled captions are new in every epoch."""
         self._chunks.clear()
 
-    def encode_each(self, captions: Sequence[str]) -> list[torch.Tensor]:
-        """(77 C, D) of each caption by itself: none is filled up because of a longer one."""
-        device = next(self.text_encoder.parameters()).device
-        return [self.encode(self.ids([caption]).to(device))[0] for caption in captions]
+    def encode_each(self, captions: Sequence[str]) -> list[Embeddings]:
+        """Each caption by itself, B = 1: none is filled up because of a longer one."""
+        return [self.encode(self.ids([caption]).to(self.device)) for caption in captions]
 
     def _tokenized(self, caption: str) -> list[list[int]]:
         if caption not in self._chunks:

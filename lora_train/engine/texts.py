@@ -8,13 +8,15 @@ import torch
 
 from lora_train.data.epochs import Batch
 from lora_train.engine.devices import to_device
-from lora_train.engine.text import Prompts
+from lora_train.engine.text import Embeddings, Prompts
 
 _ENCODE_AT_ONCE = 16
+_ON_DEVICE_BYTES = 256_000_000
+"""More than this is kept in main memory: copying a caption to the device takes well under a millisecond."""
 
 
 class TrainedTexts:
-    """Captions go through the text encoder in every step, with gradients for its LoRA."""
+    """Captions go through the text encoders in every step, with gradients for their LoRA."""
 
     def __init__(self, prompts: Prompts, device: torch.device) -> None:
         self._prompts = prompts
@@ -27,8 +29,8 @@ class TrainedTexts:
         captions = {_captions(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
 
-    def embeddings(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D) with gradients."""
+    def embeddings(self, batch: Batch) -> Embeddings:
+        """Of the batch's captions, with gradients."""
         return self._prompts.encode(self._ids[_captions(batch)])
 
 
@@ -41,9 +43,21 @@ class CachedTexts:
 
     def __init__(self, prompts: Prompts) -> None:
         self._prompts: Prompts | None = prompts
-        self._rows: dict[str, torch.Tensor] = {}
+        self._rows: dict[str, Embeddings] = {}
         self._known: list[str] = []
-        self._empty = prompts.encode(_on_device(prompts, [""]))[0].detach()
+        with torch.no_grad():
+            self._empty = prompts.encode_each([""])[0]
+        self._device = prompts.device
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the encoded captions take."""
+        return sum(row.size_bytes for row in self._rows.values())
+
+    @property
+    def count(self) -> int:
+        """How many captions are encoded."""
+        return len(self._rows)
 
     def prepare(self, batches: Sequence[Batch]) -> None:
         """Encode the captions of these batches, unless they are the ones that are there already."""
@@ -54,32 +68,37 @@ class CachedTexts:
             raise RuntimeError("the text encoder was let go, but other captions are needed")
         self._known, self._rows = captions, {}
         self._prompts.forget()
+        chunks = sum(self._prompts.length(caption) for caption in captions) // 77
+        is_much = chunks * self._empty.size_bytes > _ON_DEVICE_BYTES
+        place = torch.device("cpu") if is_much else self._device
         with torch.no_grad():
             for start in range(0, len(captions), _ENCODE_AT_ONCE):
                 chosen = captions[start : start + _ENCODE_AT_ONCE]
-                encoded = self._prompts.encode(_on_device(self._prompts, chosen))
-                for caption, row in zip(chosen, encoded, strict=True):  # without what longer ones added
-                    self._rows[caption] = row[: self._prompts.length(caption)].clone()
+                encoded = self._prompts.encode(to_device(self._prompts.ids(chosen), self._device))
+                for caption, row in zip(chosen, encoded.split(), strict=True):  # without what longer ones added
+                    own = row.hidden[:, : self._prompts.length(caption)].clone()
+                    pooled = None if row.pooled is None else row.pooled.clone()
+                    self._rows[caption] = Embeddings(own, pooled).to(place)
 
     def let_go(self) -> None:
-        """Drop the text encoder; from now on only captions that are encoded already may be asked for."""
+        """Drop the text encoders; from now on only captions that are encoded already may be asked for."""
         self._prompts = None
 
-    def embeddings(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D) without gradients; shorter captions are filled up with empty chunks, as in the hosts."""
+    def embeddings(self, batch: Batch) -> Embeddings:
+        """Of the batch's captions, without gradients; shorter ones are filled up with empty chunks, as in the hosts."""
         rows = [self._rows[view.caption] for view in batch.views]
-        length = max(row.shape[0] for row in rows)
-        filled = [
-            torch.cat([row, self._empty.repeat((length - row.shape[0]) // 77, 1)]) if row.shape[0] < length else row
-            for row in rows
-        ]
-        return torch.stack(filled)
+        length = max(row.hidden.shape[1] for row in rows)
+        joined = Embeddings.join([self._filled(row, length) for row in rows])
+        if joined.hidden.device == self._device:
+            return joined
+        pooled = None if joined.pooled is None else to_device(joined.pooled, self._device)
+        return Embeddings(to_device(joined.hidden, self._device), pooled)
+
+    def _filled(self, row: Embeddings, length: int) -> Embeddings:
+        missing = (length - row.hidden.shape[1]) // 77
+        empty = self._empty.hidden.to(row.hidden.device)
+        return Embeddings(torch.cat([row.hidden, *[empty] * missing], dim=1), row.pooled)
 
 
 def _captions(batch: Batch) -> tuple[str, ...]:
     return tuple(view.caption for view in batch.views)
-
-
-def _on_device(prompts: Prompts, captions: Sequence[str]) -> torch.Tensor:
-    weight = next(prompts.text_encoder.parameters())
-    return to_device(prompts.ids(captions), weight.device)

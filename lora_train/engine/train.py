@@ -21,6 +21,7 @@ from lora_train.core.seeds import derive_seed
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices, diffusion
+from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
 from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
@@ -323,11 +324,10 @@ def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
     timesteps = to_device(draw_timesteps(run, batch), device)
     alpha_bar = run.alphas[timesteps]
 
-    noisy = diffusion.add_noise(latents, noise, alpha_bar).to(run.dtype)
-    if devices.prefers_channels_last(run.device, run.dtype):
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-    text = run.texts.embeddings(batch).to(run.dtype)
-    prediction = run.model.unet(noisy, timesteps, text, return_dict=False)[0]
+    noisy = diffusion.add_noise(latents, noise, alpha_bar)
+    text, inpaint = run.texts.embeddings(batch), run.inpaint.get(batch.bucket)
+    sizes = run.sizes.of(batch) if run.sizes is not None else None
+    prediction = predict(run.model.unet, noisy, timesteps, text, sizes, inpaint)
 
     target = diffusion.target(latents, noise, alpha_bar, run.model.prediction)
     weights = diffusion.min_snr_weight(alpha_bar, settings.min_snr_gamma, run.model.prediction)

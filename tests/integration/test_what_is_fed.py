@@ -111,7 +111,7 @@ class Table:
         """Which of the captions was fed, told from the embeddings alone."""
         for caption in set(candidates) - self._embeddings.keys():
             with torch.no_grad():
-                self._embeddings[caption] = self.prompts.encode(self.prompts.ids([caption]))[0]
+                self._embeddings[caption] = self.prompts.encode(self.prompts.ids([caption])).hidden[0]
         found = [one for one in candidates if _are_close(fed.text, self._embeddings[one], 1e-4)]
         assert len(found) == 1, "exactly one caption has these embeddings"
         return found[0]
@@ -206,7 +206,7 @@ def test_captions_of_several_chunks(studio: Studio, lay: Callable[..., Table]) -
     table = lay(studio.pictures("pictures", [long, "blue"]), train_text_encoder=False)
     ((_, fed),) = table.epoch(0)
     with torch.no_grad():
-        expected = table.prompts.encode(table.prompts.ids([long, "blue"]))
+        expected = table.prompts.encode(table.prompts.ids([long, "blue"])).hidden
     assert expected.shape[1] == 154
     for row in expected:
         assert sum(_are_close(row, one.text, 1e-4) for one in fed) == 1

@@ -49,6 +49,7 @@ def build(
         vae,
         paths,
         buckets,
+        vae_scale=vae.config.scaling_factor,
         with_flips=with_flips,
         batch_size=batch_size,
         device=torch.device("cpu"),

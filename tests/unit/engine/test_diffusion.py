@@ -37,6 +37,37 @@ def test_schedule_is_that_of_the_scheduler() -> None:
     assert ours[999].item() == pytest.approx(0.00466, abs=1e-5)
 
 
+def test_zero_terminal_snr_against_diffusers() -> None:
+    """It rescales betas, one by one from the products; so the products agree up to their rounding."""
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    ours = diffusion.alphas_cumprod(zero_terminal_snr=True)
+    betas = rescale_zero_terminal_snr(_scheduler().betas)
+    torch.testing.assert_close(ours, torch.cumprod(1 - betas, 0), rtol=1e-4, atol=1e-7)
+    assert ours[-1] == 0
+    assert ours[0].item() == pytest.approx(1 - 0.00085), "the beginning stays"
+    assert bool((ours.diff() < 0).all())
+
+
+def test_zero_terminal_snr_by_hand() -> None:
+    """Roots 0.9, 0.5 and 0.1 become 0.9, (0.4 / 0.8) * 0.9 = 0.45 and 0."""
+    rescaled = diffusion.rescaled_to_zero_snr(torch.tensor([0.81, 0.25, 0.01]))
+    torch.testing.assert_close(rescaled, torch.tensor([0.81, 0.2025, 0.0]))
+
+
+def test_pure_noise_is_noise_and_its_velocity_the_picture() -> None:
+    latents, noise = _draw(1), _draw(2)
+    alpha_bar = diffusion.alphas_cumprod(zero_terminal_snr=True)[torch.full((5,), 999)]
+    assert torch.equal(diffusion.add_noise(latents, noise, alpha_bar), noise)
+    assert torch.equal(diffusion.target(latents, noise, alpha_bar, "v_prediction"), -latents)
+
+
+@pytest.mark.parametrize(("prediction", "limit"), [("epsilon", 1.0), ("v_prediction", 0.0)])
+def test_min_snr_is_finite_for_pure_noise(prediction: str, limit: float) -> None:
+    weights = diffusion.min_snr_weight(torch.tensor([0.5, 1e-30, 0.0]), 5.0, prediction)
+    assert weights.tolist() == pytest.approx([1.0 if prediction == "epsilon" else 0.5, limit, limit])
+
+
 def test_noise_is_added_as_by_the_scheduler() -> None:
     latents, noise = _draw(1), _draw(2)
     alpha_bar = diffusion.alphas_cumprod()[TIMESTEPS]

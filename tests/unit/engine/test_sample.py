@@ -12,10 +12,10 @@ from PIL import Image
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.preview_settings import Sampler
-from lora_train.engine import sample
+from lora_train.engine import diffusion, sample
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.sample import DrawSettings, draw, draw_settings, make_scheduler, picture_seeds
-from lora_train.engine.text import Prompts
+from lora_train.engine.text import Embeddings, Prompts
 
 pytestmark = pytest.mark.compat
 
@@ -25,7 +25,7 @@ SEEDS = [5, 6, 7]
 
 
 @torch.no_grad()
-def encode(model: BaseModel, captions: list[str]) -> torch.Tensor:
+def encode(model: BaseModel, captions: list[str]) -> Embeddings:
     prompts = Prompts(model, clip_skip=1, max_tokens=150)
     return prompts.encode(prompts.ids(captions))
 
@@ -36,7 +36,7 @@ def settings(sampler: Sampler, **values: Any) -> DrawSettings:
 
 def drawn(model: BaseModel, seeds: list[int], draw_with: DrawSettings, first: int = 0) -> np.ndarray[Any, Any]:
     """(B, H, W, 3) of so many prompts, as whole numbers that can be subtracted."""
-    positive = encode(model, PROMPTS)[first : first + len(seeds)]
+    positive = encode(model, PROMPTS).split()[first : first + len(seeds)]
     pictures = draw(model, positive, encode(model, [""]), seeds, draw_with)
     return np.stack([np.asarray(picture) for picture in pictures]).astype(np.int64)
 
@@ -49,8 +49,8 @@ def test_equal_to_diffusers_own_pipeline(
     pipeline = make_pipeline(demo_model, make_scheduler(sampler, "epsilon"))
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt_embeds=encode(demo_model, PROMPTS),
-        negative_prompt_embeds=encode(demo_model, [""]).expand(3, -1, -1),
+        prompt_embeds=encode(demo_model, PROMPTS).hidden,
+        negative_prompt_embeds=encode(demo_model, [""]).expand(3).hidden,
         num_inference_steps=6,
         guidance_scale=3.0,
         height=64,
@@ -92,20 +92,52 @@ def test_v_prediction_reaches_the_scheduler(sampler: Sampler) -> None:
     assert make_scheduler(sampler, "v_prediction").config.prediction_type == "v_prediction"
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_zero_terminal_snr_begins_at_pure_noise(sampler: Sampler) -> None:
+    """Lin et al. 2023, section 3.3: the first timestep is the last of the schedule, the others follow evenly."""
+    scheduler = make_scheduler(sampler, "v_prediction", zero_terminal_snr=True)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps.tolist() == [1000 - 50 * index - 1 for index in range(20)]
+    # diffusers keeps the last one just above 0 where it divides by it.
+    assert scheduler.alphas_cumprod[-1] <= 2**-24
+    ours = diffusion.alphas_cumprod(zero_terminal_snr=True)
+    torch.testing.assert_close(scheduler.alphas_cumprod[:-1], ours[:-1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_v_of_one_picture_is_sampled_back_to_it(sampler: Sampler) -> None:
+    """A model that always knows the picture: from pure noise each sampler comes to it, if schedule and v fit."""
+    scheduler = make_scheduler(sampler, "v_prediction", zero_terminal_snr=True)
+    scheduler.set_timesteps(20)
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.randn(1, 4, 8, 8, generator=generator)
+    latents = torch.randn(1, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    shares = diffusion.alphas_cumprod(zero_terminal_snr=True)
+    extra = {} if sampler in ("DDIM", "DPM++ 2M") else {"generator": generator}
+    for timestep in scheduler.timesteps:
+        seen = scheduler.scale_model_input(latents, timestep)
+        share = shares[int(timestep)]
+        noise = (seen - share.sqrt() * picture) / (1 - share).sqrt()
+        velocity = diffusion.target(picture, noise, share.reshape(1), "v_prediction")
+        latents = scheduler.step(velocity, timestep, latents, **extra).prev_sample
+    # DDIM ends at timestep 0, whose noise has the share 0.00085, a spread of 0.029.
+    torch.testing.assert_close(latents, picture, rtol=0, atol=0.15 if sampler == "DDIM" else 1e-3)
+
+
 @torch.no_grad()
 def test_prompts_of_different_length(demo_model: BaseModel) -> None:
     """A negative prompt of two chunks beside a positive one of a single one, and the other way round."""
     long = encode(demo_model, ["a red circle " * 30])
     short = encode(demo_model, ["a red circle"])
-    assert (long.shape[1], short.shape[1]) == (154, 77)
+    assert (long.hidden.shape[1], short.hidden.shape[1]) == (154, 77)
     for positive, negative in ((long, short), (short, long)):
-        (picture,) = draw(demo_model, positive, negative, [1], settings("DDIM"))
+        (picture,) = draw(demo_model, [positive], negative, [1], settings("DDIM"))
         assert picture.size == (64, 64)
 
 
 def test_sizes(demo_model: BaseModel) -> None:
     draw_with = DrawSettings(width_px=96, height_px=64, sampler="DDIM", steps=2)
-    (picture,) = draw(demo_model, encode(demo_model, ["sks"]), encode(demo_model, [""]), [1], draw_with)
+    (picture,) = draw(demo_model, [encode(demo_model, ["sks"])], encode(demo_model, [""]), [1], draw_with)
     assert isinstance(picture, Image.Image)
     assert (picture.size, picture.mode) == ((96, 64), "RGB")
 

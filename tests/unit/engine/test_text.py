@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch.nn import functional
 
+from lora_train.core.assets import ASSETS
+from lora_train.core.conditioning import conditioning_of
 from lora_train.core.errors import ConfigError
 from lora_train.data.epochs import Batch, View
 from lora_train.engine.loading import BaseModel, load_tokenizer
-from lora_train.engine.text import Prompts, encode, pack, tokenize
+from lora_train.engine.text import Embeddings, Prompts, encode, pack, tokenize
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 
 pytestmark = pytest.mark.compat
 
 BEGIN, END = 49406, 49407
+(SD1,) = conditioning_of("sd1").text_encoders
 CAT, COMMA = 2368, 267
 """Ids of "cat" and of "," at a word's end, from CLIP's vocabulary."""
 
@@ -39,7 +43,7 @@ def test_known_ids(tokenizer: Any) -> None:
     """OpenAI's own tokenizer gives these."""
     chunks, cut = tokenize(tokenizer, "a photo of a cat", 75)
     assert (chunks, cut) == ([[320, 1125, 539, 320, CAT]], 0)
-    row = pack([chunks], BEGIN, END)[0, 0].tolist()
+    row = pack([chunks], BEGIN, END, END)[0, 0].tolist()
     assert row == [BEGIN, 320, 1125, 539, 320, CAT] + [END] * 71
     assert tokenizer("a photo of a cat").input_ids == [BEGIN, 320, 1125, 539, 320, CAT, END]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (BEGIN, END)
@@ -48,7 +52,7 @@ def test_known_ids(tokenizer: Any) -> None:
 def test_empty_caption_is_one_empty_chunk(tokenizer: Any) -> None:
     chunks, cut = tokenize(tokenizer, "", 75)
     assert (chunks, cut) == ([[]], 0)
-    assert pack([chunks], BEGIN, END).tolist() == [[[BEGIN] + [END] * 76]]
+    assert pack([chunks], BEGIN, END, END).tolist() == [[[BEGIN] + [END] * 76]]
 
 
 @pytest.mark.parametrize("caption", ["桜の木の下で", "🐈‍⬛✨", "кот, café ñ", "a\nb\t c  d", "ÀÉ" * 200])
@@ -111,7 +115,7 @@ def test_a_comma_of_the_chunk_before_is_forgotten(tokenizer: Any) -> None:
 
 
 def test_shorter_captions_of_a_batch_get_empty_chunks() -> None:
-    ids = pack([[[CAT]], [[CAT] * 75, [CAT]]], BEGIN, END)
+    ids = pack([[[CAT]], [[CAT] * 75, [CAT]]], BEGIN, END, END)
     assert ids.shape == (2, 2, 77)
     assert ids[0, 1].tolist() == [BEGIN] + [END] * 76
     assert ids[1, 0].tolist() == [BEGIN] + [CAT] * 75 + [END]
@@ -121,8 +125,17 @@ def test_shorter_captions_of_a_batch_get_empty_chunks() -> None:
 # --- the encoder ---
 
 
-def hidden_states_by_hand(text_encoder: Any, ids: torch.Tensor) -> list[torch.Tensor]:
-    """CLIP's text transformer from its weights alone: the embeddings, then what each layer makes of them."""
+class ByHand(NamedTuple):
+    """What a text encoder makes of token ids, worked out from its weights alone."""
+
+    states: list[torch.Tensor]
+    """The embeddings, then what each layer makes of them, without the final norm."""
+    normed: list[torch.Tensor]
+    """The same with it."""
+
+
+def by_hand(text_encoder: Any, ids: torch.Tensor) -> ByHand:
+    """CLIP's text transformer, OpenAI's or OpenCLIP's, which has another activation."""
     core = getattr(text_encoder, "text_model", text_encoder)
     weights = dict(core.named_parameters())
     config = text_encoder.config
@@ -148,9 +161,10 @@ def hidden_states_by_hand(text_encoder: Any, ids: torch.Tensor) -> list[torch.Te
         layer = f"encoder.layers.{index}"
         x = x + attention(f"{layer}.self_attn", norm(f"{layer}.layer_norm1", x))
         inner = linear(f"{layer}.mlp.fc1", norm(f"{layer}.layer_norm2", x))
-        x = x + linear(f"{layer}.mlp.fc2", inner * torch.sigmoid(1.702 * inner))  # quick GELU
+        is_quick = config.hidden_act == "quick_gelu"
+        x = x + linear(f"{layer}.mlp.fc2", inner * torch.sigmoid(1.702 * inner) if is_quick else functional.gelu(inner))
         states.append(x)
-    return [norm("final_layer_norm", state) for state in states]
+    return ByHand(states, [norm("final_layer_norm", state) for state in states])
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
@@ -160,10 +174,11 @@ def test_clip_skip_counts_layers_from_the_end(demo_model: BaseModel, clip_skip: 
     encoder = demo_model.text_encoders[0]
     prompts = Prompts(demo_model, clip_skip=clip_skip, max_tokens=150)
     ids = prompts.ids(["sks, white background", "a red circle " * 30])
-    assert ids.shape == (2, 2, 77)
-    by_hand = hidden_states_by_hand(encoder, ids.reshape(4, 77))[-clip_skip]
-    wanted = by_hand.reshape(2, 154, -1)
-    torch.testing.assert_close(prompts.encode(ids), wanted, rtol=1e-4, atol=1e-5)
+    assert ids.shape == (1, 2, 2, 77)
+    wanted = by_hand(encoder, ids.reshape(4, 77)).normed[-clip_skip].reshape(2, 154, -1)
+    encoded = prompts.encode(ids)
+    torch.testing.assert_close(encoded.hidden, wanted, rtol=1e-4, atol=1e-5)
+    assert encoded.pooled is None
 
 
 def test_clip_skip_has_a_limit(demo_model: BaseModel) -> None:
@@ -177,6 +192,121 @@ def test_cut_captions_are_remembered(demo_model: BaseModel) -> None:
     prompts.ids(["cat", long])
     prompts.ids([long])
     assert prompts.cut_captions == {long: 5}
+
+
+# --- Stable Diffusion 2 and SDXL ---
+
+
+def small_encoder(seed: int, width: int, layers: int, *, projection: bool = False) -> Any:
+    """OpenCLIP's activation, random weights, the ids of CLIP's begin and end."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        hidden_act="gelu",
+        projection_dim=24,
+        bos_token_id=BEGIN,
+        eos_token_id=END,
+    )
+    encoder = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+    with torch.no_grad():  # so that the final norm is no identity, and every layer does something
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return encoder
+
+
+def model_of(family: str, *text_encoders: Any) -> Any:
+    """As much of a base model as its prompts need; OpenCLIP's tokenizers pad with 0, which is "!"."""
+    from transformers import CLIPTokenizer
+
+    folder = ASSETS / "clip_vocabulary"
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    open_clip = CLIPTokenizer(*files, pad_token="!")
+    tokenizers = (open_clip,) if family == "sd2" else (CLIPTokenizer(*files), open_clip)
+    return SimpleNamespace(family=family, text_encoders=text_encoders, tokenizers=tokenizers)
+
+
+CAPTIONS = ["a red circle", words((CAT, 80))]
+"""One chunk and two."""
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 12])
+@torch.no_grad()
+def test_sd2_takes_the_last_state_with_its_norm(clip_skip: int) -> None:
+    """Whatever the clip skip, also where the encoder has fewer layers."""
+    encoder = small_encoder(1, 32, 3)
+    prompts = Prompts(model_of("sd2", encoder), clip_skip=clip_skip, max_tokens=150)
+    ids = prompts.ids(CAPTIONS)
+    assert ids[0, 0, 0].tolist() == [BEGIN, 320, 736, 7117, END] + [0] * 72
+    assert ids[0, 0, 1].tolist() == [BEGIN, END] + [0] * 75
+    encoded = prompts.encode(ids)
+    wanted = by_hand(encoder, ids.reshape(4, 77)).normed[-1].reshape(2, 154, 32)
+    torch.testing.assert_close(encoded.hidden, wanted, rtol=1e-4, atol=1e-5)
+    assert encoded.pooled is None
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 12])
+@torch.no_grad()
+def test_sdxl_takes_the_penultimate_states_side_by_side(clip_skip: int) -> None:
+    """Without the norm; pooled is the second encoder's last state at the first chunk's end, normed and projected."""
+    first, second = small_encoder(1, 32, 3), small_encoder(2, 48, 4, projection=True)
+    prompts = Prompts(model_of("sdxl", first, second), clip_skip=clip_skip, max_tokens=150)
+    ids = prompts.ids(CAPTIONS)
+    assert ids.shape == (2, 2, 2, 77)
+    assert ids[0, 0, 0].tolist() == [BEGIN, 320, 736, 7117, END] + [END] * 72
+    assert ids[1, 0, 0].tolist() == [BEGIN, 320, 736, 7117, END] + [0] * 72
+    encoded = prompts.encode(ids)
+    one, other = by_hand(first, ids[0].reshape(4, 77)), by_hand(second, ids[1].reshape(4, 77))
+    wanted = torch.cat([one.states[-2], other.states[-2]], dim=-1).reshape(2, 154, 80)
+    torch.testing.assert_close(encoded.hidden, wanted, rtol=1e-4, atol=1e-5)
+
+    at_end = other.normed[-1].reshape(2, 2, 77, 48)[[0, 1], 0, [4, 76]]  # "a red circle" ends at place 4
+    projected = at_end @ second.text_projection.weight.T
+    assert encoded.pooled is not None
+    torch.testing.assert_close(encoded.pooled, projected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_sdxl_cached_texts_equal_trained_ones() -> None:
+    model = model_of("sdxl", small_encoder(1, 32, 2), small_encoder(2, 48, 2, projection=True))
+    prompts = Prompts(model, clip_skip=1, max_tokens=150)
+    trained, cached = TrainedTexts(prompts, torch.device("cpu")), CachedTexts(prompts)
+    trained.prepare(BATCHES)
+    cached.prepare(BATCHES)
+    for batch in BATCHES:
+        one, other = trained.embeddings(batch), cached.embeddings(batch)
+        torch.testing.assert_close(one.hidden, other.hidden, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.pooled, other.pooled, rtol=1e-4, atol=1e-5)
+    # Three captions of one chunk and one of two, 80 numbers a token, and 24 pooled ones a caption, in float32.
+    assert cached.count == 4
+    assert cached.size_bytes == 4 * (5 * 77 * 80 + 4 * 24)
+
+
+def test_sdxl_trains_both_encoders() -> None:
+    first, second = small_encoder(1, 32, 2), small_encoder(2, 48, 2, projection=True)
+    prompts = Prompts(model_of("sdxl", first, second), clip_skip=1, max_tokens=75)
+    encoded = prompts.encode(prompts.ids(["cat"]))
+    assert encoded.pooled is not None
+    (encoded.hidden.sum() + encoded.pooled.sum()).backward()
+    for encoder in (first, second):
+        core = getattr(encoder, "text_model", encoder)
+        assert core.encoder.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def test_embeddings_join_what_they_split() -> None:
+    numbers = torch.arange(24.0).reshape(2, 3, 4)
+    for whole in (Embeddings(numbers), Embeddings(numbers, numbers[:, 0])):
+        rows = whole.split()
+        assert [len(row.hidden) for row in rows] == [1, 1]
+        again = Embeddings.join(rows[::-1])
+        assert torch.equal(again.hidden, numbers.flip(0))
+        assert (again.pooled is None) == (whole.pooled is None)
+        assert torch.equal(rows[1].expand(3).hidden, numbers[[1, 1, 1]])
+        assert whole.size_bytes == (96 if whole.pooled is None else 128)
 
 
 # --- for the loop ---
@@ -205,20 +335,20 @@ def test_cached_texts_equal_trained_ones(demo_model: BaseModel) -> None:
     trained.prepare(BATCHES)
     cached.prepare(BATCHES)
     for batch, tokens in zip(BATCHES, (154, 77, 77), strict=True):
-        one, other = trained.embeddings(batch), cached.embeddings(batch)
+        one, other = trained.embeddings(batch).hidden, cached.embeddings(batch).hidden
         assert one.shape == (len(batch.views), tokens, 64)
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert torch.equal(cached.embeddings(BATCHES[2])[0], cached.embeddings(BATCHES[0])[1, :77])
+    assert torch.equal(cached.embeddings(BATCHES[2]).hidden[0], cached.embeddings(BATCHES[0]).hidden[1, :77])
 
 
 def test_cached_texts_without_their_encoder(demo_model: BaseModel) -> None:
     prompts = Prompts(demo_model, clip_skip=1, max_tokens=75)
     cached = CachedTexts(prompts)
     cached.prepare(BATCHES[1:])
-    before = cached.embeddings(BATCHES[1])
+    before = cached.embeddings(BATCHES[1]).hidden
     cached.let_go()
     cached.prepare(BATCHES[1:])
-    assert torch.equal(cached.embeddings(BATCHES[1]), before)
+    assert torch.equal(cached.embeddings(BATCHES[1]).hidden, before)
     assert not before.requires_grad
     with pytest.raises(RuntimeError, match="let go"):
         cached.prepare([batch_of("something new")])
@@ -230,6 +360,6 @@ def test_trained_texts_carry_gradients(demo_model: BaseModel) -> None:
     encoder = demo_model.text_encoders[0]
     encoder.requires_grad_(True)
     try:
-        assert encode(encoder, ids, 2).requires_grad
+        assert encode(encoder, ids, SD1, 2).hidden.requires_grad
     finally:
         encoder.requires_grad_(False)
