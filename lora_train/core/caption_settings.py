@@ -33,7 +33,8 @@ class CaptionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     wd14_model: Annotated[
         str,
         Meta(
-            title="WD14 model folder", description="With model.onnx and selected_tags.csv; empty: the downloaded one."
+            title="WD14 model folder",
+            description="With model.onnx and selected_tags.csv, or a name on the hub; empty: the downloaded one.",
         ),
     ] = ""
     wd14_threshold: Annotated[
@@ -59,7 +60,7 @@ class CaptionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         str,
         Meta(
             title="BLIP model folder",
-            description="An image-to-text model of transformers, or its hub name; empty: the downloaded one.",
+            description="An image-to-text model of transformers, or its name on the hub; empty: the downloaded one.",
         ),
     ] = ""
     blip_prompt: Annotated[
