@@ -18,10 +18,9 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.snapshot import CaptionChoice, CaptionerEntry, CaptioningSnapshot
 from lora_train.app.version_settings import caption_settings, fallback_caption
 from lora_train.app.watching import Watch
-from lora_train.core.caption_settings import CaptionPolicy, CaptionSettings
+from lora_train.core.caption_settings import CaptionerKind, CaptionPolicy, CaptionSettings
 from lora_train.core.captioners import (
     MODELS,
-    CaptionerKind,
     CaptionerModel,
     find_model,
     folder_of,

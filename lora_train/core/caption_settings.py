@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+CaptionerKind = Literal["wd14", "blip"]
 CaptionPolicy = Literal["only where empty", "overwrite", "prepend", "append"]
 CaptionDevice = Literal["auto", "cpu", "cuda"]
 

@@ -13,13 +13,11 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from lora_train.core.caption_settings import CaptionerKind
 from lora_train.core.errors import ModelError
-
-CaptionerKind = Literal["wd14", "blip"]
 
 _PACKAGES: dict[CaptionerKind, tuple[str, ...]] = {"wd14": ("onnxruntime",), "blip": ("torch", "transformers")}
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")

@@ -10,8 +10,7 @@ from typing import IO, Literal
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.caption_settings import CaptionSettings
-from lora_train.core.captioners import CaptionerKind
+from lora_train.core.caption_settings import CaptionerKind, CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError

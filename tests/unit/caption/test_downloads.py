@@ -15,7 +15,8 @@ from lora_train.core.jobs import status_from_events
 from lora_train.launch import launcher
 
 if TYPE_CHECKING:
-    from tests.unit.caption.conftest import Desk, Hub
+    from tests.assets.hubs import Hub
+    from tests.unit.caption.conftest import Desk
 
 pytestmark = pytest.mark.compat
 
@@ -34,7 +35,7 @@ def test_a_model_comes_whole(desk: Desk, hub: Hub, small_model: CaptionerModel) 
     assert (status.state, status.message) == ("finished", "")
     folder = desk.parent / small_model.name
     assert status.result == {"folder": str(folder), "bytes": small_model.size_bytes}
-    assert desk.contents(folder) == hub.contents
+    assert desk.contents(folder) == hub.contents_of(small_model)
     origin = {"repository": "somebody/small-tagger", "revision": small_model.revision}
     assert json.loads((folder / ".hub.json").read_bytes()) == origin
     assert (status.phase, status.phase_done, status.phase_total) == (
@@ -90,7 +91,7 @@ def test_a_wrong_checksum(desk: Desk, hub: Hub, small_model: CaptionerModel, lar
     """Of a file whose checksum we know, and of one for which only the hub tells it."""
     name = "model.onnx" if large else "config.json"
     if large:
-        hub.offer(small_model, {name: hub.contents[name][::-1]})
+        hub.offer(small_model, {name: hub.contents_of(small_model)[name][::-1]})
     else:
         hub.told[name] = "0" * 40
     status = desk.download(small_model)
@@ -166,7 +167,7 @@ def test_a_server_that_can_not_go_on_in_a_file(desk: Desk, hub: Hub, small_model
     hub.has_ranges = False
     hub.cut_after_bytes = [300_000]
     assert desk.download(small_model).state == "finished"
-    assert desk.contents(desk.parent / small_model.name) == hub.contents
+    assert desk.contents(desk.parent / small_model.name) == hub.contents_of(small_model)
 
 
 def test_what_is_no_hub(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_train.core import captioners
-from lora_train.core.captioners import CaptionerKind, CaptionerModel
+from lora_train.core.caption_settings import CaptionerKind
+from lora_train.core.captioners import CaptionerModel
 
 if TYPE_CHECKING:
-    from tests.unit.caption.conftest import Desk, Hub
+    from tests.assets.hubs import Hub
+    from tests.unit.caption.conftest import Desk
 
 pytestmark = pytest.mark.compat
 
