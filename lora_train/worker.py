@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if lock is None:
         sys.stderr.write("Another worker is at this job.\n")
         return 2
-    _isolate()
+    _isolate(spec)
     events = ev.EventWriter(job.events_path)
     events.write(ev.Started(pid=os.getpid()))
     try:
@@ -63,13 +63,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _isolate() -> None:
-    """No network, and none of the packages that are known to break others here.
+def _isolate(spec: JobSpec) -> None:
+    """No network but for a download, and none of the packages that are known to break others here.
 
     A peft that is too new for the host's diffusers makes even `import UNet2DConditionModel` fail; we don't use it.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    if not isinstance(spec, DownloadSpec):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
     os.environ["DIFFUSERS_VERBOSITY"] = "error"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     sys.modules["peft"] = None  # type: ignore[assignment]

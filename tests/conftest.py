@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ def taggers() -> Any:
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is no part of the hosts' libraries")
     return _asset("taggers")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`tests/assets/hubs.py`, at work; processes that are started from now on ask it for models."""
+    running = _asset("hubs").Hub()
+    monkeypatch.setenv("HF_ENDPOINT", running.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

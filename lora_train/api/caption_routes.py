@@ -37,7 +37,7 @@ CAPTION_ROUTES = [
     Route(
         "POST", "captioners/download", "Download a captioner; no job is given for one that is there.",
         ModelBody, JobAnswer,
-        lambda app, body: JobAnswer(app.captioning.download(body.model)),
+        lambda app, body: JobAnswer(app.captioning.download(body.model, body.kind)),
     ),
     Route(
         "POST", "captions/make", "Caption pictures of the trained set.", MakeCaptionsBody, JobAnswer,

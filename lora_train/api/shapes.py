@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from lora_train.app.captions import AllPictures, FilterMode, Operation, RowOrder, Scope
 from lora_train.app.snapshot import CaptionChoice
-from lora_train.core.caption_settings import CaptionPolicy
+from lora_train.core.caption_settings import CaptionerKind, CaptionPolicy
 from lora_train.core.settings import SettingField
 
 ServerPath = Annotated[str, Meta(pattern=r"^[^\x00]+$")]
@@ -123,6 +123,8 @@ class AnswerBody(_Body):
 
 class ModelBody(_Body):
     model: str
+    kind: CaptionerKind | None = None
+    """What it has to be, where the model is named as on the hub."""
 
 
 class MakeCaptionsBody(VersionBody):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_train.core.captioners import CaptionerKind
+from lora_train.core.caption_settings import CaptionerKind
 from lora_train.core.host import HostCaptioner
 from lora_train.core.jobs import CaptionPlan
 

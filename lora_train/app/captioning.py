@@ -18,10 +18,9 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.snapshot import CaptionChoice, CaptionerEntry, CaptioningSnapshot
 from lora_train.app.version_settings import caption_settings, fallback_caption
 from lora_train.app.watching import Watch
-from lora_train.core.caption_settings import CaptionPolicy, CaptionSettings
+from lora_train.core.caption_settings import CaptionerKind, CaptionPolicy, CaptionSettings
 from lora_train.core.captioners import (
     MODELS,
-    CaptionerKind,
     CaptionerModel,
     find_model,
     folder_of,
@@ -71,8 +70,11 @@ class Captioning:
         found = self._workspace.find_version(project, version)
         settings = caption_settings(found)
         memory = self._memory()
+        absent = self._absent_models(settings)
+        models = (*MODELS, *(model for model in absent if model not in MODELS))
+        entries = [self._entry_of(model, memory, is_wanted=model in absent) for model in models]
         snapshot = CaptioningSnapshot(
-            captioners=[self._entry_of(model, memory) for model in MODELS] + self._host_entries(),
+            captioners=entries + self._host_entries(),
             answer=memory.answer,
             job=self._jobs.status(found),
         )
@@ -82,7 +84,7 @@ class Captioning:
             snapshot.problems = [*error.message.splitlines(), error.hint]
             return snapshot
         snapshot.uses = labels_of(plan)
-        snapshot.must_ask = not (snapshot.uses or memory.answer or _is_any_ticked(settings))
+        snapshot.must_ask = not (snapshot.uses or memory.answer or absent or _is_any_ticked(settings))
         return snapshot
 
     def plan(self, version: Version) -> CaptionPlan:
@@ -119,43 +121,39 @@ class Captioning:
             return ""
         return self.download(_proposed(choice).name)
 
-    def download(self, name: str) -> str:
+    def download(self, name: str, kind: CaptionerKind | None = None) -> str:
         """Begin to download a model, or tell the job that does; empty where it is there already.
 
-        Raises ModelError for one that is not known, JobError when the worker can't start.
+        The name is one of `core.captioners`, or, with the kind, that of any model on the hub. Raises ModelError for one
+        that is neither, JobError when the worker can't start.
         """
-        model = find_model(name)
+        model = find_model(name, kind)
+        folder = self._workspace.captioners_dir / model.folder_name
         with self._changing:
             if folder_of(model, self._workspace.captioners_dir) is not None:
                 return ""
             memory = self._memory()
             if _is_at_work(self._download_status(memory, model)):
-                return memory.downloads[name]
+                return memory.downloads[model.name]
             job = JobFolder(self._workspace.new_job_dir("download"))
-            job.create(DownloadSpec(model=name, folder=str(self._workspace.captioners_dir / name)))
+            job.create(DownloadSpec(model=model.name, folder=str(folder), captioner=kind))
             for ended in self._workers.values():
                 ended.poll()  # lets the system forget it
             self._workers[job.path] = launcher.start_worker(job)
-            memory.downloads[name] = job_id = self._workspace.id_of(job.path)
+            memory.downloads[model.name] = job_id = self._workspace.id_of(job.path)
             self._write(memory)
         return job_id
 
-    def absent_models(self, project: str, version: str) -> list[str]:
-        """Names, for `download`, of the models that are ticked or answered and not here.
+    def absent_models(self, project: str, version: str) -> list[CaptionerModel]:
+        """The models, for `download`, that are ticked, answered or typed, and not here.
 
         Raises WorkspaceError for an unknown version, ModelError for one that this Python could not use.
         """
-        settings = caption_settings(self._workspace.find_version(project, version))
-        answer = "" if _is_any_ticked(settings) else self._memory().answer
-        wanted: dict[CaptionerKind, bool] = {
-            "blip": (settings.use_blip or answer == "blip") and not settings.blip_model,
-            "wd14": (settings.use_wd14 or answer == "wd14") and not settings.wd14_model,
-        }
-        kinds: list[CaptionerKind] = [kind for kind in KINDS if wanted[kind] and self._any_folder(kind) is None]
-        for kind in kinds:
-            if packages := missing_packages(kind):
-                raise ModelError(_lacks(KINDS[kind], packages), f"Install with: {install_command(packages)}")
-        return [_proposed(kind).name for kind in kinds]
+        models = self._absent_models(caption_settings(self._workspace.find_version(project, version)))
+        for model in models:
+            if packages := missing_packages(model.kind):
+                raise ModelError(_lacks(KINDS[model.kind], packages), f"Install with: {install_command(packages)}")
+        return models
 
     # --- captions on demand ---
 
@@ -246,28 +244,47 @@ class Captioning:
 
     def _find(self, kind: CaptionerKind, settings: CaptionSettings) -> _Found:
         """The model of this kind that would be taken."""
-        own = settings.wd14_model if kind == "wd14" else settings.blip_model
-        folder = typed_folder(own) if own else self._any_folder(kind)
-        if own and folder is not None and not has_model(kind, folder):
-            if is_hub_name(own) and not folder.is_dir():
-                told = f"{own.strip()} is neither a folder nor in the hub's cache of this machine."
-                return _Found("", told, f"Fetch it with: hf download {own.strip()}")
+        folder = self._folder(kind, settings)
+        if folder is None:
+            return self._absent(kind, settings)
+        if not has_model(kind, folder):
             files = "model.onnx and selected_tags.csv" if kind == "wd14" else "config.json and weights"
             return _Found("", f"{folder} is no {KINDS[kind]}: it must hold {files}.", "Choose another folder.")
-        if folder is None:
-            return self._absent(kind)
         packages = missing_packages(kind)
         if packages:
             hint = f"Choose another captioner, or install with: {install_command(packages)}"
             return _Found("", _lacks(KINDS[kind], packages), hint)
         return _Found(str(folder.absolute()))
 
-    def _absent(self, kind: CaptionerKind) -> _Found:
-        memory = self._memory()
-        if any(_is_at_work(self._download_status(memory, model)) for model in MODELS if model.kind == kind):
-            return _Found("", f"{KINDS[kind]} is still being downloaded.", "Wait for its end.")
-        size_mb = _megabytes(_proposed(kind).size_bytes)
-        return _Found("", f"{KINDS[kind]} is not here yet.", f"Download it ({size_mb} MB), or give its folder.")
+    def _absent(self, kind: CaptionerKind, settings: CaptionSettings) -> _Found:
+        memory, typed = self._memory(), _typed_model(kind, settings)
+        models = [model for model in MODELS if model.kind == kind] if typed is None else [typed]
+        name = KINDS[kind] if typed is None else typed.label
+        if any(_is_at_work(self._download_status(memory, model)) for model in models):
+            return _Found("", f"{name} is still being downloaded.", "Wait for its end.")
+        size_bytes = models[0].size_bytes
+        size = f" ({_megabytes(size_bytes)} MB)" if size_bytes else ""
+        return _Found("", f"{name} is not here yet.", f"Download it{size}, or give its folder.")
+
+    def _absent_models(self, settings: CaptionSettings) -> list[CaptionerModel]:
+        """What is ticked or answered and not here, nor the host's own instead; without either, what is typed."""
+        typed = {kind: _typed_model(kind, settings) for kind in KINDS}
+        answer = self._memory().answer
+        if _is_any_ticked(settings):
+            has_stand_in = not typed["blip"] and "blip" in self._host.captioners()
+            wanted = {"blip": settings.use_blip and not has_stand_in, "wd14": settings.use_wd14}
+        else:
+            wanted = {kind: answer == kind or (not answer and typed[kind] is not None) for kind in KINDS}
+        kinds: list[CaptionerKind] = [kind for kind in KINDS if wanted[kind] and self._folder(kind, settings) is None]
+        return [typed[kind] or _proposed(kind) for kind in kinds]
+
+    def _folder(self, kind: CaptionerKind, settings: CaptionSettings) -> Path | None:
+        """That of the model that is typed, be it there or not, else one that is there. None for a model that can be
+        downloaded.
+        """
+        if typed := _typed(kind, settings):
+            return typed_folder(typed, kind, self._workspace.captioners_dir)
+        return self._any_folder(kind)
 
     def _any_folder(self, kind: CaptionerKind) -> Path | None:
         """Of the models of this kind that are here, the one that is proposed last: the larger one."""
@@ -276,7 +293,7 @@ class Captioning:
 
     # --- details: what is shown and remembered ---
 
-    def _entry_of(self, model: CaptionerModel, memory: _Memory) -> CaptionerEntry:
+    def _entry_of(self, model: CaptionerModel, memory: _Memory, *, is_wanted: bool) -> CaptionerEntry:
         is_present = folder_of(model, self._workspace.captioners_dir) is not None
         packages = missing_packages(model.kind)
         status = self._download_status(memory, model)
@@ -286,6 +303,7 @@ class Captioning:
             label=model.label,
             good_for=model.good_for,
             is_present=is_present,
+            is_wanted=is_wanted,
             download_mb=0 if is_present else _megabytes(model.size_bytes),
             problem=_lacks(model.label, packages) if packages else "",
             command=install_command(packages) if packages else "",
@@ -329,6 +347,16 @@ class Captioning:
 
 def _is_any_ticked(settings: CaptionSettings) -> bool:
     return settings.use_blip or settings.use_deepbooru or settings.use_wd14
+
+
+def _typed(kind: CaptionerKind, settings: CaptionSettings) -> str:
+    return settings.wd14_model if kind == "wd14" else settings.blip_model
+
+
+def _typed_model(kind: CaptionerKind, settings: CaptionSettings) -> CaptionerModel | None:
+    """None where a folder is typed, or nothing."""
+    typed = _typed(kind, settings)
+    return find_model(typed, kind) if is_hub_name(typed) else None
 
 
 def _plan_of(kind: CaptionerKind, folder: str, settings: CaptionSettings) -> CaptionPlan:

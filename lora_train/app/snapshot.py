@@ -74,14 +74,16 @@ class CaptionerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Something that can write captions: a model that can be downloaded, or one of the host's own."""
 
     name: str
-    """For `download`; of the host's own, `host-blip` and `host-deepbooru`."""
+    """For `download`, with the choice; of the host's own, `host-blip` and `host-deepbooru`."""
     choice: CaptionChoice
     """The answer that it belongs to."""
     label: str
     good_for: str
     is_present: bool
+    is_wanted: bool = False
+    """Ticked, answered or typed, and not there: its download is to be offered."""
     download_mb: int = 0
-    """Megabytes that would come; 0 for one that is there, and for the host's, which don't tell."""
+    """Megabytes that would come; 0 for one that is there, and where only the hub or the host knows."""
     problem: str = ""
     """Why it can't be used yet, in a sentence: a Python package that is missing, say."""
     command: str = ""

@@ -46,7 +46,9 @@ def add_commands(commands: Any) -> None:
         "--with", dest="captioner", choices=("wd14", "blip", "none"), help="what writes them, from now on"
     )
     caption.add_argument("--policy", choices=get_args(CaptionPolicy), help="what becomes of captions there are, once")
-    caption.add_argument("--model", metavar="FOLDER", help="a model of your own, from now on; needs --with")
+    caption.add_argument(
+        "--model", metavar="FOLDER", help="another model, from now on: a folder, or a name on the hub; needs --with"
+    )
     caption.add_argument("--download", action="store_true", help="fetch the model first, if it is not here")
     caption.add_argument("files", nargs="*", metavar="FILE", help="only these pictures, as `dataset list` names them")
     add_settings(caption, [], (CaptionSettings,))
@@ -99,8 +101,8 @@ def _caption(options: argparse.Namespace) -> Result:
     if choices.must_ask or (choices.answer == "none" and not (choices.uses or choices.problems)):
         raise JobError("Nothing is chosen to write captions.", captioners_text(choices))
     for model in app.captioning.absent_models(*ids) if options.download else ():
-        tell(f"Downloading {model}.")
-        downloaded = watch_job(app, app.captioning.download(model))
+        tell(f"Downloading {model.name}.")
+        downloaded = watch_job(app, app.captioning.download(model.name, model.kind))
         if downloaded["exit_code"]:
             return downloaded
     files = tuple(app.datasets.named(*ids, options.files))
@@ -127,7 +129,11 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
         "use_deepbooru": False,
     }
     if options.model:
-        chosen[f"{captioner}_model"] = str(Path(options.model).expanduser().absolute())  # a worker runs elsewhere
+        from lora_train.core.captioners import is_hub_name
+
+        is_name = is_hub_name(options.model)
+        folder = Path(options.model).expanduser().absolute()  # a worker runs elsewhere
+        chosen[f"{captioner}_model"] = options.model if is_name else str(folder)
     return chosen
 
 

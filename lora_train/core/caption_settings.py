@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+CaptionerKind = Literal["wd14", "blip"]
 CaptionPolicy = Literal["only where empty", "overwrite", "prepend", "append"]
 CaptionDevice = Literal["auto", "cpu", "cuda"]
 
@@ -33,7 +34,8 @@ class CaptionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     wd14_model: Annotated[
         str,
         Meta(
-            title="WD14 model folder", description="With model.onnx and selected_tags.csv; empty: the downloaded one."
+            title="WD14 model folder",
+            description="With model.onnx and selected_tags.csv, or a name on the hub; empty: the downloaded one.",
         ),
     ] = ""
     wd14_threshold: Annotated[
@@ -59,7 +61,7 @@ class CaptionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         str,
         Meta(
             title="BLIP model folder",
-            description="An image-to-text model of transformers, or its hub name; empty: the downloaded one.",
+            description="An image-to-text model of transformers, or its name on the hub; empty: the downloaded one.",
         ),
     ] = ""
     blip_prompt: Annotated[

@@ -1,30 +1,30 @@
-"""The captioners that can be downloaded, each pinned to one revision, and which of them are there.
+"""The captioners that can be downloaded, and which of them are there: those that we know, each pinned to one revision,
+and any other of the Hugging Face hub by its name.
 
 Nothing heavy is imported to find that out: packages are looked for by name, models by their folders.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from lora_train.core.caption_settings import CaptionerKind
 from lora_train.core.errors import ModelError
-
-CaptionerKind = Literal["wd14", "blip"]
 
 _PACKAGES: dict[CaptionerKind, tuple[str, ...]] = {"wd14": ("onnxruntime",), "blip": ("torch", "transformers")}
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """Of an image-to-text model of transformers."""
 
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_HUB_ID = re.compile(r"(?=.{,96}$)(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
+"""The hub's own rule, so that a name with its slash as two dashes is the name of one folder and of no other."""
 
 
 class CaptionerFile(msgspec.Struct, frozen=True):
@@ -35,20 +35,26 @@ class CaptionerFile(msgspec.Struct, frozen=True):
 
 
 class CaptionerModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model on the Hugging Face hub, at the revision that we know."""
+    """A model on the Hugging Face hub."""
 
     name: str
-    """Of its folder."""
+    """By which it is asked for: a short one of our own, or that of the repository."""
     kind: CaptionerKind
     label: str
-    good_for: str
+    good_for: str = ""
     repository: str
-    revision: str
-    files: tuple[CaptionerFile, ...]
+    revision: str = ""
+    """A commit; empty for the newest one at the time of the download."""
+    files: tuple[CaptionerFile, ...] = ()
+    """Empty where only the hub knows them."""
+
+    @property
+    def folder_name(self) -> str:
+        return self.name.replace("/", "--")
 
     @property
     def size_bytes(self) -> int:
-        """Of the whole download."""
+        """Of the whole download; 0 where only the hub knows it."""
         return sum(file.size_bytes for file in self.files)
 
 
@@ -112,12 +118,22 @@ MODELS = (
 """Of each kind the one that is proposed for a download first."""
 
 
-def find_model(name: str) -> CaptionerModel:
-    """Raises ModelError for a name that is not in the list."""
+def find_model(name: str, kind: CaptionerKind | None = None) -> CaptionerModel:
+    """One of the list by its name; with a `kind`, any of the hub by that of its repository.
+
+    Raises ModelError for a name that is neither.
+    """
+    name = name.strip()
     for model in MODELS:
-        if model.name == name:
+        if model.name == name or (model.repository == name and model.kind == kind):
             return model
+    if kind is not None and is_hub_name(name):
+        return _unknown_model(name, kind)
     raise ModelError(f"There is no captioner {name!r}.", f"Known are {', '.join(model.name for model in MODELS)}.")
+
+
+def _unknown_model(repository: str, kind: CaptionerKind) -> CaptionerModel:
+    return CaptionerModel(name=repository, kind=kind, label=repository, repository=repository)
 
 
 def missing_packages(kind: CaptionerKind) -> tuple[str, ...]:
@@ -131,9 +147,12 @@ def install_command(packages: tuple[str, ...]) -> str:
 
 
 def folder_of(model: CaptionerModel, captioners_dir: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where the model is, whole, at our revision: below `captioners_dir`, or in the hub's cache; None for nowhere."""
-    places = (captioners_dir / model.name, _in_hub_cache(model, environment))
-    return next((place for place in places if _is_whole(model, place)), None)
+    """Where the model is, whole: below `captioners_dir`, or in the hub's cache; None for nowhere.
+
+    It has our revision, where we know one; else that which was fetched last.
+    """
+    places = (captioners_dir / model.folder_name, _in_hub_cache(model, environment))
+    return next((place for place in places if is_whole(model, place)), None)
 
 
 def has_model(kind: CaptionerKind, folder: Path) -> bool:
@@ -144,27 +163,27 @@ def has_model(kind: CaptionerKind, folder: Path) -> bool:
 
 
 def is_hub_name(typed: str) -> bool:
-    """Whether it looks like `organisation/model`."""
-    return _HUB_ID.fullmatch(typed.strip()) is not None
+    """Whether it looks like `organisation/model`, and is no folder here."""
+    return _HUB_ID.fullmatch(typed.strip()) is not None and not Path(typed.strip()).is_dir()
 
 
-def typed_folder(typed: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that a person typed. What looks like `organisation/model`, and is no folder here, is looked for in the
-    hub's cache of this machine, at the revision that was fetched last; nothing is downloaded.
+def typed_folder(
+    typed: str, kind: CaptionerKind, captioners_dir: Path, environment: Mapping[str, str] = os.environ
+) -> Path | None:
+    """The folder that a person typed, whether it is there or not. That of a name on the hub is where it was downloaded
+    to, or in the hub's cache of this machine; None for nowhere.
     """
-    folder = Path(typed.strip()).expanduser()
-    if not is_hub_name(typed) or folder.is_dir():
-        return folder
-    cached = _hub_cache(environment) / f"models--{typed.strip().replace('/', '--')}"
-    try:
-        revision = (cached / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
-        return folder
-    return cached / "snapshots" / revision
+    if not is_hub_name(typed):
+        return Path(typed.strip()).expanduser()
+    models = (find_model(typed, kind), _unknown_model(typed.strip(), kind))  # of one we know, any revision will do
+    folders = (folder_of(model, captioners_dir, environment) for model in models)
+    return next((folder for folder in folders if folder is not None), None)
 
 
-def _is_whole(model: CaptionerModel, folder: Path) -> bool:
+def is_whole(model: CaptionerModel, folder: Path) -> bool:
     """Sizes tell; the checksums were held against the files when they came."""
+    if not model.files:
+        return has_model(model.kind, folder)
     try:
         return all((folder / file.name).stat().st_size == file.size_bytes for file in model.files)
     except OSError:
@@ -173,8 +192,12 @@ def _is_whole(model: CaptionerModel, folder: Path) -> bool:
 
 def _in_hub_cache(model: CaptionerModel, environment: Mapping[str, str]) -> Path:
     """Where huggingface_hub keeps the snapshot: <cache>/models--ORG--NAME/snapshots/<revision>."""
-    folder = f"models--{model.repository.replace('/', '--')}"
-    return _hub_cache(environment) / folder / "snapshots" / model.revision
+    folder = _hub_cache(environment) / f"models--{model.repository.replace('/', '--')}"
+    revision = model.revision
+    if not revision:
+        with contextlib.suppress(OSError):
+            revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    return folder / "snapshots" / (revision or "none")
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:

@@ -10,7 +10,7 @@ from typing import IO, Literal
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.caption_settings import CaptionSettings
+from lora_train.core.caption_settings import CaptionerKind, CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError
@@ -111,12 +111,14 @@ class CaptionSpec(msgspec.Struct, frozen=True, tag="caption", tag_field="kind", 
 
 
 class DownloadSpec(msgspec.Struct, frozen=True, tag="download", tag_field="kind", kw_only=True):
-    """Fetch a captioner that a person asked for, at the revision that we know."""
+    """Fetch a captioner that a person asked for."""
 
     model: str
-    """Its name in `core.captioners`."""
+    """Its name in `core.captioners`, or on the hub."""
     folder: str
     """Where it goes, absolute."""
+    captioner: CaptionerKind | None = None
+    """What one has to be whose name is that of the hub."""
 
 
 DOWNLOADING = "downloading"

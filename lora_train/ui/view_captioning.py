@@ -24,7 +24,7 @@ _UPDATE = "train_tools_dataset_update"
 def captioning_html(captioning: CaptioningSnapshot, selection: Selection, *, is_needed: bool) -> str:
     """Nothing where all is quiet. `is_needed`: pictures without captions wait for *Update Dataset*."""
     job = captioning.job
-    parts = [_download(entry) for entry in captioning.captioners if entry.download is not None]
+    parts = [_offer(entry) if entry.download is None else _download(entry) for entry in captioning.captioners]
     if job is not None and job.state in ("waiting", "running"):
         parts.append(_writing(job, selection))
     elif job is not None and job.state == "failed":
@@ -60,12 +60,30 @@ def _download(entry: CaptionerEntry) -> str:
         headline = paragraph(f"{words('Downloading')} {value(entry.label)} {done}")
         bar = progress_bar(status.phase_done, status.phase_total)
         return f'<div class="train-tools-box">{headline}{bar}<div class="train-tools-actions">{stop}</div></div>'
-    again = post_button("Download again", "captioners/download", {"model": entry.name}, done="The download begins.")
+    again = post_button("Download again", "captioners/download", _body(entry), done="The download begins.")
     if status.state == "failed":
         why = error_panel("The download failed.", status.message, status.hint)
         return f'{why}<div class="train-tools-actions">{again}</div>'
     stopped = paragraph(f"{words('The download was stopped:')} {value(entry.label)}", "train-tools-quiet")
     return f'{stopped}<div class="train-tools-actions">{again}</div>'
+
+
+def _offer(entry: CaptionerEntry) -> str:
+    """Of a model that is wanted and not here, where it was not begun before."""
+    if not entry.is_wanted:
+        return ""
+    if entry.problem:
+        command = value(entry.command, "train-tools-command")
+        return f'<div class="train-tools-box">{paragraph(sentence(entry.problem))}{paragraph(command)}</div>'
+    size = f" {value(f'{entry.download_mb} MB')}" if entry.download_mb else ""
+    headline = paragraph(f"{value(entry.label)}{size} {words('to download')}")
+    button = post_button("Download", "captioners/download", _body(entry), done="The download begins.")
+    return f'<div class="train-tools-box">{headline}<div class="train-tools-actions">{button}</div></div>'
+
+
+def _body(entry: CaptionerEntry) -> dict[str, str]:
+    """What the download of a model is asked for with."""
+    return {"model": entry.name, "kind": entry.choice}
 
 
 def _question(captioning: CaptioningSnapshot) -> str:

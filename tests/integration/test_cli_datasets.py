@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_train.core.captioners import find_model
+
 if TYPE_CHECKING:
+    from tests.assets.hubs import Hub
     from tests.integration.conftest import Studio
 
 NAME = "自作 LORA"
@@ -200,6 +203,26 @@ def test_a_model_writes_captions(studio: Studio, made: Path, taggers: Any) -> No
     assert answer(studio.cli("caption", *TO, "--json"), 1)["message"] == "Nothing is chosen to write captions."
 
 
+def test_a_model_of_the_hub_is_fetched_on_request_and_writes_captions(
+    studio: Studio, made: Path, taggers: Any, hub: Hub
+) -> None:
+    taggers.make_colour_tagger(studio.root / "colours")
+    files = {path.name: path.read_bytes() for path in (studio.root / "colours").iterdir()}
+    hub.offer(find_model("somebody/colours", "wd14"), files)
+    chosen = ["--with", "wd14", "--model", "somebody/colours"]
+    absent = answer(studio.cli("caption", *TO, *chosen, "--json"), 1)
+    assert absent["message"].startswith("somebody/colours is not here yet. Download it")
+    assert hub.asked == []
+    told = studio.cli("caption", *TO, "--download", "--policy", "overwrite", "--json")
+    assert answer(told)["result"] == {"captions": 3, "kept": 0}
+    assert "Downloading somebody/colours." in told.stderr
+    assert {path.name for path in studio.root.rglob("somebody--colours/*")} == {*files, ".hub.json"}
+    assert not any("1girl" in caption for caption in captions(made).values())
+    hub.asked.clear()
+    assert answer(studio.cli("caption", *TO, "--download", "--json"))["result"] == {"captions": 0, "kept": 3}
+    assert hub.asked == [], "it is there"
+
+
 def test_what_cannot_write_captions(studio: Studio, made: Path) -> None:
     before = captions(made)
     for line, code, words in (
@@ -207,6 +230,7 @@ def test_what_cannot_write_captions(studio: Studio, made: Path) -> None:
         ("--with wd14", 1, "WD14 tagger is not here yet."),
         ("--with wd14 --model .", 1, "it must hold model.onnx and selected_tags.csv"),
         ("--model .", 2, "--model: say what it is, by --with wd14 or --with blip"),
+        ("--with blip --model nobody/nothing", 1, "nobody/nothing is not here yet."),
         ("--with none --download", 2, "--with none"),
         ("--policy replace", 2, "invalid choice: 'replace'"),
         ("--set width_px=64 --set blip_beams=0", 2, "blip_beams (Beams): '0' is not a whole number from 1 to 16"),
@@ -222,6 +246,7 @@ def test_ctrl_c_stops_a_download(studio: Studio, made: Path, monkeypatch: pytest
     with socket.create_server(("127.0.0.1", 0)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
         fetching = studio.background(
             "caption", *TO, "--with", "wd14", "--download", "--json",
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -23,7 +23,7 @@ ALLOWED = {
     },
     "caption": {
         *("data", "core", "msgspec", "numpy", "PIL"),
-        *("onnxruntime", "torch", "transformers", "certifi"),
+        *("onnxruntime", "torch", "transformers", "huggingface_hub"),
     },
     "launch": {"core", "msgspec", "psutil"},
     "publish": {"core", "msgspec"},

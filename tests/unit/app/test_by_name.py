@@ -64,13 +64,18 @@ def test_models_that_are_ticked_and_absent(desk: Desk, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_HOME", str(desk.root))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     ids = desk.version()
-    absent = desk.app.captioning.absent_models
+
+    def absent(*ids: str) -> list[str]:
+        return [model.name for model in desk.app.captioning.absent_models(*ids)]
+
     monkeypatch.setattr("lora_train.app.captioning.missing_packages", lambda _kind: ())
     assert absent(*ids) == []
     desk.app.settings.change(*ids, {"use_wd14": True, "use_blip": True})
     assert absent(*ids) == ["wd-vit-tagger-v3", "blip-image-captioning-base"]
     desk.app.settings.change(*ids, {"blip_model": "own"})
     assert absent(*ids) == ["wd-vit-tagger-v3"]
+    desk.app.settings.change(*ids, {"blip_model": "microsoft/git-base"})
+    assert absent(*ids) == ["wd-vit-tagger-v3", "microsoft/git-base"]
     monkeypatch.setattr("lora_train.app.captioning.missing_packages", lambda _kind: ("onnxruntime",))
     with pytest.raises(ModelError, match="needs onnxruntime") as told:
         absent(*ids)

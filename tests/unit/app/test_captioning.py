@@ -106,6 +106,7 @@ def test_nothing_there_asks_once(desk: Desk, version: Any) -> None:
         ("wd-swinv2-tagger-v3", "wd14", False, 468),
         ("blip-image-captioning-base", "blip", False, 991),
     ]
+    assert not any(entry.is_wanted for entry in choices.captioners)
     assert desk.app.captioning.answer("none") == ""
     again = desk.again().captioning.choices("cat", "v1")
     assert (again.answer, again.must_ask) == ("none", False)
@@ -186,10 +187,6 @@ def test_a_folder_that_is_none(desk: Desk, version: Any) -> None:
     tick(desk, use_wd14=False, use_blip=True, blip_model=str(desk.root / "none"))
     with pytest.raises(ModelError, match=r"is no BLIP: it must hold config\.json and weights"):
         used(desk)
-    tick(desk, blip_model="microsoft/git-base")
-    with pytest.raises(ModelError, match="microsoft/git-base is neither a folder nor in the hub's cache") as error:
-        used(desk)
-    assert "hf download microsoft/git-base" in error.value.message
 
 
 def test_a_package_that_is_missing(desk: Desk, version: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +247,75 @@ def test_another_tagger_is_downloaded_by_name(desk: Desk, version: Any, started:
     with pytest.raises(ModelError, match="no captioner 'wd-v9'"):
         desk.app.captioning.download("wd-v9")
     assert len(started) == 1
+
+
+def wanted(desk: Desk) -> list[tuple[str, int]]:
+    """What the page offers to download, and its size in megabytes."""
+    choices = desk.app.captioning.choices("cat", "v1")
+    return [(entry.name, entry.download_mb) for entry in choices.captioners if entry.is_wanted]
+
+
+def test_what_is_ticked_or_answered_and_not_there_is_offered(desk: Desk, version: Any) -> None:
+    desk.app.captioning.answer("none")
+    assert wanted(desk) == []
+    desk.app.captioning._write(captioning._Memory(answer="wd14"))
+    assert wanted(desk) == [(VIT.name, 379)]
+    tick(desk, use_blip=True)
+    assert wanted(desk) == [(BLIP.name, 991)]
+    have(desk, "blip")
+    assert wanted(desk) == [], "the host's own does it"
+    tick(desk, use_wd14=True)
+    assert wanted(desk) == [(VIT.name, 379)]
+    put(desk, VIT)
+    assert wanted(desk) == []
+
+
+def test_a_model_of_the_hub_is_offered_and_fetched_when_asked_for(
+    desk: Desk, version: Any, started: list[JobFolder]
+) -> None:
+    tick(desk, use_blip=True, blip_model=" microsoft/git-base ")
+    choices = desk.app.captioning.choices("cat", "v1")
+    assert choices.problems[0] == "microsoft/git-base is not here yet. Download it, or give its folder."
+    assert wanted(desk) == [("microsoft/git-base", 0)]
+    assert choices.captioners[-1].choice == "blip"
+    assert started == []
+
+    job_id = desk.app.captioning.download("microsoft/git-base", "blip")
+    [job] = started
+    folder = desk.workspace.captioners_dir / "microsoft--git-base"
+    assert job.read_spec() == DownloadSpec(model="microsoft/git-base", folder=str(folder), captioner="blip")
+    assert desk.app.captioning.download(" microsoft/git-base", "blip") == job_id, "it runs"
+    desk.tell(job, ev.Phase(name="downloading", done=5, total=10))
+    entry = desk.app.captioning.choices("cat", "v1").captioners[len(MODELS)]
+    assert entry.download is not None
+    assert (entry.download.phase_done, entry.download_job) == (5, job_id)
+    with pytest.raises(ModelError, match="microsoft/git-base is still being downloaded"):
+        used(desk)
+
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).touch()
+    end(desk, job, ev.Finished())
+    assert used(desk) == (str(folder), "", ())
+    assert wanted(desk) == []
+    assert desk.app.captioning.download("microsoft/git-base", "blip") == ""
+
+
+def test_a_typed_model_is_offered_without_a_tick(desk: Desk, version: Any, started: list[JobFolder]) -> None:
+    tick(desk, wd14_model="deepghs/pixai-tagger")
+    choices = desk.app.captioning.choices("cat", "v1")
+    assert (wanted(desk), choices.must_ask) == ([("deepghs/pixai-tagger", 0)], False)
+    tick(desk, wd14_model=VIT.repository)
+    assert wanted(desk) == [(VIT.name, 379)], "one that we know, with its checksums"
+    vit = put(desk, VIT)
+    assert (wanted(desk), used(desk)) == ([], ("", vit, ()))
+
+
+def test_a_hub_name_without_its_kind(desk: Desk, version: Any, started: list[JobFolder]) -> None:
+    for name, kind in (("microsoft/git-base", None), ("../git-base", "blip")):
+        with pytest.raises(ModelError, match="There is no captioner"):
+            desk.app.captioning.download(name, kind)  # type: ignore[arg-type]
+    assert started == []
 
 
 # --- captions on demand, and the update ---

@@ -1,80 +1,26 @@
-"""Downloads by a real worker process, from a hub on this machine that also fails."""
+"""Downloads of a model that we know by a real worker process, from a hub on this machine that also fails."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from lora_train.core import captioners
 from lora_train.core.captioners import CaptionerModel
 from lora_train.core.events import Phase
-from lora_train.core.jobs import DownloadSpec, JobFolder, JobStatus, status_from_events
+from lora_train.core.jobs import status_from_events
 from lora_train.launch import launcher
 
 if TYPE_CHECKING:
-    from tests.unit.caption.conftest import Hub
+    from tests.assets.hubs import Hub
+    from tests.unit.caption.conftest import Desk
 
 pytestmark = pytest.mark.compat
 
 _LIMIT_S = 60
-_WITH_SMALL_MODEL = """
-import sys, msgspec
-from lora_train.core import captioners
-captioners.MODELS = (msgspec.json.decode(sys.argv[2].encode(), type=captioners.CaptionerModel),)
-from lora_train.caption import downloads
-downloads._TRY_PAUSE_S = 0.05
-from lora_train import worker
-sys.exit(worker.main(sys.argv[1:2]))
-"""
-"""The worker as it is, but for a model of one megabyte in the registry."""
-
-
-class Desk:
-    def __init__(self, root: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root = root
-        self.hub = hub
-        self.count = 0
-        self.parent = root / "captioners"
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    def job(self, model: str) -> JobFolder:
-        self.count += 1
-        job = JobFolder(self.root / f"job-{self.count}")
-        job.create(DownloadSpec(model=model, folder=str(self.parent / model)))
-        return job
-
-    def start(self, model: CaptionerModel, job: JobFolder) -> subprocess.Popen[bytes]:
-        text = msgspec.json.encode(model).decode()
-        command = [sys.executable, "-c", _WITH_SMALL_MODEL, str(job.path), text]
-        return subprocess.Popen(command, cwd=Path(captioners.__file__).parents[2], env=dict(os.environ))
-
-    def download(self, model: CaptionerModel) -> JobStatus:
-        job = self.job(model.name)
-        self.start(model, job).wait(_LIMIT_S)
-        return status_from_events(job.events())
-
-    def is_there(self, model: CaptionerModel) -> bool:
-        return captioners.folder_of(model, self.parent, {"HF_HOME": str(self.root)}) is not None
-
-    def visible(self) -> list[str]:
-        """What a person sees in the folder of captioners."""
-        return sorted(path.name for path in self.parent.iterdir() if not path.name.startswith("."))
-
-    def half(self, model: CaptionerModel) -> Path:
-        return self.parent / f".{model.name}.part"
-
-
-@pytest.fixture
-def desk(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(tmp_path, hub, monkeypatch)
 
 
 def wait_until(condition: Any) -> None:
@@ -89,7 +35,9 @@ def test_a_model_comes_whole(desk: Desk, hub: Hub, small_model: CaptionerModel) 
     assert (status.state, status.message) == ("finished", "")
     folder = desk.parent / small_model.name
     assert status.result == {"folder": str(folder), "bytes": small_model.size_bytes}
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == hub.contents
+    assert desk.contents(folder) == hub.contents_of(small_model)
+    origin = {"repository": "somebody/small-tagger", "revision": small_model.revision}
+    assert json.loads((folder / ".hub.json").read_bytes()) == origin
     assert (status.phase, status.phase_done, status.phase_total) == (
         "downloading",
         small_model.size_bytes,
@@ -107,14 +55,14 @@ def test_a_broken_connection_is_taken_up_again(desk: Desk, hub: Hub, small_model
     hub.cut_after_bytes = [300_000, 200_000]
     assert desk.download(small_model).state == "finished"
     ranges = [range_ for name, range_ in hub.asked if name == "model.onnx"]
-    assert ranges == ["", "bytes=300000-", "bytes=500000-"]
+    assert ranges == ["", "bytes=262144-", "bytes=458752-"], "what had come of 64 kB is lost"
     assert desk.is_there(small_model)
 
 
 def test_a_connection_that_breaks_for_good_is_told_and_the_half_is_kept(
     desk: Desk, hub: Hub, small_model: CaptionerModel
 ) -> None:
-    hub.cut_after_bytes = [300_000, 0, 0, 0, 0]
+    hub.cut_after_bytes = [300_000] + 40 * [0]  # the library itself may try six times for each of ours
     status = desk.download(small_model)
     assert (status.state, status.error) == ("failed", "ModelError")
     assert status.message.startswith("Small tagger can't be downloaded from http://127.0.0.1")
@@ -124,8 +72,8 @@ def test_a_connection_that_breaks_for_good_is_told_and_the_half_is_kept(
 
     hub.cut_after_bytes, hub.asked = [], []
     status = desk.download(small_model)
-    assert status.result["bytes"] == small_model.size_bytes - 300_000
-    assert hub.asked[0] == ("model.onnx", "bytes=300000-")
+    assert status.result["bytes"] == small_model.size_bytes - 262_144
+    assert hub.asked[0] == ("model.onnx", "bytes=262144-")
     assert desk.is_there(small_model)
 
 
@@ -133,7 +81,7 @@ def test_no_server(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port of "discard", where nobody listens
     status = desk.download(small_model)
     assert (status.state, status.error) == ("failed", "ModelError")
-    assert "http://127.0.0.1:9: Connection refused" in status.message
+    assert status.message == "Small tagger can't be downloaded from http://127.0.0.1:9: Connection refused."
     assert desk.visible() == []
     assert not desk.half(small_model).exists()
 
@@ -143,9 +91,9 @@ def test_a_wrong_checksum(desk: Desk, hub: Hub, small_model: CaptionerModel, lar
     """Of a file whose checksum we know, and of one for which only the hub tells it."""
     name = "model.onnx" if large else "config.json"
     if large:
-        hub.offer(small_model, {name: hub.contents[name][::-1]})
+        hub.offer(small_model, {name: hub.contents_of(small_model)[name][::-1]})
     else:
-        hub.etag[name] = "0" * 40
+        hub.told[name] = "0" * 40
     status = desk.download(small_model)
     assert (status.state, status.error) == ("failed", "ModelError")
     assert f"{name} of Small tagger came from" in status.message
@@ -154,7 +102,7 @@ def test_a_wrong_checksum(desk: Desk, hub: Hub, small_model: CaptionerModel, lar
     assert not (desk.half(small_model) / name).exists()
 
 
-@pytest.mark.parametrize(("status", "word"), [(404, "does not exist (404)"), (401, "is refused (401)")])
+@pytest.mark.parametrize(("status", "word"), [(404, "does not have it (404)"), (403, "refuses it (403)")])
 def test_a_file_that_the_hub_does_not_give(
     desk: Desk, hub: Hub, small_model: CaptionerModel, status: int, word: str
 ) -> None:
@@ -164,7 +112,6 @@ def test_a_file_that_the_hub_does_not_give(
     assert word in told.message
     assert "HF_ENDPOINT" in told.hint
     assert desk.visible() == []
-    assert not desk.half(small_model).exists()
 
 
 def test_an_overloaded_server_is_asked_again(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
@@ -184,7 +131,7 @@ def test_what_stands_there_incomplete_is_set_aside(desk: Desk, small_model: Capt
 
 def test_two_at_once(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
     hub.pause_s = 0.1
-    first_job = desk.job(small_model.name)
+    first_job = desk.job(small_model)
     first = desk.start(small_model, first_job)
     wait_until(lambda: (desk.half(small_model) / "model.onnx").exists())
     status = desk.download(small_model)
@@ -201,16 +148,73 @@ def test_no_room(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1_000_000))  # type: ignore[attr-defined]
     with pytest.raises(JobError, match=r"needs 68 MB, and .* has 1 MB left"):  # 1 MB and 64 MiB that stay free
-        downloads._check_disk(small_model, desk.half(small_model))
+        downloads._check_disk("Small tagger", small_model.size_bytes, desk.half(small_model))
+
+
+def test_a_full_disk(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system lets no file grow beyond half a megabyte: an error of writing, not of the network."""
+    pytest.importorskip("resource")
+    monkeypatch.setenv("LARGEST_FILE_BYTES", "500000")
+    status = desk.download(small_model)
+    assert (status.state, status.error, status.message) == ("failed", "OSError", "File too large")
+    assert "the disk has room" in status.hint
+    assert desk.visible() == []
+    monkeypatch.delenv("LARGEST_FILE_BYTES")
+    assert desk.download(small_model).state == "finished"
+
+
+def test_a_server_that_can_not_go_on_in_a_file(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
+    hub.has_ranges = False
+    hub.cut_after_bytes = [300_000]
+    assert desk.download(small_model).state == "finished"
+    assert desk.contents(desk.parent / small_model.name) == hub.contents_of(small_model)
+
+
+def test_what_is_no_hub(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
+    hub.page = "<html>Please log in to this hotel's network.</html>"
+    status = desk.download(small_model)
+    assert (status.error, status.message) == ("ModelError", f"{hub.url} does not answer as a hub does.")
+    assert not desk.half(small_model).exists()
+
+
+def test_a_machine_that_is_to_stay_offline(
+    desk: Desk, hub: Hub, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status = desk.download(small_model)
+    assert (status.error, status.message) == ("ModelError", "HF_HUB_OFFLINE is set: nothing is downloaded.")
+    assert hub.tokens == []
+
+
+def test_without_the_library(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = desk.root / "broken" / "huggingface_hub"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+    status = desk.download(small_model)
+    assert status.message == "Downloads need huggingface_hub, which this Python has not."
+    assert status.hint.endswith("-m pip install huggingface_hub")
+
+
+TAGGER: dict[str, bytes] = {"model.onnx": bytes(range(256)) * 4096, "selected_tags.csv": b"tag_id,name\n1,cat\n"}
+
+
+def test_the_models_that_are_proposed_are_fetched_by_nobody(
+    desk: Desk, hub: Hub, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert desk.download(small_model).state == "finished"
+    assert {token for path, token in hub.tokens if "agent" not in path} == {""}
 
 
 def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
     """With the registry and the worker as they are: a real model, in its real size, that comes slowly."""
     model = captioners.MODELS[0]
-    hub.offer_zeros(model, "model.onnx", model.files[0].size_bytes)
+    for file in model.files:
+        hub.offer_zeros(model, file.name, file.size_bytes)
     hub.large = {"model.onnx"}
     hub.pause_s = 0.02
-    job = desk.job(model.name)
+    job = desk.job(model)
     worker = launcher.start_worker(job)
     wait_until(lambda: status_from_events(job.events()).phase_done > 0)
     wait_until(lambda: len([event for event in job.events() if isinstance(event, Phase)]) >= 3)
@@ -228,9 +232,10 @@ def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
 
 def test_a_server_that_hangs_does_not_keep_the_person_waiting(desk: Desk, hub: Hub) -> None:
     model = captioners.MODELS[0]
-    hub.offer_zeros(model, "model.onnx", model.files[0].size_bytes)
-    hub.pause_s = 60
-    job = desk.job(model.name)
+    for file in model.files:
+        hub.offer_zeros(model, file.name, file.size_bytes)
+    hub.large, hub.pause_s = {"model.onnx"}, 60
+    job = desk.job(model)
     worker = launcher.start_worker(job)
     wait_until(lambda: status_from_events(job.events()).phase_done > 0)
     job.request("stop")

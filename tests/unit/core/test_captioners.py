@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from lora_train.core import captioners
-from lora_train.core.captioners import MODELS, CaptionerModel, find_model, folder_of, has_model, typed_folder
+from lora_train.core.captioners import (
+    MODELS,
+    CaptionerModel,
+    find_model,
+    folder_of,
+    has_model,
+    is_hub_name,
+    typed_folder,
+)
 from lora_train.core.errors import ModelError
 
 VIT, SWIN, BLIP = MODELS
@@ -95,14 +103,68 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert captioners.install_command(("onnxruntime",)) == f'"{sys.executable}" -m pip install onnxruntime'
 
 
-def test_a_hub_name_is_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_model_of_the_hub() -> None:
+    model = find_model(" microsoft/git-base ", "blip")
+    assert (model.name, model.repository, model.label) == ("microsoft/git-base",) * 3
+    assert (model.folder_name, model.kind, model.revision, model.files) == ("microsoft--git-base", "blip", "", ())
+    assert find_model(VIT.repository, "wd14") is VIT
+    assert find_model(VIT.repository, "blip").files == (), "what it is not, the hub's list of files will tell"
+    with pytest.raises(ModelError, match="no captioner 'microsoft/git-base'"):
+        find_model("microsoft/git-base")
+
+
+@pytest.mark.parametrize("typed", ["a/b", "Some-One/My_model.v2", " a/b\n", f"a/{'b' * 94}"])
+def test_names_on_the_hub(typed: str) -> None:
+    assert is_hub_name(typed)
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    huggingface_hub.utils.validate_repo_id(typed.strip())
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "a", "a/b/c", "/a/b", "../a", "a/..", "a--b/c", "a/b.", "-a/b", "名/前", "a b/c", f"a/{'b' * 95}"]
+)
+def test_what_is_no_name_on_the_hub(typed: str) -> None:
+    assert not is_hub_name(typed)
+    with pytest.raises(ModelError):
+        find_model(typed, "blip")
+
+
+def test_a_hub_name_is_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+
+    def found(typed: str) -> Path | None:
+        return typed_folder(typed, "blip", tmp_path / "captioners", environment)
+
+    def fill_with(folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).touch()
+        return folder
+
+    assert found("microsoft/git-base") is None
     cached = tmp_path / "hub" / "models--microsoft--git-base"
-    assert typed_folder("microsoft/git-base", environment) == Path("microsoft/git-base")
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc123\n", encoding="utf-8")
-    assert typed_folder(" microsoft/git-base ", environment) == cached / "snapshots" / "abc123"
+    assert found("microsoft/git-base") is None, "not whole"
+    snapshot = fill_with(cached / "snapshots" / "abc123")
+    assert found(" microsoft/git-base ") == snapshot
+    downloaded = fill_with(tmp_path / "captioners" / "microsoft--git-base")
+    assert found("microsoft/git-base") == downloaded
     (tmp_path / "microsoft" / "git-base").mkdir(parents=True)
-    assert typed_folder("microsoft/git-base", environment) == Path("microsoft/git-base"), "a folder wins"
-    assert typed_folder("/somewhere/else", environment) == Path("/somewhere/else")
+    assert found("microsoft/git-base") == Path("microsoft/git-base"), "a folder wins"
+    assert found("/somewhere/else") == Path("/somewhere/else")
+
+
+def test_of_a_model_that_we_know_any_revision_will_do(tmp_path: Path) -> None:
+    environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    cached = tmp_path / "hub" / "models--Salesforce--blip-image-captioning-base"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc123", encoding="utf-8")
+    other = cached / "snapshots" / "abc123"
+    other.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (other / name).touch()
+    assert typed_folder(BLIP.repository, "blip", tmp_path, environment) == other
+    ours = fill(tmp_path / BLIP.name, BLIP)
+    assert typed_folder(BLIP.repository, "blip", tmp_path, environment) == ours

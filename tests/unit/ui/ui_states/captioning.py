@@ -67,6 +67,28 @@ def _downloading(status: JobStatus) -> CaptioningSnapshot:
     return CaptioningSnapshot(captioners=entries, answer="wd14")
 
 
+def _offer_states() -> dict[str, CaptioningSnapshot]:
+    """What is ticked or typed, and not here."""
+    typed = CaptionerEntry(
+        name="microsoft/git-base",
+        choice="blip",
+        label="microsoft/git-base",
+        good_for="",
+        is_present=False,
+        is_wanted=True,
+    )
+    lacking = {"problem": "BLIP needs transformers, which this Python has not.", "command": "pip install transformers"}
+    failed = JobStatus(state="failed", message="somebody/nothing is not on the hub.", hint="Choose another model.")
+    return {
+        "models are wanted": CaptioningSnapshot(captioners=_models(is_wanted=True)),
+        "a model of the hub is wanted": CaptioningSnapshot(captioners=[*_models(), typed]),
+        "a model that is wanted can't run": CaptioningSnapshot(captioners=_models(is_wanted=True, **lacking)),
+        "a model of the hub could not be fetched": CaptioningSnapshot(
+            captioners=[msgspec.structs.replace(typed, download=failed, download_job="jobs/1")]
+        ),
+    }
+
+
 def _job_states() -> dict[str, CaptioningSnapshot]:
     downloads = {
         "download waits": JobStatus(state="waiting"),
@@ -88,7 +110,12 @@ def _job_states() -> dict[str, CaptioningSnapshot]:
 
 
 def captioning_states() -> dict[str, str]:
-    snapshots = {"no captioner": CaptioningSnapshot(captioners=[]), **_question_states(), **_job_states()}
+    snapshots = {
+        "no captioner": CaptioningSnapshot(captioners=[]),
+        **_question_states(),
+        **_offer_states(),
+        **_job_states(),
+    }
     needed = {name: view.captioning_html(snapshot, _SHOWN, is_needed=True) for name, snapshot in snapshots.items()}
     quiet = {
         f"{name}, no caption needed": view.captioning_html(snapshot, _SHOWN, is_needed=False)
