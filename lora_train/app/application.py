@@ -24,6 +24,7 @@ from lora_train.app.planning import (
     PlannedTrain,
     check_base_model,
     check_disk,
+    check_training,
     plan_job,
     with_absolute_paths,
     with_threads,
@@ -128,7 +129,7 @@ class App:
         from lora_train.data.intake import take_in
 
         settings = _parse_all(name, images, values, publish_to)
-        facts = check_base_model(settings)
+        facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings)
         found = scan_dataset(images)
@@ -157,7 +158,7 @@ class App:
         selection = self.projects.find(name, version)
         found = self.workspace.find_version(selection.project, selection.version)
         settings = with_absolute_paths(parse_settings(values, train_settings(found)))
-        facts = check_base_model(settings)
+        facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings)
         if self.datasets.is_updating(found):
@@ -174,7 +175,7 @@ class App:
         if state == "finished":
             raise JobError(f"{job.path} is finished.", "Start a new training to go on learning.")
         if isinstance(spec, TrainSpec):
-            check_base_model(spec.settings)
+            check_training(spec.settings)
         job.clear_requests()
         return launcher.start_worker(job)
 
@@ -300,6 +301,9 @@ def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: P
     vae = str(values.get("vae", ""))
     if vae and not Path(vae).is_file():
         problems.append(f"vae (VAE): {vae} does not exist")
+    continue_from = str(values.get("continue_from", ""))
+    if continue_from and not Path(continue_from).is_file():
+        problems.append(f"continue_from (Continue from LoRA): {continue_from} does not exist")
     try:
         settings = parse_settings(values)
     except ConfigError as error:

@@ -6,11 +6,13 @@ Values are texts: numbers and booleans as Python prints them, missing ones "None
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from lora_train.core.config import TrainSettings
+from lora_train.core.ranks import ranks_of
 
 _OPTIMIZER_NAMES = {
     "AdamW": "torch.optim.adamw.AdamW",
@@ -25,6 +27,16 @@ _LEAKS_DATASET = {
     "modelspec.trigger_phrase",
 }
 """Left out by the privacy switch: what tells captions, tags or folder names."""
+
+
+class NetworkFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a network that was taken over from a finished LoRA; empty for one that the settings describe."""
+
+    continued_from: str = ""
+    """The stem of its file, no folder."""
+    ranks: tuple[int, ...] = ()
+    alphas: tuple[float, ...] = ()
+    """The different values in it."""
 
 
 class RunFacts(msgspec.Struct, kw_only=True):
@@ -50,6 +62,8 @@ class RunFacts(msgspec.Struct, kw_only=True):
     tag_frequency: dict[str, dict[str, int]]
     bucket_info: dict[str, Any]
     trigger_phrase: str = ""
+    family: str = "sd1"
+    network: NetworkFacts = NetworkFacts()
 
 
 def build_metadata(
@@ -84,11 +98,9 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_vae_hash": facts.vae_legacy_hash,
         "ss_new_vae_hash": facts.vae_sha256,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": settings.rank,
-        "ss_network_alpha": settings.alpha,
-        "ss_network_args": _network_args(settings),
-        "ss_network_dropout": None,
-        "ss_scale_weight_norms": None,
+        **_network_values(settings, facts),
+        "ss_network_dropout": settings.network_dropout or None,
+        "ss_scale_weight_norms": settings.scale_weight_norms or None,
         "ss_mixed_precision": {"fp32": "no"}.get(facts.compute_precision, facts.compute_precision),
         "ss_full_fp16": False,
         "ss_fp8_base": False,
@@ -96,10 +108,50 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _network_args(settings: TrainSettings) -> Any:
-    if not settings.conv_rank:
-        return ""
-    return {"conv_dim": str(settings.conv_rank), "conv_alpha": str(settings.conv_alpha)}
+_DYNAMIC = "Dynamic"
+"""What kohya's tools write where modules differ in a way that no argument tells."""
+
+
+def dims_values(ranks: Sequence[int], alphas: Sequence[float]) -> dict[str, Any]:
+    """ss_network_dim and ss_network_alpha of a network with these different ranks and alphas."""
+    return {
+        "ss_network_dim": ranks[0] if len(ranks) == 1 else _DYNAMIC,
+        "ss_network_alpha": float(alphas[0]) if len(alphas) == 1 else _DYNAMIC,
+    }
+
+
+def _network_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
+    dropouts = {"rank_dropout": settings.rank_dropout, "module_dropout": settings.module_dropout}
+    arguments = {name: str(value) for name, value in dropouts.items() if value}
+    if facts.network.continued_from:
+        values = dims_values(facts.network.ranks, facts.network.alphas)
+        return {**values, "ss_network_args": arguments or "", "ss_continued_from": facts.network.continued_from}
+    values = {"ss_network_dim": settings.rank, "ss_network_alpha": settings.alpha}
+    return {**values, "ss_network_args": {**_ranks_arguments(settings, facts.family), **arguments} or ""}
+
+
+def _ranks_arguments(settings: TrainSettings, family: str) -> dict[str, str]:
+    """kohya's names, except for the text encoder's, which has no rank of its own there."""
+    arguments: dict[str, str] = {}
+    ranks = ranks_of(settings)
+    if settings.conv_rank:
+        arguments |= {"conv_dim": str(settings.conv_rank), "conv_alpha": str(settings.conv_alpha)}
+    whole = ranks["linear"]
+    if any(ranks[group] != whole for group in ("input", "middle", "output")):
+        blocks = [group for group, count in _blocks(family) for group in [group] * count]
+        arguments["block_dims"] = ",".join(str(ranks[group][0]) for group in blocks)
+        arguments["block_alphas"] = ",".join(f"{ranks[group][1]:g}" for group in blocks)
+    if ranks["text_encoder"] != whole and settings.train_text_encoder:
+        rank, alpha = ranks["text_encoder"]
+        arguments |= {"text_encoder_dim": str(rank), "text_encoder_alpha": f"{alpha:g}"}
+    return arguments
+
+
+def _blocks(family: str) -> tuple[tuple[str, int], ...]:
+    """How many numbers kohya's block arguments have: 12 + 1 + 12; for SDXL 9 + 3 + 9, with one more at each end."""
+    if family.startswith("sdxl"):
+        return ("input", 10), ("middle", 3), ("output", 10)
+    return ("input", 12), ("middle", 1), ("output", 12)
 
 
 def _dataset_values(facts: RunFacts) -> dict[str, Any]:

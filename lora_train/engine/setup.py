@@ -28,7 +28,8 @@ from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
-from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
+from lora_train.engine.network_protocol import Network
+from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.reporting import Reporter
@@ -48,7 +49,8 @@ class Run:
     device: devices.Device
     dtype: torch.dtype
     model: BaseModel
-    network: LoraNetwork
+    network: Network
+    continued: Continued | None
     planner: EpochPlanner
     latents: LatentCache
     texts: TrainedTexts | CachedTexts
@@ -95,7 +97,11 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
     run = Run()
     run.spec = spec
-    run.settings = settings = spec.settings
+    settings = spec.settings
+    run.continued = Continued(Path(settings.continue_from)) if settings.continue_from else None
+    if run.continued is not None:
+        settings = run.continued.settle(settings, report)
+    run.settings = settings
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
@@ -158,17 +164,13 @@ def _build_network(run: Run) -> None:
     settings, model = run.settings, run.model
     if devices.prefers_channels_last(run.device, run.dtype):
         model.unet.to(memory_format=torch.channels_last)
-    targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
-    if settings.train_text_encoder:
-        targets += text_encoder_targets(model.text_encoders[0])
-    ranks = {
-        "linear": (settings.rank, settings.alpha),
-        "conv": (settings.conv_rank, settings.conv_alpha),
-    }
-    run.network = LoraNetwork.new(targets, ranks, settings.seed)
+    run.network = build_network(settings, model, run.continued)
     run.network.attach()
+    if run.continued is not None:
+        run.facts.network = run.continued.facts()
     parts = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
-    run.groups = {part: run.network.parameters_of(part) for part in parts}
+    found = {part: run.network.parameters_of(part) for part in parts}
+    run.groups = {part: parameters for part, parameters in found.items() if parameters}
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
@@ -179,6 +181,9 @@ def _build_network(run: Run) -> None:
 
 def _prepare_texts(run: Run, report: Reporter) -> None:
     settings, model = run.settings, run.model
+    keeps_texts = run.continued is not None and run.continued.has_text_encoder and not settings.train_text_encoder
+    if run.continued is not None and keeps_texts:
+        run.continued.attach_texts(model)
     prompts = Prompts(
         model,
         clip_skip=settings.clip_skip,
@@ -195,7 +200,7 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
     else:
         run.texts = CachedTexts(prompts)
         run.texts.prepare(run.planner.batches(0))
-        if _captions_never_change(run):
+        if _captions_never_change(run) and not keeps_texts:  # previews draw with all weights of its LoRA
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()
             run.texts.let_go()
@@ -230,6 +235,7 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
         started_at=time.time(),
         base_model_name=resolve_base_model(settings.base_model).name,
         vae_name=Path(settings.vae).name if settings.vae else "",
+        family=run.model.family,
         prediction=run.model.prediction,
         compute_precision={torch.float32: "fp32", torch.bfloat16: "bf16"}.get(run.dtype, "fp16"),
         resolution_px=run.resolution_px,
