@@ -7,7 +7,7 @@ command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
+from lora_train.app.merging import merge_spec
 from lora_train.app.planning import (
     PlannedTrain,
     check_base_model,
@@ -38,7 +39,7 @@ from lora_train.app.version_settings import VersionSettings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
-from lora_train.core.config import TrainSettings
+from lora_train.core.config import SavePrecision, TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
@@ -271,6 +272,20 @@ class App:
         else:
             settings = with_threads(settings, None)
         return self._new_job("bench", BenchSpec(settings=settings, pictures=pictures, steps=steps))
+
+    def plan_merge(
+        self,
+        *,
+        loras: Sequence[Path],
+        weights: Sequence[float],
+        out: Path,
+        rank: int = 0,
+        keep: float = 0.0,
+        precision: SavePrecision = "fp16",
+    ) -> JobFolder:
+        """A job that adds LoRAs up, or resizes one. Raises as `merging.merge_spec`."""
+        spec = merge_spec(loras=loras, weights=weights, out=out, rank=rank, keep=keep, precision=precision)
+        return self._new_job("merge", spec)
 
     def inspect(self, path: Path) -> Inspection:
         """What is in a checkpoint, LoRA, VAE or diffusers folder. Raises ModelError."""

@@ -180,8 +180,7 @@ def check_continued_lora(settings: TrainSettings, facts: CheckpointFacts) -> Non
     path = Path(settings.continue_from)
     if not path.is_file():
         raise ModelError(f"{path} does not exist.", "Check the path of the LoRA to continue from.")
-    told = path.stat()
-    family = _lora_family(path, told.st_mtime_ns, told.st_size)
+    family = lora_family(path)
     if "unknown" not in (family, facts.family) and family != facts.family.removesuffix("-inpaint"):
         raise ModelError(
             f"{path} is a LoRA for {FAMILY_LABELS.get(family, family)}, but the base model is of "
@@ -190,8 +189,14 @@ def check_continued_lora(settings: TrainSettings, facts: CheckpointFacts) -> Non
         )
 
 
+def lora_family(path: Path) -> Family:
+    """The family of a LoRA, as its header tells. Raises ModelError for what is no plain LoRA."""
+    told = path.stat()
+    return _read_lora_family(path, told.st_mtime_ns, told.st_size)
+
+
 @lru_cache(maxsize=16)
-def _lora_family(path: Path, mtime_ns: int, size_bytes: int) -> Family:  # noqa: ARG001
+def _read_lora_family(path: Path, mtime_ns: int, size_bytes: int) -> Family:  # noqa: ARG001
     """As the header tells; the page's sum asks for it every second."""
     plain_lora_modules(read_tensor_file(path))
     lora = inspect_file(path).lora

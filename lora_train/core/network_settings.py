@@ -104,7 +104,7 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Module dropout",
-            description="Share of the layers whose LoRA sits out a step, so that weaker weights look good too; 0 is off.",
+            description="Share of the layers whose LoRA sits out a step, so that no layer is needed alone; 0 is off.",
             ge=0,
             le=0.9,
         ),
