@@ -23,6 +23,7 @@ from lora_train.core.jobs import (
     DownloadSpec,
     JobFolder,
     JobSpec,
+    MergeSpec,
     PreviewSpec,
     RegularisationSpec,
     RequestedEnd,
@@ -30,7 +31,7 @@ from lora_train.core.jobs import (
     TrainSpec,
 )
 
-_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | RegularisationSpec | CompareSpec | BenchSpec
+_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | RegularisationSpec | CompareSpec | BenchSpec | MergeSpec
 
 
 def main(arguments: list[str]) -> int:
@@ -135,6 +136,10 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.bench import bench
 
                 return ev.Finished(result=bench(spec, job, report))
+            case MergeSpec():
+                from lora_train.engine.merging import merge
+
+                return ev.Finished(result=merge(spec, report))
 
 
 def _failure(error: Exception) -> ev.Failed:

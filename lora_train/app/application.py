@@ -7,7 +7,7 @@ command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
+from lora_train.app.merging import merge_spec
 from lora_train.app.planning import (
     PlannedTrain,
     check_base_model,
     check_disk,
+    check_training,
     plan_job,
     with_absolute_paths,
     with_threads,
@@ -37,7 +39,7 @@ from lora_train.app.version_settings import VersionSettings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
-from lora_train.core.config import TrainSettings
+from lora_train.core.config import SavePrecision, TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
@@ -128,7 +130,7 @@ class App:
         from lora_train.data.intake import take_in
 
         settings = _parse_all(name, images, values, publish_to)
-        facts = check_base_model(settings)
+        facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings)
         found = scan_dataset(images)
@@ -157,7 +159,7 @@ class App:
         selection = self.projects.find(name, version)
         found = self.workspace.find_version(selection.project, selection.version)
         settings = with_absolute_paths(parse_settings(values, train_settings(found)))
-        facts = check_base_model(settings)
+        facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings)
         if self.datasets.is_updating(found):
@@ -174,7 +176,7 @@ class App:
         if state == "finished":
             raise JobError(f"{job.path} is finished.", "Start a new training to go on learning.")
         if isinstance(spec, TrainSpec):
-            check_base_model(spec.settings)
+            check_training(spec.settings)
         job.clear_requests()
         return launcher.start_worker(job)
 
@@ -271,6 +273,20 @@ class App:
             settings = with_threads(settings, None)
         return self._new_job("bench", BenchSpec(settings=settings, pictures=pictures, steps=steps))
 
+    def plan_merge(
+        self,
+        *,
+        loras: Sequence[Path],
+        weights: Sequence[float],
+        out: Path,
+        rank: int = 0,
+        keep: float = 0.0,
+        precision: SavePrecision = "fp16",
+    ) -> JobFolder:
+        """A job that adds LoRAs up, or resizes one. Raises as `merging.merge_spec`."""
+        spec = merge_spec(loras=loras, weights=weights, out=out, rank=rank, keep=keep, precision=precision)
+        return self._new_job("merge", spec)
+
     def inspect(self, path: Path) -> Inspection:
         """What is in a checkpoint, LoRA, VAE or diffusers folder. Raises ModelError."""
         return inspect_file(path)
@@ -300,6 +316,9 @@ def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: P
     vae = str(values.get("vae", ""))
     if vae and not Path(vae).is_file():
         problems.append(f"vae (VAE): {vae} does not exist")
+    continue_from = str(values.get("continue_from", ""))
+    if continue_from and not Path(continue_from).is_file():
+        problems.append(f"continue_from (Continue from LoRA): {continue_from} does not exist")
     try:
         settings = parse_settings(values)
     except ConfigError as error:

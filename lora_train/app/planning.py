@@ -17,8 +17,12 @@ from lora_train.core.assets import resolve_base_model
 from lora_train.core.checkpoints import read_checkpoint, require_supported, with_choices
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError, WorkspaceError
-from lora_train.core.families import CheckpointFacts
+from lora_train.core.families import FAMILY_LABELS, CheckpointFacts, Family
+from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.lora_files import plain_lora_modules
+from lora_train.core.ranks import ranks_of
+from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Version
 
 if TYPE_CHECKING:
@@ -99,11 +103,17 @@ def count_steps(plan: EpochPlanner, settings: TrainSettings) -> int:
     return total_steps(plan, settings.epochs, settings.gradient_accumulation_steps)
 
 
+def capacity(settings: TrainSettings) -> str:
+    """How much a LoRA of these settings can hold, in a few words."""
+    if settings.continue_from:
+        return f"continues {Path(settings.continue_from).stem}"
+    return f"rank {settings.rank}"
+
+
 def check_disk(root: Path, settings: TrainSettings) -> None:
     """Raise WorkspaceError unless the LoRAs and two states fit onto the disk."""
     saves = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0)
-    lora_bytes = settings.rank * _LORA_BYTES_PER_RANK + settings.conv_rank * _CONV_BYTES_PER_RANK
-    lora_bytes *= 2 if settings.save_precision == "fp32" else 1
+    lora_bytes = _lora_bytes(settings)
     needed = saves * lora_bytes + 3 * 6 * lora_bytes + _SPARE_BYTES
     existing = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -115,11 +125,21 @@ def check_disk(root: Path, settings: TrainSettings) -> None:
         )
 
 
+def _lora_bytes(settings: TrainSettings) -> int:
+    """At most so large is a LoRA of these settings."""
+    if settings.continue_from:
+        return 2 * Path(settings.continue_from).stat().st_size  # it may be in half precision, and we not
+    ranks = ranks_of(settings)
+    conv_rank, _ = ranks.pop("conv")
+    lora_bytes = max(rank for rank, _ in ranks.values()) * _LORA_BYTES_PER_RANK + conv_rank * _CONV_BYTES_PER_RANK
+    return lora_bytes * (2 if settings.save_precision == "fp32" else 1)
+
+
 def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
     """The worker runs in another folder."""
     absolute = {
         name: str(Path(value).absolute())
-        for name in ("base_model", "vae")
+        for name in ("base_model", "vae", "continue_from")
         if (value := getattr(settings, name)) and value != "demo"
     }
     return msgspec.structs.replace(settings, **absolute)
@@ -141,6 +161,43 @@ def check_base_model(settings: TrainSettings) -> CheckpointFacts:
     facts = read_checkpoint(path) if path.is_dir() else _read_header(path, told.st_mtime_ns, told.st_size)
     require_supported(facts, path)
     return with_choices(facts, settings.prediction, settings.zero_terminal_snr)
+
+
+def check_training(settings: TrainSettings) -> CheckpointFacts:
+    """`check_base_model`, and the LoRA to continue from. Raises as that does."""
+    facts = check_base_model(settings)
+    check_continued_lora(settings, facts)
+    return facts
+
+
+def check_continued_lora(settings: TrainSettings, facts: CheckpointFacts) -> None:
+    """Raise ModelError when the LoRA to continue from is not there, no plain LoRA, or of another family."""
+    if not settings.continue_from:
+        return
+    path = Path(settings.continue_from)
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist.", "Check the path of the LoRA to continue from.")
+    family = lora_family(path)
+    if "unknown" not in (family, facts.family) and family != facts.family.removesuffix("-inpaint"):
+        raise ModelError(
+            f"{path} is a LoRA for {FAMILY_LABELS.get(family, family)}, but the base model is of "
+            f"{FAMILY_LABELS.get(facts.family, facts.family)}.",
+            "Choose a LoRA and a base model of the same family.",
+        )
+
+
+def lora_family(path: Path) -> Family:
+    """The family of a LoRA, as its header tells. Raises ModelError for what is no plain LoRA."""
+    told = path.stat()
+    return _read_lora_family(path, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read_lora_family(path: Path, mtime_ns: int, size_bytes: int) -> Family:  # noqa: ARG001
+    """As the header tells; the page's sum asks for it every second."""
+    plain_lora_modules(read_tensor_file(path))
+    lora = inspect_file(path).lora
+    return lora.family if lora is not None else "unknown"
 
 
 @lru_cache(maxsize=64)

@@ -12,8 +12,11 @@ from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras, previews_of
 from lora_train.app.paces import expected_s_per_step
 from lora_train.app.planning import (
+    capacity,
     check_base_model,
+    check_continued_lora,
     check_disk,
+    check_training,
     count_steps,
     make_plan,
     plan_job,
@@ -102,6 +105,8 @@ class Training:
         )
         model_problems, facts = self.check_model(settings)
         forecast.problems += model_problems
+        if sentence := self._check_continued(settings, facts):
+            forecast.problems.append(sentence)
         try:
             dataset = self._datasets.scan(found)
         except DatasetError:
@@ -151,7 +156,7 @@ class Training:
         words = common_tag([picture.caption for picture in dataset.pictures if not picture.is_regularisation])
         settings = with_absolute_paths(train_settings(found))
         settings = _with_preview_prompt(settings, words or found.project.info().name)
-        facts = check_base_model(settings)
+        facts = check_training(settings)
         check_disk(self._workspace.root, settings)
         plan = plan_job(
             found,
@@ -216,7 +221,7 @@ class Training:
         spec = self._spec(folder)
         if self._watch.status(folder).state == "finished":
             raise JobError(f"{spec.name} is finished.", "Begin a new training to go on learning.")
-        check_base_model(spec.settings)
+        check_training(spec.settings)
         if launcher.is_alive(folder):
             raise JobError(f"{spec.name} is running already.")
         if not self._jobs.is_starting(job):
@@ -292,7 +297,7 @@ class Training:
             place=place,
             base_model=resolve_base_model(settings.base_model).name,
             summary=(
-                f"{settings.optimizer} {settings.learning_rate:g} · rank {settings.rank} · "
+                f"{settings.optimizer} {settings.learning_rate:g} · {capacity(settings)} · "
                 f"batch {settings.batch_size} · {settings.epochs} epochs"
             ),
             created=spec.created,
@@ -377,6 +382,18 @@ class Training:
         if settings.vae and not self._host.takes_paths():
             return "VAE: leave it empty; this page is open to others, so it takes no paths."
         return f"VAE: {settings.vae} does not exist." if settings.vae and not Path(settings.vae).is_file() else ""
+
+    def _check_continued(self, settings: TrainSettings, facts: CheckpointFacts | None) -> str:
+        """Why the LoRA to continue from can't be used; empty if it can, or none was chosen."""
+        if settings.continue_from and not self._host.takes_paths():
+            return "Continue from LoRA: leave it empty; this page is open to others, so it takes no paths."
+        try:
+            check_continued_lora(settings, facts or CheckpointFacts("unknown"))
+        except TrainToolsError as error:
+            return f"{error.message}\n{error.hint}".strip()
+        except OSError as error:
+            return f"Continue from LoRA: {settings.continue_from} can't be read ({error.strerror or error})."
+        return ""
 
 
 def _with_preview_prompt(settings: TrainSettings, words: str) -> TrainSettings:

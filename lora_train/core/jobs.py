@@ -11,7 +11,7 @@ import msgspec
 
 from lora_train.core import events as ev
 from lora_train.core.caption_settings import CaptionerKind, CaptionSettings
-from lora_train.core.config import TrainSettings
+from lora_train.core.config import SavePrecision, TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError
 from lora_train.core.files import lock, write_bytes
@@ -161,6 +161,21 @@ class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_o
     steps: int
 
 
+class MergeSpec(msgspec.Struct, frozen=True, tag="merge", tag_field="kind", kw_only=True):
+    """Add finished LoRAs up into a new one at `out`; with `rank` or `keep` reduced to a smaller rank."""
+
+    loras: tuple[str, ...]
+    """Absolute paths, as is `out`."""
+    weights: tuple[float, ...]
+    """One for each."""
+    out: str
+    rank: int = 0
+    """No module has more; 0 is no limit."""
+    keep: float = 0.0
+    """Share of the squared norm that a module keeps at least; 0 leaves the ranks as they are."""
+    precision: SavePrecision = "fp16"
+
+
 JobSpec = (
     TrainSpec
     | PreviewSpec
@@ -172,6 +187,7 @@ JobSpec = (
     | RegularisationSpec
     | CompareSpec
     | BenchSpec
+    | MergeSpec
 )
 
 _DECODER = msgspec.json.Decoder(JobSpec)

@@ -16,7 +16,8 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Convolution rank",
-            description="Train the other convolutions too, with this rank; 0 leaves them out.",
+            description="Train the other convolutions too (textures, fine strokes), in all blocks with this one rank; "
+            "0 leaves them out.",
             ge=0,
             le=1024,
         ),
@@ -84,20 +85,26 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Network dropout",
-            description="Share of the LoRA's inner values left out at each step, against over-training; 0 is off.",
+            description="Share of the LoRA's inner values left out at each step, so that few pictures are not learned "
+            "by heart; 0 is off.",
             ge=0,
             le=0.9,
         ),
     ] = 0.0
     rank_dropout: Annotated[
         float,
-        Meta(title="Rank dropout", description="Share of the ranks left out at each step; 0 is off.", ge=0, le=0.9),
+        Meta(
+            title="Rank dropout",
+            description="Share of the ranks left out at each step, so that none alone holds the subject; 0 is off.",
+            ge=0,
+            le=0.9,
+        ),
     ] = 0.0
     module_dropout: Annotated[
         float,
         Meta(
             title="Module dropout",
-            description="Share of the layers whose LoRA sits out a step; 0 is off.",
+            description="Share of the layers whose LoRA sits out a step, so that no layer is needed alone; 0 is off.",
             ge=0,
             le=0.9,
         ),
@@ -116,6 +123,6 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         str,
         Meta(
             title="Continue from LoRA",
-            description="A LoRA file that is taught more, with the rank that it has; empty begins anew.",
+            description="A LoRA file that is taught more, with the layers and ranks that it has; empty begins anew.",
         ),
     ] = ""

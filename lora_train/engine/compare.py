@@ -13,7 +13,7 @@ from lora_train.data.images import fit_to_bucket, open_picture
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.judge import FeatureReader, Likeness, retention
 from lora_train.engine.loading import BaseModel
-from lora_train.engine.network import LoraNetwork
+from lora_train.engine.network_protocol import Network
 from lora_train.engine.preview_job import load_with_lora
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import DrawSettings, draw, draw_settings, picture_seeds
@@ -82,7 +82,7 @@ class _Drawer:
     def __init__(
         self,
         model: BaseModel,
-        network: LoraNetwork,
+        network: Network,
         prompts: Prompts,
         draw_with: DrawSettings,
         seed: int,

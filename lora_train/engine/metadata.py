@@ -6,12 +6,14 @@ Values are texts: numbers and booleans as Python prints them, missing ones "None
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
+from lora_train.core.ranks import ranks_of
 
 _OPTIMIZER_NAMES = {
     "AdamW": "torch.optim.adamw.AdamW",
@@ -45,6 +47,16 @@ _SDXL_NAMES = _FamilyNames(
 """SDXL's layers have the original layout's names in files, which is what the implementation tells."""
 
 
+class NetworkFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a network that was taken over from a finished LoRA; empty for one that the settings describe."""
+
+    continued_from: str = ""
+    """The stem of its file, no folder."""
+    ranks: tuple[int, ...] = ()
+    alphas: tuple[float, ...] = ()
+    """The different values in it."""
+
+
 class RunFacts(msgspec.Struct, kw_only=True):
     """What the metadata tells besides the settings. Counts of pictures include their repeats."""
 
@@ -56,7 +68,6 @@ class RunFacts(msgspec.Struct, kw_only=True):
     vae_name: str = ""
     vae_legacy_hash: str = ""
     vae_sha256: str = ""
-    family: str = "sd1"
     prediction: str
     zero_terminal_snr: bool = False
     compute_precision: str
@@ -70,6 +81,8 @@ class RunFacts(msgspec.Struct, kw_only=True):
     tag_frequency: dict[str, dict[str, int]]
     bucket_info: dict[str, Any]
     trigger_phrase: str = ""
+    family: str = "sd1"
+    network: NetworkFacts = NetworkFacts()
 
 
 def build_metadata(
@@ -106,11 +119,9 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_vae_hash": facts.vae_legacy_hash,
         "ss_new_vae_hash": facts.vae_sha256,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": settings.rank,
-        "ss_network_alpha": settings.alpha,
-        "ss_network_args": _network_args(settings),
-        "ss_network_dropout": None,
-        "ss_scale_weight_norms": None,
+        **_network_values(settings, facts),
+        "ss_network_dropout": settings.network_dropout or None,
+        "ss_scale_weight_norms": settings.scale_weight_norms or None,
         "ss_mixed_precision": {"fp32": "no"}.get(facts.compute_precision, facts.compute_precision),
         "ss_full_fp16": False,
         "ss_fp8_base": False,
@@ -131,10 +142,50 @@ def _clip_skip(settings: TrainSettings, facts: RunFacts) -> int | None:
     return settings.clip_skip if conditioning_of(facts.family).clip_skip_matters else None
 
 
-def _network_args(settings: TrainSettings) -> Any:
-    if not settings.conv_rank:
-        return ""
-    return {"conv_dim": str(settings.conv_rank), "conv_alpha": str(settings.conv_alpha)}
+_DYNAMIC = "Dynamic"
+"""What kohya's tools write where modules differ in a way that no argument tells."""
+
+
+def dims_values(ranks: Sequence[int], alphas: Sequence[float]) -> dict[str, Any]:
+    """ss_network_dim and ss_network_alpha of a network with these different ranks and alphas."""
+    return {
+        "ss_network_dim": ranks[0] if len(ranks) == 1 else _DYNAMIC,
+        "ss_network_alpha": float(alphas[0]) if len(alphas) == 1 else _DYNAMIC,
+    }
+
+
+def _network_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
+    dropouts = {"rank_dropout": settings.rank_dropout, "module_dropout": settings.module_dropout}
+    arguments = {name: str(value) for name, value in dropouts.items() if value}
+    if facts.network.continued_from:
+        values = dims_values(facts.network.ranks, facts.network.alphas)
+        return {**values, "ss_network_args": arguments or "", "ss_continued_from": facts.network.continued_from}
+    values = {"ss_network_dim": settings.rank, "ss_network_alpha": settings.alpha}
+    return {**values, "ss_network_args": {**_ranks_arguments(settings, facts.family), **arguments} or ""}
+
+
+def _ranks_arguments(settings: TrainSettings, family: str) -> dict[str, str]:
+    """kohya's names, except for the text encoder's, which has no rank of its own there."""
+    arguments: dict[str, str] = {}
+    ranks = ranks_of(settings)
+    if settings.conv_rank:
+        arguments |= {"conv_dim": str(settings.conv_rank), "conv_alpha": str(settings.conv_alpha)}
+    whole = ranks["linear"]
+    if any(ranks[group] != whole for group in ("input", "middle", "output")):
+        blocks = [group for group, count in _blocks(family) for group in [group] * count]
+        arguments["block_dims"] = ",".join(str(ranks[group][0]) for group in blocks)
+        arguments["block_alphas"] = ",".join(f"{ranks[group][1]:g}" for group in blocks)
+    if ranks["text_encoder"] != whole and trains_text_encoders(settings, family):
+        rank, alpha = ranks["text_encoder"]
+        arguments |= {"text_encoder_dim": str(rank), "text_encoder_alpha": f"{alpha:g}"}
+    return arguments
+
+
+def _blocks(family: str) -> tuple[tuple[str, int], ...]:
+    """How many numbers kohya's block arguments have: 12 + 1 + 12; for SDXL 9 + 3 + 9, with one more at each end."""
+    if family.startswith("sdxl"):
+        return ("input", 10), ("middle", 3), ("output", 10)
+    return ("input", 12), ("middle", 1), ("output", 12)
 
 
 def _dataset_values(facts: RunFacts) -> dict[str, Any]:

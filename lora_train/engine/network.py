@@ -7,15 +7,19 @@ A network is attached to a model and detached again; detached, the model is what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from torch import nn
 
+from lora_train.core.lora_files import ALPHA, DOWN, UP
+from lora_train.core.ranks import Ranks
 from lora_train.core.seeds import derive_seed
+from lora_train.engine.dropout import SHIFTS, DropoutRates, LayerMasks, draw_masks
 from lora_train.engine.ldm_names import unet_module_name
+from lora_train.engine.network_protocol import Draw
 
 
 class Target(NamedTuple):
@@ -47,6 +51,12 @@ class LoraLayer(nn.Module):
         self.up = nn.Parameter(up)
         self.alpha = alpha
         self.scale = alpha / down.shape[0]
+        self.masks: LayerMasks | None = None
+        """What sits out the present step; None outside of training."""
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
 
     @staticmethod
     def new(layer: nn.Linear | nn.Conv2d, *, rank: int, alpha: float, seed: int) -> LoraLayer:
@@ -64,38 +74,64 @@ class LoraLayer(nn.Module):
 
     def delta(self, layer: nn.Linear | nn.Conv2d, x: torch.Tensor, multiplier: float) -> torch.Tensor:
         """What the LoRA adds to the layer's output for the input x."""
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype) * (self.scale * multiplier)
+        grown = 1.0 if self.masks is None else self.masks.scale
+        down, up = self.down.to(x.dtype), self.up.to(x.dtype) * (self.scale * multiplier * grown)
         if isinstance(layer, nn.Conv2d):
             inner = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-            return functional.conv2d(inner, up)
-        return functional.linear(functional.linear(x, down), up)
+            return functional.conv2d(inner if self.masks is None else self.masks.keep(inner, 1), up)
+        inner = functional.linear(x, down)
+        return functional.linear(inner if self.masks is None else self.masks.keep(inner, -1), up)
 
     def delta_weight(self) -> torch.Tensor:
         """The same change as a weight, in the shape of the layer's own, for merging."""
         merged = self.up.flatten(1) @ self.down.flatten(1) * self.scale
         return merged.reshape(self.up.shape[0], *self.down.shape[1:])
 
+    @torch.no_grad()
+    def limit_norm(self, largest: float) -> None:
+        """Shrink `down` and `up` by the same factor where the norm of `delta_weight` is over `largest`.
+
+        kohya's "scale weight norms". |B A|^2 = trace((B'B)(A A')): two r x r products instead of the whole weight,
+        and nothing is read back from the device.
+        """
+        down, up = self.down.flatten(1), self.up.flatten(1)
+        squared = ((up.T @ up) * (down @ down.T)).sum() * self.scale**2
+        shrink = (largest / squared.clamp(min=1e-30).sqrt()).clamp(max=1).sqrt()
+        self.down.mul_(shrink)
+        self.up.mul_(shrink)
+
 
 class LoraNetwork(nn.Module):
-    """One LoraLayer for each target. `multiplier` is the weight a host would give: 0 is the base model."""
+    """One LoraLayer for each target: a `network_protocol.Network`.
 
-    def __init__(self, pairs: Iterable[tuple[Target, LoraLayer]]) -> None:
+    largest_norm: no layer's change may have a greater norm than this after a step; 0 is no limit.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[Target, LoraLayer]],
+        *,
+        dropout: DropoutRates | None = None,
+        largest_norm: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout = dropout or DropoutRates()
+        self.largest_norm = largest_norm
         paired = list(pairs)
         self.targets = [target for target, _ in paired]
         self.layers = nn.ModuleList([lora for _, lora in paired])
         self.multiplier = 1.0
 
     @staticmethod
-    def new(targets: Iterable[Target], ranks: dict[str, tuple[int, float]], seed: int) -> LoraNetwork:
-        """An untrained network; `ranks` maps "linear" and "conv" (see `kind_of`) to (rank, alpha)."""
+    def new(targets: Iterable[Target], ranks: Ranks, seed: int, **options: Any) -> LoraNetwork:
+        """An untrained network; `options` are those of the class."""
 
         def layer(target: Target) -> LoraLayer:
-            rank, alpha = ranks[kind_of(target.layer)]
+            rank, alpha = rank_of(target, ranks)
             layer_seed = derive_seed(seed, "lora", target.part, target.name)
             return LoraLayer.new(target.layer, rank=rank, alpha=alpha, seed=layer_seed)
 
-        return LoraNetwork((target, layer(target)) for target in targets)
+        return LoraNetwork(((target, layer(target)) for target in targets), **options)
 
     def attach(self) -> None:
         """Let every target's output include its LoRA. Raises RuntimeError when one has a LoRA already."""
@@ -128,6 +164,26 @@ class LoraNetwork(nn.Module):
             found[f"{target.part}.{target.name}.up"] = lora.up
         return found
 
+    def file_parts(self) -> Iterator[tuple[Target, Mapping[str, torch.Tensor]]]:
+        for target, lora in self.pairs():
+            yield target, {DOWN: lora.down, UP: lora.up, ALPHA: torch.tensor(float(lora.alpha))}
+
+    def before_batch(self, draw: Draw, places: int) -> None:
+        if not any(self.dropout):
+            return
+        pairs = list(self.pairs())
+        ranks = [lora.rank for _, lora in pairs]
+        shifts = [derive_seed(0, "shift", target.part, target.name) % SHIFTS for target, _ in pairs]
+        masks = draw_masks(self.dropout, ranks, shifts, draw, places, pairs[0][1].down.device)
+        for (_, lora), own in zip(pairs, masks, strict=True):
+            lora.masks = own
+
+    def after_step(self) -> None:
+        for _, lora in self.pairs():
+            lora.masks = None
+            if self.largest_norm and lora.up.requires_grad:
+                lora.limit_norm(self.largest_norm)
+
     def _forward(self, layer: nn.Linear | nn.Conv2d, lora: LoraLayer) -> Any:
         base_forward: Any = type(layer).forward
 
@@ -144,6 +200,23 @@ def kind_of(layer: nn.Linear | nn.Conv2d) -> str:
     """ "conv" for convolutions of more than one pixel, "linear" for everything that is a matrix product."""
     is_conv = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
     return "conv" if is_conv else "linear"
+
+
+_GROUPS = {"down": "input", "mid": "middle", "up": "output"}
+
+
+def block_group(target: Target) -> str:
+    """The group of blocks that a layer belongs to, as settings name it; "linear" for one outside of all."""
+    if target.part != "unet":
+        return "text_encoder"
+    return _GROUPS.get(target.name.partition("_")[0], "linear")
+
+
+def rank_of(target: Target, ranks: Ranks) -> tuple[int, float]:
+    """(rank, alpha) of a layer: of convolutions their own, else of its block group, else the net dim's."""
+    if kind_of(target.layer) == "conv":
+        return ranks["conv"]
+    return ranks.get(block_group(target), ranks["linear"])
 
 
 def unet_targets(unet: Any, *, with_convolutions: bool) -> list[Target]:

@@ -20,11 +20,12 @@ from lora_train.core.errors import ModelError, TrainToolsError
 from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.files import replace
 from lora_train.core.inspection import family_of_lora
+from lora_train.core.lora_files import ALPHA, DOWN, UP, plain_lora_modules
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target
+from lora_train.engine.network_protocol import Network
 from lora_train.engine.weights import read_tensor
 
-_DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 _PREFIX = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 _LARGEST_WEIGHT = 6e4
 """Hosts cast to fp16, whose largest number is 65504."""
@@ -38,29 +39,35 @@ def module_name(target: Target) -> str:
     return target.file_name or _PREFIX[target.part] + target.name.replace(".", "_")
 
 
-def file_tensors(network: LoraNetwork, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """lora_down.weight, lora_up.weight and alpha of every layer, on the CPU.
+def file_tensors(network: Network, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The parts of every layer by kohya's names, on the CPU, ready for `save_lora`. Raises as `checked` does."""
+    named = {
+        f"{module_name(target)}.{part}": tensor
+        for target, parts in network.file_parts()
+        for part, tensor in parts.items()
+    }
+    return checked(named, dtype)
+
+
+def checked(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of a LoRA on the CPU and in a number format; single numbers (alpha) stay float32, hence exact.
 
     Raises TrainToolsError for numbers that are not finite or too large for a host: such a file is worthless.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    for target, lora in network.pairs():
-        name = module_name(target)
-        tensors[f"{name}.{_DOWN}"] = _checked(name, lora.down).to(dtype)
-        tensors[f"{name}.{_UP}"] = _checked(name, lora.up).to(dtype)
-        tensors[f"{name}.{_ALPHA}"] = torch.tensor(float(lora.alpha))  # float32: exactly what was trained with
-    return tensors
+    return {
+        name: _checked(name, tensor).to(dtype if tensor.ndim else torch.float32) for name, tensor in tensors.items()
+    }
 
 
-def _checked(name: str, weight: torch.Tensor) -> torch.Tensor:
-    weight = weight.detach().to("cpu", torch.float32).contiguous()
-    largest = weight.abs().max().item()
+def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach().to("cpu", torch.float32).contiguous()
+    largest = tensor.abs().max().item()
     if not largest < _LARGEST_WEIGHT:  # also true of NaN
         raise TrainToolsError(
-            f"The LoRA of {name} holds {largest:g}; nothing over {_LARGEST_WEIGHT:g} may be saved.",
+            f"The LoRA of {name.partition('.')[0]} holds {largest:g}; nothing over {_LARGEST_WEIGHT:g} may be saved.",
             "The training went astray: use a lower learning rate.",
         )
-    return weight
+    return tensor
 
 
 def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -104,19 +111,56 @@ def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
     }
 
 
+class LoraFile:
+    """A LoRA file whose layers are taken out part by part. Raises ModelError when it is no plain LoRA."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = read_tensor_file(path)
+        self._names = plain_lora_modules(self._file)
+        self._left = set(self._names)
+        self.ranks: set[int] = set()
+        self.alphas: set[float] = set()
+        """The different values of the layers that were taken out."""
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether layers of a text encoder are left in it."""
+        return any(name.startswith("lora_te") for name in self._left)
+
+    def take(self, targets: Sequence[Target]) -> list[tuple[Target, LoraLayer]]:
+        """The layers among `targets` that the file names.
+
+        Raises ModelError for one of another shape, and where Automatic1111 would need others beside it.
+        """
+        _check_fused(self._file.path, targets, self._names)
+        pairs: list[tuple[Target, LoraLayer]] = []
+        for target in targets:
+            name = module_name(target)
+            if name in self._left:
+                self._left.remove(name)
+                lora = _read_layer(self._file, name, target.layer)
+                self.ranks.add(lora.rank)
+                self.alphas.add(lora.alpha)
+                pairs.append((target, lora))
+        return pairs
+
+    def require_all_taken(self) -> None:
+        """Raises ModelError when the file has layers that the model lacks."""
+        if self._left:
+            why = f"{len(self._left)} of its layers are not there, for example {min(self._left)}"
+            raise _does_not_fit(self._file, why)
+
+
 def load_network(path: Path, targets: Sequence[Target]) -> LoraNetwork:
     """The network in a LoRA file, for the layers among `targets` that it names.
 
     Raises ModelError when the file is no plain LoRA, has one for layers that the model lacks or of other shapes, or
     has only some of the LoRAs that Automatic1111 applies together.
     """
-    file = read_tensor_file(path)
-    wanted = _lora_names(file)
-    found = [target for target in targets if module_name(target) in wanted]
-    if lacking := wanted - {module_name(target) for target in found}:
-        raise _does_not_fit(file, f"{len(lacking)} of its layers are not there, for example {min(lacking)}")
-    _check_fused(path, targets, wanted)
-    return LoraNetwork([(target, _read_layer(file, module_name(target), target.layer)) for target in found])
+    file = LoraFile(path)
+    pairs = file.take(targets)
+    file.require_all_taken()
+    return LoraNetwork(pairs)
 
 
 def _does_not_fit(file: TensorFile, why: str) -> ModelError:
@@ -143,29 +187,10 @@ def _check_fused(path: Path, targets: Sequence[Target], names: set[str]) -> None
             )
 
 
-def _lora_names(file: TensorFile) -> set[str]:
-    """kohya's names of the layers in a file; like the hosts we split at the first dot, and alpha may be missing."""
-    found: dict[str, set[str]] = {}
-    for tensor in file.tensors:
-        name, _, part = tensor.partition(".")
-        found.setdefault(name, set()).add(part)
-    if not any(_DOWN in parts for parts in found.values()):
-        raise ModelError(f"{file.path} is not a LoRA in kohya's layout.")
-    for name, parts in sorted(found.items()):
-        if strange := parts - {_DOWN, _UP, _ALPHA}:
-            raise ModelError(
-                f"{file.path} has the tensor {name}.{min(strange)}, which no plain LoRA has.",
-                "LoHa, LoKr, DoRA and other kinds can't be read here.",
-            )
-        if missing := {_DOWN, _UP} - parts:
-            raise ModelError(f"{file.path} is incomplete: {name} lacks {min(missing)}.", "Download it again.")
-    return set(found)
-
-
 def _read_layer(file: TensorFile, name: str, layer: nn.Linear | nn.Conv2d) -> LoraLayer:
     weight = layer.weight
-    down = read_tensor(file, f"{name}.{_DOWN}").float()
-    up = read_tensor(file, f"{name}.{_UP}").float()
+    down = read_tensor(file, f"{name}.{DOWN}").float()
+    up = read_tensor(file, f"{name}.{UP}").float()
     if weight.ndim == 4 and down.ndim == up.ndim == 2:  # as some tools write 1x1 convolutions
         down, up = down[:, :, None, None], up[:, :, None, None]
     fits = down.shape[1:] == weight.shape[1:]
@@ -175,6 +200,6 @@ def _read_layer(file: TensorFile, name: str, layer: nn.Linear | nn.Conv2d) -> Lo
             f"{name} has the shapes {tuple(down.shape)} and {tuple(up.shape)}, but is for a weight of the shape "
             f"{tuple(weight.shape)}",
         )
-    has_alpha = f"{name}.{_ALPHA}" in file.tensors
-    alpha = read_tensor(file, f"{name}.{_ALPHA}").item() if has_alpha else float(down.shape[0])
+    has_alpha = f"{name}.{ALPHA}" in file.tensors
+    alpha = read_tensor(file, f"{name}.{ALPHA}").item() if has_alpha else float(down.shape[0])
     return LoraLayer(down, up, alpha).to(weight.device)

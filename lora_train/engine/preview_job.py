@@ -11,8 +11,9 @@ from lora_train.core.jobs import JobFolder, PreviewSpec, SamplesSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel, load_base_model
-from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
+from lora_train.engine.network import text_encoder_targets, unet_targets
 from lora_train.engine.network_file import load_network
+from lora_train.engine.network_protocol import Network
 from lora_train.engine.previews import PreviewTexts, draw_previews, parameters_text, save_previews
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
@@ -63,13 +64,13 @@ def draw_samples(spec: SamplesSpec, job: JobFolder, report: Reporter) -> dict[st
     return {"drawn": len(loras)}
 
 
-def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tuple[BaseModel, LoraNetwork, Prompts]:
+def load_with_lora(settings: TrainSettings, lora: Path, report: Reporter) -> tuple[BaseModel, Network, Prompts]:
     """The base model of `settings` with a finished LoRA attached, for drawing and measuring."""
     model, prompts = load_for_drawing(settings, report)
     return model, attach_lora(model, lora), prompts
 
 
-def attach_lora(model: BaseModel, lora: Path) -> LoraNetwork:
+def attach_lora(model: BaseModel, lora: Path) -> Network:
     """Let the model draw with a finished LoRA."""
     targets = unet_targets(model.unet, with_convolutions=True) + text_encoder_targets(*model.text_encoders)
     network = load_network(lora, targets)

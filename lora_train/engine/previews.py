@@ -11,7 +11,7 @@ from PIL import Image
 from lora_train.core.config import TrainSettings
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel
-from lora_train.engine.network import LoraNetwork
+from lora_train.engine.network_protocol import Network
 from lora_train.engine.sample import DrawSettings, draw
 from lora_train.engine.text import Embeddings, Prompts
 
@@ -41,7 +41,7 @@ class PreviewTexts:
 
 def draw_previews(
     model: BaseModel,
-    network: LoraNetwork,
+    network: Network,
     texts: PreviewTexts,
     settings: TrainSettings,
     draw_with: DrawSettings,

@@ -30,7 +30,8 @@ from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
-from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
+from lora_train.engine.network_protocol import Network
+from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.reporting import Reporter
@@ -50,7 +51,8 @@ class Run:
     device: devices.Device
     dtype: torch.dtype
     model: BaseModel
-    network: LoraNetwork
+    network: Network
+    continued: Continued | None
     planner: EpochPlanner
     conditioning: Conditioning
     trains_text: bool
@@ -101,7 +103,11 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
     run = Run()
     run.spec = spec
-    run.settings = settings = spec.settings
+    settings = spec.settings
+    run.continued = Continued(Path(settings.continue_from)) if settings.continue_from else None
+    if run.continued is not None:
+        settings = run.continued.settle(settings, report)
+    run.settings = settings
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
@@ -184,17 +190,13 @@ def _build_network(run: Run) -> None:
     settings, model = run.settings, run.model
     if devices.prefers_channels_last(run.device, run.dtype):
         model.unet.to(memory_format=torch.channels_last)
-    targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
-    if run.trains_text:
-        targets += text_encoder_targets(*model.text_encoders)
-    ranks = {
-        "linear": (settings.rank, settings.alpha),
-        "conv": (settings.conv_rank, settings.conv_alpha),
-    }
-    run.network = LoraNetwork.new(targets, ranks, settings.seed)
+    run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
     run.network.attach()
-    parts = dict.fromkeys(target.part for target in targets)
-    run.groups = {part: run.network.parameters_of(part) for part in parts}
+    if run.continued is not None:
+        run.facts.network = run.continued.facts()
+    parts = ("unet", "text_encoder", "text_encoder_2") if run.trains_text else ("unet",)
+    found = {part: run.network.parameters_of(part) for part in parts}
+    run.groups = {part: parameters for part, parameters in found.items() if parameters}
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
@@ -205,6 +207,9 @@ def _build_network(run: Run) -> None:
 
 def _prepare_texts(run: Run, report: Reporter) -> None:
     settings, model = run.settings, run.model
+    keeps_texts = run.continued is not None and run.continued.has_text_encoder and not run.trains_text
+    if run.continued is not None and keeps_texts:
+        run.continued.attach_texts(model)
     prompts = Prompts(
         model,
         clip_skip=settings.clip_skip,
@@ -224,7 +229,7 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         run.texts.prepare(run.planner.batches(0))
         message = f"{run.texts.count} captions are encoded ahead; they take {run.texts.size_bytes / 1e6:.1f} MB."
         report.events.write(Note("info", message))
-        if _captions_never_change(run):
+        if _captions_never_change(run) and not keeps_texts:  # previews draw with all weights of its LoRA
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()
             run.texts.let_go()

@@ -42,6 +42,8 @@ class StateFacts(msgspec.Struct, kw_only=True):
     optimizer_scalars: dict[str, float]
     schedule: dict[str, Any]
     scaler: dict[str, Any]
+    continued_sha256: str = ""
+    """Of the LoRA that the training began with."""
 
 
 class LoadedState(msgspec.Struct):

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from lora_train.core.jobs import JobFolder, Request, RequestedEnd, TrainSpec
 from lora_train.core.seeds import derive_seed
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
+from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import devices, diffusion
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
@@ -162,6 +164,7 @@ class Training:
             halvings=self.halvings,
             session_id=run.facts.session_id,
             started_at=run.facts.started_at,
+            continued_sha256=run.continued.sha256 if run.continued is not None else "",
             optimizer_groups=group_values(run.optimizer),
             optimizer_scalars=scalars,
             schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": run.schedule.base_lrs},
@@ -219,7 +222,7 @@ class Training:
     def is_healthy(self) -> bool:
         """Whether all losses and weights are finite; if not, the run is taken back to its last state."""
         self.report.flush()
-        weights = torch.cat([weight.detach().flatten() for weight in self.run.network.parameters()])
+        weights = torch.cat([weight.detach().flatten() for weight in self.run.network.tensors().values()])
         if self.report.bad_step is None and bool(torch.isfinite(weights).all()):
             return True
         self.roll_back()
@@ -257,6 +260,11 @@ class Training:
         run, facts = self.run, state.facts
         if facts.dataset_fingerprint != run.dataset_fingerprint:
             raise JobError(f"{state.path} belongs to a training with other pictures.")
+        if facts.continued_sha256 != (run.continued.sha256 if run.continued is not None else ""):
+            raise JobError(
+                f"{run.settings.continue_from} is not the LoRA any more that this training began with.",
+                "Put it back as it was, or start a new training.",
+            )
         own = run.network.tensors()
         with torch.no_grad():
             for name, tensor in own.items():
@@ -298,6 +306,7 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
     for batch in group:
+        run.network.before_batch(partial(draw_uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()
         total += loss.detach()
@@ -308,6 +317,7 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.schedule.step()
+    run.network.after_step()
     run.optimizer.zero_grad(set_to_none=True)
     return total
 
@@ -344,6 +354,19 @@ def draw_normal(run: Run, batch: Batch, purpose: str, shape: tuple[int, ...]) ->
     return torch.stack(
         [torch.randn(shape, generator=_generator(run, view.epoch, view.position, purpose)) for view in batch.views]
     )
+
+
+def draw_uniform(run: Run, batch: Batch, purpose: str, count: int) -> torch.Tensor:
+    """(B, count) uniform numbers of [0, 1) on the CPU, each view's from its own seed."""
+    return torch.stack(
+        [torch.rand(count, generator=_generator(run, view.epoch, view.position, purpose)) for view in batch.views]
+    )
+
+
+def most_places(run: Run, batch: Batch) -> int:
+    """No layer of a model sees more of one view than its latents have pixels, or its caption tokens."""
+    _, height, width = run.latents.latent_shape(batch.bucket)
+    return max(height * width, run.settings.max_tokens // CHUNK_TOKENS * (CHUNK_TOKENS + 2))
 
 
 def draw_timesteps(run: Run, batch: Batch) -> torch.Tensor:

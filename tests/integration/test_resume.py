@@ -27,6 +27,12 @@ EVERYTHING: dict[str, Any] = {
     "noise_offset": 0.05,
     "prior_loss_weight": 0.5,
     "lr_warmup_steps": 4,
+    "conv_rank": 2,
+    "input_rank": 3,
+    "network_dropout": 0.1,
+    "rank_dropout": 0.1,
+    "module_dropout": 0.1,
+    "scale_weight_norms": 0.5,
 }
 PLAIN: dict[str, Any] = {"epochs": 1, "repeats": 12, "batch_size": 1}
 
