@@ -10,6 +10,7 @@ import pytest
 from lora_train.core import captioners
 from lora_train.core.captioners import MODELS, CaptionerModel, find_model, folder_of, has_model, typed_folder
 from lora_train.core.errors import ModelError
+from lora_train.core.installing import install_command
 
 VIT, SWIN, BLIP = MODELS
 
@@ -92,7 +93,7 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captioners.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert captioners.missing_packages("wd14") == ("onnxruntime",)
     assert captioners.missing_packages("blip") == ()
-    assert captioners.install_command(("onnxruntime",)) == f'"{sys.executable}" -m pip install onnxruntime'
+    assert install_command(("onnxruntime",)) == f'"{sys.executable}" -m pip install onnxruntime'
 
 
 def test_a_hub_name_is_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
