@@ -184,21 +184,22 @@ def test_schedule_free_is_that_of_the_paper() -> None:
 # --- what we add ---
 
 
-@pytest.mark.parametrize("name", ["DAdaptation", "Prodigy"])
-def test_each_part_finds_its_own_rate(name: Optimizer) -> None:
+@pytest.mark.parametrize(("name", "arguments"), [("DAdaptation", ()), ("Prodigy", ("safeguard_warmup=false",))])
+def test_each_part_finds_its_own_rate(name: Optimizer, arguments: tuple[str, ...]) -> None:
     """UNet and text encoder together are what each would be alone, with rates of their own."""
     if is_absent(name):
         pytest.skip(f"{name} needs a package that is not installed")
     unet, text = parameters(2)
     unet_alone, text_alone = parameters(2)
-    together = make(unet, text, optimizer=name, learning_rate=1.0, text_encoder_lr=0.5)
-    first = make(unet_alone, optimizer=name, learning_rate=1.0)
-    second = make(text_alone, optimizer=name, learning_rate=0.5)
-    for _ in range(30):  # the gradients of squared distances to 3 and to 100: further away is a larger rate
-        text.grad = text.detach() - 100
+    told: dict[str, Any] = {"optimizer": name, "optimizer_args": arguments}
+    together = make(unet, text, learning_rate=1.0, text_encoder_lr=0.9, **told)
+    first = make(unet_alone, learning_rate=1.0, **told)
+    second = make(text_alone, learning_rate=0.9, **told)
+    for _ in range(60):  # the gradients of squared distances to 3 and to 20: further away is a larger rate
+        text.grad = text.detach() - 20
         step(together, unet, unet.detach() - 3)
         step(first, unet_alone, unet_alone.detach() - 3)
-        step(second, text_alone, text_alone.detach() - 100)
+        step(second, text_alone, text_alone.detach() - 20)
     assert torch.equal(unet, unet_alone)
     assert torch.equal(text, text_alone)
     found = [group["d"] for group in together.param_groups]
