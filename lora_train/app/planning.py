@@ -18,6 +18,8 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError, WorkspaceError
 from lora_train.core.families import CheckpointFacts, detect_checkpoint, detect_folder, require_supported
 from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.optimizers import absent_problem, is_absent, optimizer_warnings
+from lora_train.core.sd_script_args import Effective, effective_settings
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Version
 
@@ -38,6 +40,8 @@ class PlannedTrain(msgspec.Struct):
     total_steps: int
     problems: tuple[str, ...]
     """What was wrong with single pictures; they are left out."""
+    warnings: tuple[str, ...] = ()
+    """Settings that the sd_script args have changed, and what is allowed, but hardly meant."""
 
 
 def plan_job(
@@ -113,6 +117,22 @@ def check_disk(root: Path, settings: TrainSettings) -> None:
             f"{needed / 1e6:,.0f} MB ({saves} LoRAs of {lora_bytes / 1e6:.0f} MB and two resumable states).",
             "Free some space, save less often, or choose a lower rank.",
         )
+
+
+def require_effective(settings: TrainSettings) -> Effective:
+    """The settings with the sd_script args over them. Raises ConfigError with everything that is wrong with them, or
+    when the optimizer's package is not installed.
+    """
+    effective = effective_settings(settings)
+    optimizer = effective.settings.optimizer
+    problems = [*effective.problems, *([absent_problem(optimizer)] if is_absent(optimizer) else [])]
+    if problems:
+        raise ConfigError(problems)
+    return effective
+
+
+def with_warnings(plan: PlannedTrain, effective: Effective) -> PlannedTrain:
+    return msgspec.structs.replace(plan, warnings=(*effective.overridden, *optimizer_warnings(effective.settings)))
 
 
 def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
