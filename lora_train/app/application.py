@@ -27,15 +27,17 @@ from lora_train.app.planning import (
     check_disk,
     check_training,
     plan_job,
+    require_effective,
     with_absolute_paths,
     with_threads,
+    with_warnings,
 )
 from lora_train.app.projects import Projects
 from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
 from lora_train.app.snapshot import Selection, Snapshot
 from lora_train.app.training import Training
-from lora_train.app.version_settings import VersionSettings, train_settings
+from lora_train.app.version_settings import VersionSettings, written_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
@@ -55,6 +57,7 @@ from lora_train.core.jobs import (
     TrainSpec,
 )
 from lora_train.core.original import finished_train, path_of_title
+from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import parse_settings
 from lora_train.core.workspace import Workspace, folder_name
 from lora_train.data.tokens import has_tokenizer, token_count
@@ -81,6 +84,7 @@ class App:
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)
+        self.optimizers = self.training.optimizers
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
@@ -129,7 +133,8 @@ class App:
         from lora_train.data.dataset import scan_dataset  # numpy and Pillow: not for `--help`
         from lora_train.data.intake import take_in
 
-        settings = _parse_all(name, images, values, publish_to)
+        written, effective = _parse_all(name, images, values, publish_to)
+        settings = effective.settings
         facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings)
@@ -144,8 +149,8 @@ class App:
         )
         dataset = scan_dataset(version.dataset_dir, repeats=settings.repeats)
         plan = plan_job(version, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
-        self.settings.save(version.project.path.name, version.path.name, train=msgspec.structs.asdict(settings))
-        return msgspec.structs.replace(plan, problems=found.problems)
+        self.settings.save(version.project.path.name, version.path.name, train=msgspec.structs.asdict(written))
+        return with_warnings(msgspec.structs.replace(plan, problems=found.problems), effective)
 
     def plan_version_train(
         self, *, name: str, version: str, values: Mapping[str, Any], publish_to: Path | None = None
@@ -158,7 +163,9 @@ class App:
 
         selection = self.projects.find(name, version)
         found = self.workspace.find_version(selection.project, selection.version)
-        settings = with_absolute_paths(parse_settings(values, train_settings(found)))
+        written = with_absolute_paths(parse_settings(values, written_settings(found)))
+        effective = require_effective(written)
+        settings = effective.settings
         facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings)
@@ -166,8 +173,8 @@ class App:
             raise JobError("The dataset is being updated: wait a moment.")
         dataset = scan_dataset(found.dataset_dir, repeats=settings.repeats)
         plan = plan_job(found, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
-        self.settings.save(selection.project, selection.version, train=msgspec.structs.asdict(settings))
-        return msgspec.structs.replace(plan, problems=dataset.problems)
+        self.settings.save(selection.project, selection.version, train=msgspec.structs.asdict(written))
+        return with_warnings(msgspec.structs.replace(plan, problems=dataset.problems), effective)
 
     def start(self, job: JobFolder) -> launcher.Worker:
         """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense."""
@@ -297,8 +304,13 @@ class App:
         return job
 
 
-def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None) -> TrainSettings:
-    """The settings. Raises ConfigError with everything that is wrong with what the person gave, at once."""
+def _parse_all(
+    name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None
+) -> tuple[TrainSettings, Effective]:
+    """The settings as given, and as they are used.
+
+    Raises ConfigError with everything that is wrong with what the person gave, at once.
+    """
     problems: list[str] = []
     try:
         folder_name(name)
@@ -320,9 +332,10 @@ def _parse_all(name: str, images: Path, values: Mapping[str, Any], publish_to: P
     if continue_from and not Path(continue_from).is_file():
         problems.append(f"continue_from (Continue from LoRA): {continue_from} does not exist")
     try:
-        settings = parse_settings(values)
+        settings = with_absolute_paths(parse_settings(values))
+        effective = require_effective(settings)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from None
     if problems:
         raise ConfigError(problems)
-    return with_absolute_paths(settings)
+    return settings, effective

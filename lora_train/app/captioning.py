@@ -25,13 +25,13 @@ from lora_train.core.captioners import (
     find_model,
     folder_of,
     has_model,
-    install_command,
     is_hub_name,
     missing_packages,
     typed_folder,
 )
 from lora_train.core.errors import JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, HostCaptioner
+from lora_train.core.installing import install_command
 from lora_train.core.jobs import CaptionPlan, DownloadSpec, JobFolder, JobStatus
 from lora_train.core.workspace import Version, Workspace, read_json, write_json
 from lora_train.launch import launcher

@@ -21,7 +21,9 @@ from lora_train.core.families import FAMILY_LABELS, CheckpointFacts, Family
 from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder, TrainSpec
 from lora_train.core.lora_files import plain_lora_modules
+from lora_train.core.optimizers import absent_problem, is_absent, optimizer_warnings
 from lora_train.core.ranks import ranks_of
+from lora_train.core.sd_script_args import Effective, effective_settings
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Version
 
@@ -42,6 +44,8 @@ class PlannedTrain(msgspec.Struct):
     total_steps: int
     problems: tuple[str, ...]
     """What was wrong with single pictures; they are left out."""
+    warnings: tuple[str, ...] = ()
+    """Settings that the sd_script args have changed, and what is allowed, but hardly meant."""
 
 
 def plan_job(
@@ -133,6 +137,22 @@ def _lora_bytes(settings: TrainSettings) -> int:
     conv_rank, _ = ranks.pop("conv")
     lora_bytes = max(rank for rank, _ in ranks.values()) * _LORA_BYTES_PER_RANK + conv_rank * _CONV_BYTES_PER_RANK
     return lora_bytes * (2 if settings.save_precision == "fp32" else 1)
+
+
+def require_effective(settings: TrainSettings) -> Effective:
+    """The settings with the sd_script args over them. Raises ConfigError with everything that is wrong with them, or
+    when the optimizer's package is not installed.
+    """
+    effective = effective_settings(settings)
+    optimizer = effective.settings.optimizer
+    problems = [*effective.problems, *([absent_problem(optimizer)] if is_absent(optimizer) else [])]
+    if problems:
+        raise ConfigError(problems)
+    return effective
+
+
+def with_warnings(plan: PlannedTrain, effective: Effective) -> PlannedTrain:
+    return msgspec.structs.replace(plan, warnings=(*effective.overridden, *optimizer_warnings(effective.settings)))
 
 
 def with_absolute_paths(settings: TrainSettings) -> TrainSettings:

@@ -179,6 +179,26 @@ class Forecast(msgspec.Struct):
     """Expected length of the training; None before anything like it was measured on this machine."""
     problems: list[str] = []
     """Why it can't begin; empty when it can."""
+    overridden: list[str] = []
+    """The settings that the sd_script args make others than they are, a sentence each."""
+    warnings: list[str] = []
+    """What is allowed, but hardly meant."""
+
+
+OptimizerState = Literal["works", "checking", "absent", "broken"]
+
+
+class OptimizerEntry(msgspec.Struct, frozen=True):
+    """An optimizer of an optional package."""
+
+    name: str
+    package: str
+    state: OptimizerState
+    """"checking": it is installed, and nobody has tried it yet, or it is being tried out."""
+    problem: str = ""
+    """Why it can't be chosen."""
+    command: str = ""
+    """What adds the package, where it is absent."""
 
 
 class RegularisationClass(msgspec.Struct, frozen=True):

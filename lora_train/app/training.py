@@ -10,6 +10,7 @@ import msgspec
 from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras, previews_of
+from lora_train.app.optimizers import Optimizers
 from lora_train.app.paces import expected_s_per_step
 from lora_train.app.planning import (
     capacity,
@@ -24,7 +25,7 @@ from lora_train.app.planning import (
     with_threads,
 )
 from lora_train.app.snapshot import BaseModelSnapshot, CurvePoint, Forecast, TrainSnapshot, Undo
-from lora_train.app.version_settings import known_settings, train_settings
+from lora_train.app.version_settings import effective_of, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
@@ -35,8 +36,8 @@ from lora_train.core.events import KILLED, EventWriter, Failed, read_events
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
 from lora_train.core.jobs import JobFolder, JobStatus, Request, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.original import finished_train, read_facts
-from lora_train.core.settings import check_settings
 from lora_train.core.workspace import Workspace
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
@@ -64,6 +65,7 @@ class Training:
         self._loras = loras
         self._in_use = in_use
         self._watch = watch
+        self.optimizers = Optimizers()
 
     # --- before ---
 
@@ -96,12 +98,15 @@ class Training:
         Raises WorkspaceError for an unknown version; everything else that is wrong stands in `problems`.
         """
         found = self._workspace.find_version(project, version)
-        settings, problems = check_settings(known_settings(found.info().train, TrainSettings), TrainSettings())
+        effective, problems = effective_of(found)
+        settings = effective.settings
         forecast = Forecast(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             accumulation=settings.gradient_accumulation_steps,
-            problems=problems,
+            problems=problems + self.optimizers.problems(settings.optimizer, settings.device),
+            overridden=effective.overridden,
+            warnings=optimizer_warnings(settings),
         )
         model_problems, facts = self.check_model(settings)
         forecast.problems += model_problems

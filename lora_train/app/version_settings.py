@@ -11,6 +11,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
+from lora_train.core.sd_script_args import Effective, effective_settings
 from lora_train.core.settings import Settings, check_settings, unknown_setting
 from lora_train.core.workspace import Version, Workspace
 
@@ -21,7 +22,11 @@ class VersionSettings:
 
     def train(self, project: str, version: str) -> dict[str, Any]:
         """Every training setting, saved or default. Raises WorkspaceError where there is no such version."""
-        return msgspec.structs.asdict(train_settings(self._workspace.find_version(project, version)))
+        return msgspec.structs.asdict(written_settings(self._workspace.find_version(project, version)))
+
+    def effective(self, project: str, version: str) -> TrainSettings:
+        """What a training is done with. Raises WorkspaceError where there is no such version."""
+        return train_settings(self._workspace.find_version(project, version))
 
     def dataset(self, project: str, version: str) -> dict[str, Any]:
         """Every dataset setting, saved or default. Raises WorkspaceError where there is no such version."""
@@ -85,17 +90,34 @@ class VersionSettings:
 
 
 def train_settings(version: Version) -> TrainSettings:
-    """The saved ones over the defaults; what another release wrote and this one doesn't know is left out."""
+    """What a training is done with: the saved ones over the defaults, and the sd_script args over both.
+
+    What another release wrote and this one doesn't know is left out.
+    """
+    return effective_settings(written_settings(version)).settings
+
+
+def effective_of(version: Version) -> tuple[Effective, list[str]]:
+    """What a training would be done with, and a sentence for everything that is wrong with it or with what is saved."""
+    saved = known_settings(version.info().train, TrainSettings)
+    written, told = check_settings(saved, TrainSettings())
+    combined = check_settings({}, written)[1]  # which the sd_script args may have put right
+    effective = effective_settings(written)
+    return effective, [*(problem for problem in told if problem not in combined), *effective.problems]
+
+
+def written_settings(version: Version) -> TrainSettings:
+    """As `train_settings`, but as they stand on the page: the sd_script args are a text among them."""
     return _saved(version.info().train, TrainSettings)
 
 
 def dataset_settings(version: Version) -> DatasetSettings:
-    """As `train_settings`."""
+    """As `written_settings`."""
     return _saved(version.info().dataset, DatasetSettings)
 
 
 def caption_settings(version: Version) -> CaptionSettings:
-    """As `train_settings`."""
+    """As `written_settings`."""
     return _saved(version.info().caption, CaptionSettings)
 
 

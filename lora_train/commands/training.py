@@ -109,6 +109,8 @@ def _train(options: argparse.Namespace) -> Result:
     print(plan.job.path, flush=True)
     for problem in plan.problems:
         tell(f"Left out: {problem}")
+    for warning in plan.warnings:
+        tell(warning)
     tell(f"{plan.total_steps} steps. Ctrl-C stops and saves.")
     return _run_and_publish(app, plan.job, options)
 

@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -139,11 +138,6 @@ def _unknown_model(repository: str, kind: CaptionerKind) -> CaptionerModel:
 def missing_packages(kind: CaptionerKind) -> tuple[str, ...]:
     """The Python packages that this kind of captioner needs and this Python lacks."""
     return tuple(package for package in _PACKAGES[kind] if importlib.util.find_spec(package) is None)
-
-
-def install_command(packages: tuple[str, ...]) -> str:
-    """What to type so that this very Python has the packages."""
-    return f'"{sys.executable}" -m pip install {" ".join(packages)}'
 
 
 def folder_of(model: CaptionerModel, captioners_dir: Path, environment: Mapping[str, str] = os.environ) -> Path | None:

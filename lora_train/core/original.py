@@ -22,6 +22,7 @@ from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ModelError
 from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import JobStatus
+from lora_train.core.sd_script_args import known_part
 from lora_train.core.settings import check_settings
 from lora_train.core.tensorfiles import read_tensor_file
 
@@ -59,6 +60,7 @@ _TRAIN = {
     "train_net_dim": "rank",
     "train_alpha": "alpha",
     "train_optimizer_type": "optimizer",
+    "sd_script_args": "sd_script_args",
     "train_mixed_precision": "precision",
     "train_finish_generate_all_checkpoint_preview": "generate_previews",
     "preview_txt2img_prompt": "preview_prompts",
@@ -79,7 +81,6 @@ _ONE_OF_MANY = {
     "preview_seed": "Preview seed",
 }
 """Lists there, one value here: the first."""
-_EIGHT_BIT = "8bit"
 
 _PROCESSED = re.compile(r"\d{5,}-\d+-(.+)", re.DOTALL)
 """Number of the picture, number of its part (a flipped copy is one), name of its original."""
@@ -146,10 +147,6 @@ def _prepare(values: dict[str, Any], notes: list[str]) -> None:
     for name, label in _ONE_OF_MANY.items():
         if name in values:
             values[name] = _first(values[name], label, notes)
-    optimizer = values.get("train_optimizer_type")
-    if isinstance(optimizer, str) and optimizer.endswith(_EIGHT_BIT):
-        values["train_optimizer_type"] = optimizer.removesuffix(_EIGHT_BIT)
-        notes.append(f"Optimizer type: {optimizer} is taken as {optimizer.removesuffix(_EIGHT_BIT)}.")
     if isinstance(repeats := values.get("train_num_repetitions"), int | float) and repeats < 0:
         values["train_num_repetitions"] = -1
     if values.get("preview_seed") in (-1, "-1", ""):  # another one each time
@@ -159,9 +156,9 @@ def _prepare(values: dict[str, Any], notes: list[str]) -> None:
     if values.get("preview_width") != values.get("preview_height"):
         notes.append("Preview size: previews are square here; the usual size is taken.")
         values.pop("preview_width", None)
-    arguments = values.get("sd_script_args")
-    if isinstance(arguments, str) and arguments.strip():
-        notes.append(f"The arguments for sd_script are not taken over: {' '.join(arguments.split())}.")
+    if isinstance(arguments := values.get("sd_script_args"), str):
+        values["sd_script_args"], problems = known_part(arguments)
+        notes += [f"{problem}." for problem in problems]
 
 
 def _first(value: Any, label: str, notes: list[str]) -> Any:

@@ -15,6 +15,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
+from lora_train.core.optimizers import argument_problems
 
 
 class SettingField(msgspec.Struct, frozen=True):
@@ -141,7 +142,7 @@ def _dataset_checks(settings: DatasetSettings) -> list[str]:
 
 
 def _train_checks(settings: TrainSettings) -> list[str]:
-    problems: list[str] = []
+    problems = argument_problems(settings)
     if settings.repeats == 0:
         problems.append("repeats (Train number of repetitions): 0 would train nothing; use -1 or 1 and more")
     if settings.min_timestep >= settings.max_timestep:

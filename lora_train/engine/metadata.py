@@ -13,14 +13,9 @@ import msgspec
 
 from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
+from lora_train.core.optimizers import metadata_text
 from lora_train.core.ranks import ranks_of
 
-_OPTIMIZER_NAMES = {
-    "AdamW": "torch.optim.adamw.AdamW",
-    "Adam": "torch.optim.adam.Adam",
-    "Lion": "lion_pytorch.lion_pytorch.Lion",
-    "SGDNesterov": "torch.optim.sgd.SGD",
-}
 _LEAKS_DATASET = {
     "ss_tag_frequency",
     "ss_dataset_dirs",
@@ -212,7 +207,7 @@ def _setting_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_learning_rate": settings.learning_rate,
         "ss_unet_lr": settings.learning_rate,
         "ss_text_encoder_lr": settings.text_encoder_lr if trains_text_encoders(settings, facts.family) else None,
-        "ss_optimizer": f"{_OPTIMIZER_NAMES[settings.optimizer]}(weight_decay={settings.weight_decay})",
+        "ss_optimizer": metadata_text(settings),
         "ss_lr_scheduler": settings.lr_scheduler,
         "ss_lr_warmup_steps": settings.lr_warmup_steps,
         "ss_max_grad_norm": settings.max_grad_norm,

@@ -7,6 +7,7 @@ hash over both, so that a damaged state is noticed and the one before it is used
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class StateFacts(msgspec.Struct, kw_only=True):
     session_id: int
     started_at: float
     optimizer_groups: list[dict[str, Any]]
-    optimizer_scalars: dict[str, float]
+    optimizer_scalars: dict[str, int | float]
     schedule: dict[str, Any]
     scaler: dict[str, Any]
     continued_sha256: str = ""
@@ -56,7 +57,7 @@ class LoadedState(msgspec.Struct):
 
 def save_state(folder: Path, facts: StateFacts, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write the state after step `facts.clock.step`, flushed to the disk; older generations are removed after."""
-    on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    on_cpu = _apart({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()})
     text = msgspec.json.encode(facts).decode("utf-8")
     metadata = {"state": text, "hash": _hash(text, on_cpu)}
     write_bytes(folder / f"state-{facts.clock.step:08d}.safetensors", save(on_cpu, metadata=metadata))
@@ -90,12 +91,16 @@ def forget_states_after(folder: Path, step: int) -> None:
             path.unlink()
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """The optimizer's state as named tensors and named numbers: `<parameter index>.<what>`."""
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, int | float]]:
+    """The optimizer's state as named tensors and named numbers: `<parameter index>.<what>`.
+
+    Read where it is kept: bitsandbytes' `state_dict` packs it differently from version to version.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    scalars: dict[str, float] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for what, value in values.items():
+    scalars: dict[str, int | float] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(parameters):
+        for what, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{index}.{what}"] = value
             elif value is not None:
@@ -107,7 +112,7 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer,
     groups: list[dict[str, Any]],
     tensors: Mapping[str, torch.Tensor],
-    scalars: Mapping[str, float],
+    scalars: Mapping[str, int | float],
 ) -> None:
     """The inverse of `flatten_optimizer`; `groups` are the saved parameter groups without their parameters."""
     state: dict[int, dict[str, Any]] = {}
@@ -124,9 +129,25 @@ _NOT_SAVED = ("params", "fused", "foreach")
 
 
 def group_values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups without their parameters."""
+    """The optimizer's parameter groups without their parameters.
+
+    Nor has JSON a word for infinity: an optimizer's limits may be that, but nothing that it changes.
+    """
     groups = optimizer.state_dict()["param_groups"]
-    return [{key: value for key, value in group.items() if key not in _NOT_SAVED} for group in groups]
+    return [
+        {key: value for key, value in group.items() if key not in _NOT_SAVED and value != math.inf} for group in groups
+    ]
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, none of which shares memory with another: a safetensors file has no way to say so."""
+    seen: set[int] = set()
+    apart: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
 
 
 def _states(folder: Path) -> list[Path]:

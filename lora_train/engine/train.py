@@ -27,7 +27,7 @@ from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
 from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
-from lora_train.engine.optimizers import halve_rates
+from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weights
 from lora_train.engine.previews import draw_previews, grid_path, save_previews
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
@@ -91,7 +91,7 @@ class Training:
             self.report.restart_clock()
             rolled_back = False
             while clock.step_in_epoch < len(groups):
-                lr = run.optimizer.param_groups[0]["lr"]
+                lr = coming_rate(run.optimizer)
                 loss = train_step(run, groups[clock.step_in_epoch])
                 clock.step += 1
                 clock.step_in_epoch += 1
@@ -194,9 +194,10 @@ class Training:
         self.report.events.write(saved)
 
     def save_lora_and_previews(self, stem: str) -> None:
-        self.save_lora(stem)
-        if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
-            self.draw_previews(stem)
+        with resting_weights(self.run.optimizer):
+            self.save_lora(stem)
+            if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
+                self.draw_previews(stem)
 
     def draw_previews(self, stem: str) -> None:
         run = self.run

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _ENDING_S = 30.0
 """How long a worker that has said its last word may take to free its memory and end."""
 
-_OWN_CONSOLE = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+OWN_CONSOLE = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
 """Windows: keeps Ctrl+C and the closing of the console from the worker, as a session of its own does elsewhere."""
 
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Worker(subprocess.Popen[bytes]):
@@ -60,9 +60,9 @@ def start_worker(job: JobFolder) -> Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(),
-                cwd=_PACKAGE_ROOT,  # and not the job's folder: Python looks for modules where it starts
-                creationflags=_OWN_CONSOLE,
+                env=environment(),
+                cwd=PACKAGE_ROOT,  # and not the job's folder: Python looks for modules where it starts
+                creationflags=OWN_CONSOLE,
                 start_new_session=True,
             )
     except OSError as error:
@@ -176,11 +176,11 @@ def _process(job: JobFolder, pid: int) -> psutil.Process | None:
     return process if "lora_train.worker" in command and str(job.path) in command else None
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with our package found and UTF-8 everywhere."""
     environment = dict(os.environ)
-    if _PACKAGE_ROOT.name not in ("site-packages", "dist-packages"):  # found by itself where it is installed
-        paths = [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
+    if PACKAGE_ROOT.name not in ("site-packages", "dist-packages"):  # found by itself where it is installed
+        paths = [str(PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"

@@ -31,6 +31,7 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
     makers: dict[str, Callable[[], str]] = {
         "dataset": lambda: view.dataset_html(snapshot, token),
         "sum": lambda: view.sum_html(_forecast(app, snapshot.selection)),
+        "optimizers": lambda: _optimizers(app, snapshot.selection),
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
         "results": lambda: view.results_html(snapshot, token),
@@ -67,6 +68,13 @@ def _forecast(app: App, selection: Selection) -> Forecast:
         return Forecast(problems=error.problems)
     except TrainToolsError as error:
         return Forecast(problems=[f"{error.message}\n{error.hint}"])
+
+
+def _optimizers(app: App, selection: Selection) -> str:
+    if not selection.version:
+        return ""
+    chosen = app.settings.effective(selection.project, selection.version)
+    return view.optimizers_html(app.optimizers.entries(chosen.device, chosen.optimizer), chosen.optimizer)
 
 
 def _captioning(app: App, shown: Selection) -> str:

@@ -29,6 +29,8 @@ from lora_train.ui.html import sentences
 Values = dict[Component, Any]
 Handler = Callable[[Values], Updates]
 
+_DRAWN_WITH = {"base_model": ("model",), "optimizer": ("optimizers",)}
+"""What of the live parts a setting changes, besides the sum."""
 _MISTAKE = "Something went wrong in Train Tools."
 
 _log = logging.getLogger(__name__)
@@ -183,7 +185,7 @@ class Page:
         """Save every control when a person changes it, tell what is wrong in its panel, draw what depends on it."""
         for control, problems in self._settings.items():
             panel = [other.component for other, place in self._settings.items() if place is problems]
-            drawn = ("sum", "model") if control.field.name == "base_model" else ("sum",)
+            drawn = ("sum", *_DRAWN_WITH.get(control.field.name, ()))
             outputs = {problems, *self.live_parts(*drawn)}
             save = self._saving(control, problems, drawn)
             for trigger in triggers_of_a_hand(control.component):

@@ -140,10 +140,11 @@ def sum_html(forecast: Forecast) -> str:
     total = f'<span class="train-tools-total">{counted(forecast.total_steps, "step", "steps")}</span>'
     epochs = counted(forecast.epochs, "epoch", "epochs")
     line = f"{_views(forecast)} {value('×')} {epochs} {divided} {equals} {total}{_expected_time(forecast)}"
+    told = sentences(forecast.warnings, "train-tools-warning") + sentences(forecast.overridden, "train-tools-quiet")
     if forecast.is_exact:
-        return paragraph(line, "train-tools-sum")
+        return paragraph(line, "train-tools-sum") + told
     note = words("Partial batches count as steps: pictures of several sizes never share a batch.")
-    return paragraph(line, "train-tools-sum") + paragraph(note, "train-tools-quiet")
+    return paragraph(line, "train-tools-sum") + paragraph(note, "train-tools-quiet") + told
 
 
 def _views(forecast: Forecast) -> str:

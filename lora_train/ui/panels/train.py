@@ -10,6 +10,7 @@ import gradio as gr
 from lora_train.app import App
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
+from lora_train.core.optimizers import is_absent
 from lora_train.core.settings import SettingField, setting_fields
 from lora_train.ui.compat import Updates, make
 from lora_train.ui.form import SettingControl, label_of, labels, refresh_button, setting_control
@@ -85,6 +86,7 @@ GROUPS = (
 )
 """The rest, in closed accordions: title, one line of help, settings. `repeats` stands in the dataset panel."""
 
+_ABSENT = " (not installed)"
 _WIDE = ("preview_prompts", "preview_negative_prompt", "vae", "continue_from", "optimizer_args", "sd_script_args")
 
 
@@ -112,6 +114,25 @@ class BaseModelControl(SettingControl):
         return labels((choice.name, choice.path) for choice in self.app.training.base_models())
 
 
+@dataclass(frozen=True, eq=False)
+class OptimizerControl(SettingControl):
+    """The choice of an optimizer: those that can't be chosen yet say so. (No gradio can disable a single choice.)"""
+
+    app: App
+
+    def labels(self) -> list[str]:
+        return [self.shown(name) for name in self.field.choices]
+
+    def update(self, value: Any) -> Any:
+        return gr.update(choices=self.labels(), value=self.shown(value))
+
+    def shown(self, value: Any) -> str:
+        return f"{value}{_ABSENT if is_absent(value) else ''}"
+
+    def meant(self, given: Any) -> Any:
+        return str(given or "").removesuffix(_ABSENT)
+
+
 class TrainPanel:
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -136,6 +157,7 @@ class TrainPanel:
         for names in FIRST:
             with make(gr.Row):
                 controls += [self._control(name) for name in names]
+        self.page.add_live("optimizers")
         for title, help_, names in GROUPS:
             with make(gr.Accordion, label=title, open=False, elem_classes=["train-tools-group"]):
                 make(gr.HTML, value=f'<p class="train-tools-help">{help_}</p>')
@@ -155,9 +177,18 @@ class TrainPanel:
         return controls
 
     def _control(self, name: str) -> SettingControl:
+        if name == "optimizer":
+            return self._optimizer()
         takes_paths = self.page.app.host.takes_paths()
         options = {"interactive": False} if name == "vae" and not takes_paths else {}
         return setting_control(self._fields[name], "train", panel="train", **options)
+
+    def _optimizer(self) -> OptimizerControl:
+        field, app = self._fields["optimizer"], self.page.app
+        control = OptimizerControl("train", field, None, app)
+        value, choices = control.shown(field.default), control.labels()
+        made = setting_control(field, "train", panel="train", value=value, choices=choices)
+        return OptimizerControl("train", field, made.component, app)
 
     def _base_model(self) -> BaseModelControl:
         field: SettingField = self._fields["base_model"]

@@ -18,6 +18,7 @@ from lora_train.core.captioners import (
     typed_folder,
 )
 from lora_train.core.errors import ModelError
+from lora_train.core.installing import install_command
 
 VIT, SWIN, BLIP = MODELS
 
@@ -100,7 +101,7 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captioners.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert captioners.missing_packages("wd14") == ("onnxruntime",)
     assert captioners.missing_packages("blip") == ()
-    assert captioners.install_command(("onnxruntime",)) == f'"{sys.executable}" -m pip install onnxruntime'
+    assert install_command(("onnxruntime",)) == f'"{sys.executable}" -m pip install onnxruntime'
 
 
 def test_any_model_of_the_hub() -> None:

@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from lora_train.core.config import Optimizer, Scheduler, TrainSettings
-from lora_train.engine.optimizers import halve_rates, make_optimizer, make_schedule
+from lora_train.core.optimizers import OPTIMIZERS, is_absent
+from lora_train.engine.optimizers import coming_rate, halve_rates, make_optimizer, make_schedule
 
 pytestmark = pytest.mark.compat
 
-NAMES: tuple[Optimizer, ...] = get_args(Optimizer)
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(is_absent(name), reason=f"{name} needs a package that is not there"))
+    for name in get_args(Optimizer)
+]
 SCHEDULES: tuple[Scheduler, ...] = get_args(Scheduler)
 
 
@@ -69,7 +73,8 @@ def test_rate_of_0_is_legal_and_changes_nothing(name: Optimizer, schedule: Sched
 def test_rates_that_are_not_0_change_something(name: Optimizer) -> None:
     (own,) = parameters()
     before = own.detach().clone()
-    step(make({"unet": [own]}, optimizer=name), own, gradients(1)[0])
+    rate = OPTIMIZERS[name].usual_rate
+    step(make({"unet": [own]}, optimizer=name, learning_rate=rate), own, gradients(1)[0])
     assert not torch.equal(own, before)
 
 
@@ -97,9 +102,17 @@ def test_every_setting_reaches_its_group(name: Optimizer) -> None:
 def test_text_encoder_alone_at_rate_0(name: Optimizer) -> None:
     unet, text = parameters(2)
     before = text.detach().clone()
-    optimizer = make({"unet": [unet], "text_encoder": [text]}, optimizer=name, text_encoder_lr=0.0)
-    text.grad = torch.ones_like(text)
-    step(optimizer, unet, gradients(1)[0])
+    rate = OPTIMIZERS[name].usual_rate
+    optimizer = make(
+        {"unet": [unet], "text_encoder": [text]},
+        optimizer=name,
+        learning_rate=rate,
+        text_encoder_lr=0.0,
+        weight_decay=9.0,
+    )
+    for gradient in gradients(3):
+        text.grad = torch.ones_like(text)
+        step(optimizer, unet, gradient)
     assert torch.equal(text, before)
 
 
@@ -187,19 +200,25 @@ def factors(schedule: Scheduler, steps: int, **values: Any) -> list[float]:
 def test_schedules_by_hand(
     schedule: Scheduler, values: dict[str, Any], expected: list[float], optimizer: Optimizer
 ) -> None:
+    if OPTIMIZERS[optimizer].has_own_schedule:
+        expected = [1, 1, 1, 1, 1]
     found = factors(schedule, 4, optimizer=optimizer, **values)
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_halved_rates_stay_halved() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_halved_rates_stay_halved(name: Optimizer) -> None:
+    """After a quarter of the run, three quarters of the rate are left, and at its half a half."""
     (own,) = parameters()
-    values = settings(lr_scheduler="linear", learning_rate=0.8)
+    values = settings(optimizer=name, lr_scheduler="linear", learning_rate=0.8)
+    left = (1, 1) if OPTIMIZERS[name].has_own_schedule else (0.75, 0.5)
     optimizer = make_optimizer(values, {"unet": [own]}, fused=False)
     rates = make_schedule(values, optimizer, 4)
     optimizer.step()
     rates.step()
     halve_rates(optimizer, rates)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8 * 0.75 / 2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8 * left[0] / 2)
+    assert coming_rate(optimizer) == pytest.approx(0.8 * left[0] / 2 * optimizer.param_groups[0].get("d", 1))
     optimizer.step()
     rates.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8 * 0.5 / 2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8 * left[1] / 2)

@@ -12,6 +12,7 @@ from torch import nn
 
 from lora_train.core.config import Optimizer, TrainSettings
 from lora_train.core.errors import JobError
+from lora_train.core.optimizers import is_absent
 from lora_train.engine.optimizers import make_optimizer
 from lora_train.engine.state import (
     Clock,
@@ -136,7 +137,10 @@ def test_half_written_state_is_never_looked_at(two_states: tuple[Path, Path]) ->
 
 
 def optimizer_of(name: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    settings = TrainSettings(optimizer=name, learning_rate=0.01, text_encoder_lr=0.001, weight_decay=0.1)
+    arguments = ("min_8bit_size=1",) if name.endswith("8bit") else ()
+    settings = TrainSettings(
+        optimizer=name, learning_rate=0.01, text_encoder_lr=0.001, weight_decay=0.1, optimizer_args=arguments
+    )
     groups = {"unet": parameters[:2], "text_encoder": parameters[2:]}
     return make_optimizer(settings, groups, fused=False)
 
@@ -152,13 +156,16 @@ def some_steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter],
 @pytest.mark.parametrize("name", get_args(Optimizer))
 def test_optimizers_come_back_exactly(name: Optimizer, tmp_path: Path) -> None:
     """Three steps, through a file, three more: as six in one go."""
+    if is_absent(name):
+        pytest.skip(f"{name} needs a package that is not installed")
     generator = torch.Generator().manual_seed(1)
     straight = [nn.Parameter(torch.randn(4, 3, generator=generator)) for _ in range(3)]
     optimizer = optimizer_of(name, straight)
     some_steps(optimizer, straight, seed=2)
     stored, scalars = flatten_optimizer(optimizer)
     own = facts(3)
-    own.optimizer_groups, own.optimizer_scalars = group_values(optimizer), scalars
+    groups = group_values(optimizer)
+    own.optimizer_groups, own.optimizer_scalars = groups, scalars
     save_state(tmp_path, own, stored)
     resumed = [nn.Parameter(parameter.detach().clone()) for parameter in straight]
     some_steps(optimizer, straight, seed=3)
@@ -167,9 +174,10 @@ def test_optimizers_come_back_exactly(name: Optimizer, tmp_path: Path) -> None:
     assert state is not None
     other = optimizer_of(name, resumed)
     restore_optimizer(other, state.facts.optimizer_groups, state.tensors, state.facts.optimizer_scalars)
-    assert group_values(other) == _as_json(group_values(optimizer))
+    assert group_values(other) == _as_json(groups)
     some_steps(other, resumed, seed=3)
     assert stored or scalars
+    assert flatten_optimizer(other)[1] == flatten_optimizer(optimizer)[1]
     for one, two in zip(straight, resumed, strict=True):
         assert torch.equal(one, two)
 
