@@ -27,6 +27,7 @@ from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
+from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 from lora_train.engine.optimizers import make_optimizer, make_schedule
@@ -51,6 +52,7 @@ class Run:
     network: LoraNetwork
     planner: EpochPlanner
     latents: LatentCache
+    masks: MaskCache | None
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
     groups: dict[str, list[nn.Parameter]]
@@ -114,7 +116,10 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.facts = _facts(run, dataset, buckets)
     # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
     _prepare_texts(run, report)
+    run.masks = None
     run.latents = _encode_pictures(run, dataset, buckets, report)
+    if settings.masked_loss:
+        run.masks = _read_masks(run, dataset, buckets, report)
     _build_network(run)
     run.alphas = alphas_cumprod().to(run.device.torch)
     return run
@@ -152,6 +157,17 @@ def _encode_pictures(run: Run, dataset: Dataset, buckets: Sequence[Bucket], repo
     run.model.drop_vae()  # previews load it anew
     devices.free_cached_memory(run.device)
     return cache
+
+
+def _read_masks(run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter) -> MaskCache | None:
+    report.phase("reading the masks")
+    return build_mask_cache(
+        dataset,
+        buckets,
+        latent_size=lambda bucket: run.latents.latent_shape(bucket)[1:],
+        device=run.device.torch,
+        warn=lambda message: report.events.write(Note("warning", message)),
+    )
 
 
 def _build_network(run: Run) -> None:

@@ -331,6 +331,8 @@ def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
     else:
         c = losses.huber_c(timesteps, alpha_bar, settings.huber_schedule, settings.huber_c)
         errors = losses.robust_errors(prediction, target, settings.loss, c)
+    if run.masks is not None:
+        errors = errors * run.masks.weights(batch)
     return losses.sample_losses(errors, _weights(run, batch, alpha_bar))
 
 
