@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from lora_train.app.caption_jobs import without_host
 from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
 from lora_train.app.incoming import as_files
-from lora_train.app.scans import Scans, captions_of, stamp_of
+from lora_train.app.scans import Scans, belongings_of, stamp_of
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.version_settings import dataset_settings, fallback_caption, known_settings, train_settings
@@ -147,9 +147,13 @@ class Datasets:
         return self._thumbnails.of(self.picture_path(project, version, file, is_waiting))
 
     def originals(self, project: str, version: str) -> dict[str, tuple[int, int]]:
-        """The uploaded files: name -> time of change in ns and size. Raises WorkspaceError for an unknown version."""
+        """The uploaded files: name (of a mask `mask/NAME.png`) -> time of change in ns and size.
+
+        Raises WorkspaceError for an unknown version.
+        """
         origin_dir = self._workspace.find_version(project, version).origin_dir
-        return {Path(path).name: (changed_ns, size) for path, changed_ns, size in stamp_of(origin_dir)}
+        stamps = stamp_of(origin_dir)
+        return {Path(path).relative_to(origin_dir).as_posix(): (changed, size) for path, changed, size in stamps}
 
     def named(self, project: str, version: str, names: Sequence[str]) -> list[str]:
         """The pictures of the trained set that a person means: as they are listed, or by the file name alone.
@@ -256,7 +260,7 @@ class Datasets:
             return ()
 
     def remove(self, project: str, version: str, file: str) -> Undo:
-        """Move a picture, its flipped copy and their captions to the trash, from the trained set and the originals.
+        """Move a picture, its flipped copy, captions and masks to the trash, from the trained set and the originals.
 
         `file` is relative to the trained set or, for one that waits, to the originals. Raises WorkspaceError for an
         unknown one, JobError while an update or a training needs it.
@@ -278,7 +282,7 @@ class Datasets:
                 pictures += [found.dataset_dir / other for other, its in names.items() if its == name and other != file]
                 pictures += [path for path in [found.origin_dir / name] if path.is_file()]
             what = name or pictures[0].name
-            return Undo(what, self._workspace.trash.put(what, [*pictures, *captions_of(pictures)]))
+            return Undo(what, self._workspace.trash.put(what, [*pictures, *belongings_of(pictures)]))
 
     def _require_still(self, version: Version) -> None:
         """Raise JobError while a training, an update or a captioning needs the pictures as they are."""

@@ -64,14 +64,21 @@ def _read_waiting(version: Version) -> list[PictureEntry]:
     from lora_train.data.existing import existing_captions
     from lora_train.data.images import picture_size
     from lora_train.data.manifest import read_manifest
+    from lora_train.data.masks import masks_by_stem
     from lora_train.data.trained_set import origin_names, origins
 
     dataset_dir = version.path / "dataset"
     made_ns: dict[str, int] = {}
     for file, name in origin_names(dataset_dir, read_manifest(dataset_dir)).items():
         made_ns[name] = min(made_ns.get(name, _END_OF_TIME), _changed_ns(version.dataset_dir / file))
-    # A newer original has replaced the one that its trained picture was made from.
-    waiting = [path for path in origins(dataset_dir) if _changed_ns(path) > made_ns.get(path.name, 0)]
+    masks = masks_by_stem(version.origin_dir)
+
+    def changed_ns(path: Path) -> int:
+        mask = masks.get(caption_stem(path))
+        return max(_changed_ns(path), 0 if mask is None else _changed_ns(mask))
+
+    # A newer original, or mask, has replaced the one that its trained picture was made from.
+    waiting = [path for path in origins(dataset_dir) if changed_ns(path) > made_ns.get(path.name, 0)]
     captions = existing_captions(version.origin_dir) if waiting else {}
     entries: list[PictureEntry] = []
     for path in waiting:
@@ -94,10 +101,11 @@ def _changed_ns(path: Path) -> int:
         return 0
 
 
-def captions_of(pictures: Sequence[Path]) -> list[Path]:
-    """Their caption files, but those that belong to another picture of the same stem too."""
+def belongings_of(pictures: Sequence[Path]) -> list[Path]:
+    """Their caption files and masks, but those that belong to another picture of the same stem too."""
     from lora_train.data.captions import CAPTION_SUFFIXES, caption_stem
     from lora_train.data.images import PICTURE_SUFFIXES
+    from lora_train.data.masks import masks_by_stem
 
     found: list[Path] = []
     for folder in {path.parent for path in pictures}:
@@ -106,6 +114,7 @@ def captions_of(pictures: Sequence[Path]) -> list[Path]:
         others = (path for path in files if path.suffix.lower() in PICTURE_SUFFIXES and path not in pictures)
         stems -= {caption_stem(path) for path in others}
         found += [path for path in files if path.suffix.lower() in CAPTION_SUFFIXES and caption_stem(path) in stems]
+        found += [path for stem, path in masks_by_stem(folder).items() if stem in stems]
     return found
 
 

@@ -2,6 +2,7 @@
 
 Two layouts are read. A plain folder: pictures beside their captions. kohya's: sub-folders
 `<repeats>_<concept>`, and under `reg` regularisation pictures, directly or in `<repeats>_<class>`.
+A folder `mask` in any of them holds the masks of its pictures, under their names.
 Both may be mixed. A sub-folder without a number is a concept whose repeats are chosen here.
 The trained set of a version, `dataset/processed`, also has the regularisation pictures of `dataset/reg` beside it.
 """
@@ -28,6 +29,7 @@ from lora_train.data.captions import (
     read_caption_bytes,
 )
 from lora_train.data.images import PICTURE_SUFFIXES, open_picture
+from lora_train.data.masks import is_mask_folder, masks_by_stem
 
 AUTOMATIC = -1
 """Repeats: the folder's number, or else as `auto_repeats` says."""
@@ -63,10 +65,13 @@ class Picture(msgspec.Struct, frozen=True):
     """Of the upright picture."""
 
     digest: str
-    """BLAKE2b, 128 bits, hex, over the bytes of the picture file and then of the caption file."""
+    """BLAKE2b, 128 bits, hex, over the bytes of the picture file, of the caption file and of the mask file."""
 
     content: str = ""
     """The same over the picture file alone."""
+
+    mask: str = ""
+    """The mask file as `path`; "" if there is none. Regularisation pictures have none."""
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -102,11 +107,12 @@ class _Folder(msgspec.Struct, frozen=True):
 
 
 class _Candidate(msgspec.Struct, frozen=True):
-    """A file that is named like a picture, with its caption."""
+    """A file that is named like a picture, with its caption and its mask."""
 
     folder: _Folder
     path: Path
     caption: Path | None
+    mask: Path | None
 
 
 def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
@@ -253,7 +259,8 @@ def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -
 
 
 def _sub_folders(path: Path) -> list[Path]:
-    return [entry for entry in _entries(path) if entry.is_dir()]
+    """Where pictures may be: not those of masks."""
+    return [entry for entry in _entries(path) if entry.is_dir() and not is_mask_folder(entry.name)]
 
 
 def _entries(path: Path) -> list[Path]:
@@ -278,7 +285,12 @@ def _find_candidates(folder: _Folder, problems: list[str]) -> list[_Candidate]:
         for path in files
         if path.suffix.lower() in CAPTION_SUFFIXES and caption_stem(path) not in stems
     ]
-    return [_Candidate(folder, path, captions.get(caption_stem(path))) for path in pictures]
+    masks = {} if folder.is_regularisation else masks_by_stem(folder.path)
+    problems += [
+        f"{path} is a mask without a picture of the same name." for stem, path in masks.items() if stem not in stems
+    ]
+    found = ((path, caption_stem(path)) for path in pictures)
+    return [_Candidate(folder, path, captions.get(stem), masks.get(stem)) for path, stem in found]
 
 
 def _check(root: Path, candidate: _Candidate) -> Picture | str:
@@ -295,6 +307,8 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         caption = b"" if candidate.caption is None else read_caption_bytes(candidate.caption)
         digest = begun_digest.copy()
         digest.update(caption)
+        if candidate.mask is not None:
+            digest.update(b"\0mask\0" + candidate.mask.read_bytes())
     except DatasetError as error:
         return error.message
     except OSError as error:
@@ -311,6 +325,7 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         height_px=height_px,
         digest=digest.hexdigest(),
         content=begun_digest.hexdigest(),
+        mask="" if candidate.mask is None else _told(candidate.mask, root),
     )
 
 

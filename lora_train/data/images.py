@@ -110,11 +110,20 @@ def open_picture(path: Path, least_px: tuple[int, int] | None = None) -> Image.I
             is_swapped = _orientation(image) in _SIDES_SWAPPED
             image.draft(None, (height_px, width_px) if is_swapped else least_px)
         image.load()
-        # Pillow turns TIFF by itself while loading, and old versions leave the tag in place.
-        turned_already = isinstance(image, TiffImagePlugin.TiffImageFile)
-        operation = None if turned_already else _UPRIGHT.get(_orientation(image))
-        picture = _as_rgb(image)
-        return picture if operation is None else picture.transpose(operation)
+        return _upright(image, _as_rgb(image))
+
+
+def open_alpha(path: Path) -> Image.Image | None:
+    """How opaque every pixel of the upright picture is, in one channel: 0 transparent, 255 opaque.
+
+    None where all of it is opaque. Raises DatasetError as `open_picture`.
+    """
+    with _opened(path) as image:
+        if not _has_transparency(image):
+            return None
+        image.load()
+        alpha = _upright(image, _alpha_of(image))
+        return None if alpha.getextrema()[0] == 255 else alpha
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -170,14 +179,22 @@ def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:
     (width_px, height_px), then cut the centre out.
     """
     how = fit(picture.size, bucket)
-    (left_px, top_px), (bucket_width_px, bucket_height_px) = how.crop_left_top, bucket
-    resized = picture.resize(how.resized_size, Image.Resampling.LANCZOS)
-    cut = resized.crop((left_px, top_px, left_px + bucket_width_px, top_px + bucket_height_px))
     return Fitted(
-        pixels=np.array(cut, dtype=np.uint8),
+        pixels=_cut(picture, how, bucket, Image.Resampling.LANCZOS),
         original_size=picture.size,
         crop_left_top=how.crop_left_top,
     )
+
+
+def fit_mask_to_bucket(mask: Image.Image, bucket: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) of a mask, cut as `fit_to_bucket` cuts a picture of its size. It is resized without overshoot."""
+    return _cut(mask, fit(mask.size, bucket), bucket, Image.Resampling.BILINEAR)
+
+
+def _cut(picture: Image.Image, how: Fit, bucket: tuple[int, int], resampling: Image.Resampling) -> NDArray[np.uint8]:
+    (left_px, top_px), (width_px, height_px) = how.crop_left_top, bucket
+    resized = picture.resize(how.resized_size, resampling)
+    return np.array(resized.crop((left_px, top_px, left_px + width_px, top_px + height_px)), dtype=np.uint8)
 
 
 @contextmanager
@@ -248,10 +265,35 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
+def _upright(image: Image.Image, converted: Image.Image) -> Image.Image:
+    """What was made of a picture as it is stored, turned as its EXIF says."""
+    # Pillow turns TIFF by itself while loading, and old versions leave the tag in place.
+    turned_already = isinstance(image, TiffImagePlugin.TiffImageFile)
+    operation = None if turned_already else _UPRIGHT.get(_orientation(image))
+    return converted if operation is None else converted.transpose(operation)
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info
+
+
+def _has_wide_numbers(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _alpha_of(image: Image.Image) -> Image.Image:
+    if not _has_wide_numbers(image):
+        return image.convert("RGBA").getchannel("A")
+    # As in `_grey_to_8_bit`: one value may stand for transparent.
+    transparent = image.info.get("transparency")
+    opaque = np.asarray(image) != transparent if isinstance(transparent, int) else np.ones(image.size[::-1], bool)
+    return Image.fromarray(opaque.astype(np.uint8) * 255)
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
+    if _has_wide_numbers(image):
         return _grey_to_8_bit(image).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
+    if _has_transparency(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")

@@ -10,6 +10,7 @@ from lora_train.core.files import replace, write_text
 from lora_train.core.workspace import folder_name, move_to_trash
 from lora_train.data.captions import caption_path
 from lora_train.data.dataset import Dataset, Picture, fingerprint, own_pictures, scan_dataset
+from lora_train.data.masks import MASK_FOLDER
 
 
 def take_in(found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir: Path, concept: str) -> None:
@@ -22,8 +23,9 @@ def take_in(found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir:
     fresh = processed_dir.with_name(f"{processed_dir.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for picture in found.pictures:
-        kept = _keep_original(found.root / picture.path, origin_dir)
-        _place(kept, picture, fresh, concept)
+        mask = found.root / picture.mask if picture.mask else None
+        kept = _keep_original(found.root / picture.path, mask, origin_dir)
+        _place(kept, mask, picture, fresh, concept)
     if processed_dir.exists():
         if _fingerprint_of(processed_dir) == _fingerprint_of(fresh):
             shutil.rmtree(fresh)
@@ -39,10 +41,10 @@ def _fingerprint_of(folder: Path) -> str:
         return ""
 
 
-def _keep_original(path: Path, origin_dir: Path) -> Path:
-    """Copy a picture and its caption file to `origin_dir`, untouched.
+def _keep_original(path: Path, mask: Path | None, origin_dir: Path) -> Path:
+    """Copy a picture, its caption file and its mask to `origin_dir`, untouched.
 
-    A copy that is there already is used; where one of the two has other content, both get a new name.
+    A copy that is there already is used; where one of them has other content, all get a new name.
     """
     origin_dir.mkdir(parents=True, exist_ok=True)
     caption = caption_path(path)
@@ -53,17 +55,20 @@ def _keep_original(path: Path, origin_dir: Path) -> Path:
         copies = {target: path}
         if caption is not None:
             copies[origin_dir / f"{stem}{caption.suffix}"] = caption
+        if mask is not None:
+            copies[origin_dir / MASK_FOLDER / f"{stem}{mask.suffix}"] = mask
         if all(not copy.exists() or copy.read_bytes() == own.read_bytes() for copy, own in copies.items()):
             break
         number += 1
     for copy, own in copies.items():
         if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
             shutil.copy2(own, copy)
     return target
 
 
-def _place(kept: Path, picture: Picture, root: Path, concept: str) -> None:
-    """Copy a kept picture, and its caption as UTF-8, to where they are trained from."""
+def _place(kept: Path, mask: Path | None, picture: Picture, root: Path, concept: str) -> None:
+    """Copy a kept picture, its mask, and its caption as UTF-8, to where they are trained from."""
     what = picture.concept or ("" if picture.is_regularisation else concept)
     folder = root / "reg" if picture.is_regularisation else root
     if what:
@@ -73,3 +78,7 @@ def _place(kept: Path, picture: Picture, root: Path, concept: str) -> None:
     shutil.copy2(kept, target)
     if caption := picture.caption or what:
         write_text(target.with_suffix(".txt"), caption)
+    if mask is not None:
+        place = folder / MASK_FOLDER / f"{target.stem}{mask.suffix}"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy2(mask, place)

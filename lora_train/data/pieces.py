@@ -18,7 +18,18 @@ from lora_train.core.errors import DatasetError
 from lora_train.core.files import write_bytes
 from lora_train.core.workspace import fold
 from lora_train.data.images import open_picture, picture_size
-from lora_train.data.preprocess import Box, Size, debug_picture, flipped, least_px, pieces, plan, planned_cuts
+from lora_train.data.masks import mask_path, open_mask
+from lora_train.data.preprocess import (
+    Box,
+    Size,
+    debug_picture,
+    flipped,
+    least_px,
+    mask_pieces,
+    pieces,
+    plan,
+    planned_cuts,
+)
 
 _FLIP = "-flip"
 
@@ -36,6 +47,8 @@ class Task(NamedTuple):
     """One for each piece, without suffix."""
     caption: str
     """That came with the original."""
+    mask: Path | None = None
+    """The original's mask file."""
 
 
 class Written(NamedTuple):
@@ -111,12 +124,14 @@ def free_targets(folder: Path, stem: str, count: int, taken: set[str]) -> list[P
 def write_pieces(task: Task, settings: DatasetSettings, room: Room, debug_path: Path | None) -> list[Written]:
     """Write the pieces, each followed by its flipped copy if wanted, and the debug picture if there is one.
 
-    Raises DatasetError for an original that can't be used, OSError when a file can't be written.
+    Where the original has a mask or is transparent in places, every picture gets its part of that as a mask. Raises
+    DatasetError for an original or a mask that can't be used, OSError when a file can't be written.
     """
     origin_px = task.origin_px or picture_size(task.origin)
     with room.taken(origin_px[0] * origin_px[1] / 1e6):
         least = None if settings.as_is else least_px(origin_px, planned_cuts(origin_px, settings))
         picture = open_picture(task.origin, least)
+        mask = open_mask(task.origin, task.mask)
         its_plan = plan(picture, settings, origin_px)
         if debug_path is not None and its_plan.found:
             write_bytes(debug_path, _png(debug_picture(picture, its_plan)))
@@ -127,7 +142,15 @@ def write_pieces(task: Task, settings: DatasetSettings, room: Room, debug_path: 
                 write_bytes(path, content)
                 digest = hashlib.blake2b(content, digest_size=16).hexdigest()
                 written.append(Written(path, number, is_flipped, origin_px, piece.box_px, digest))
+        if mask is not None:
+            _write_masks(written, list(mask_pieces(mask, its_plan)))
     return written
+
+
+def _write_masks(written: list[Written], masks: list[Image.Image]) -> None:
+    for its in written:
+        mask = masks[its.piece - 1]
+        write_bytes(mask_path(its.path), _png(flipped(mask) if its.is_flipped else mask))
 
 
 def _files_of(

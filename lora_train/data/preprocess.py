@@ -89,12 +89,24 @@ def plan(picture: Image.Image, settings: DatasetSettings, origin_px: Size | None
 
 def pieces(picture: Image.Image, its_plan: Plan) -> Iterator[Piece]:
     """Cut out what was planned for the picture, one after the other: all at once may be gigabytes."""
-    across, down = picture.width / its_plan.origin_px[0], picture.height / its_plan.origin_px[1]
     for cut in its_plan.cuts:
-        left, top, right, bottom = cut.box
-        box = left * across, top * down, min(picture.width, right * across), min(picture.height, bottom * down)
-        part = picture if cut.kind == "as it is" else picture.resize(cut.size_px, Image.Resampling.LANCZOS, box=box)
+        part = _cut_out(picture, cut, its_plan.origin_px, Image.Resampling.LANCZOS)
         yield Piece(part, whole_pixels(cut.box, its_plan.origin_px), cut.kind)
+
+
+def mask_pieces(mask: Image.Image, its_plan: Plan) -> Iterator[Image.Image]:
+    """The same parts of the picture's mask. They are resized without the overshoot of Lanczos."""
+    for cut in its_plan.cuts:
+        yield _cut_out(mask, cut, its_plan.origin_px, Image.Resampling.BILINEAR)
+
+
+def _cut_out(picture: Image.Image, cut: Cut, origin_px: Size, resampling: Image.Resampling) -> Image.Image:
+    if cut.kind == "as it is":
+        return picture
+    across, down = picture.width / origin_px[0], picture.height / origin_px[1]
+    left, top, right, bottom = cut.box
+    box = left * across, top * down, min(picture.width, right * across), min(picture.height, bottom * down)
+    return picture.resize(cut.size_px, resampling, box=box)
 
 
 def least_px(origin_px: Size, cuts: list[Cut]) -> Size:

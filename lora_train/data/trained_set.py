@@ -12,6 +12,7 @@ from lora_train.core.workspace import fold
 from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes
 from lora_train.data.images import PICTURE_SUFFIXES
 from lora_train.data.manifest import Manifest
+from lora_train.data.masks import is_mask_folder
 
 REGULARISATION = "reg"
 
@@ -127,7 +128,7 @@ def pictures_below(processed: Path) -> list[Path]:
     """In the folders in which a set's pictures are looked for, also where these are links, and any deeper one."""
     found: list[Path] = []
     for root, folders, names in walk(processed):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not is_mask_folder(name)]
         paths = (Path(root) / name for name in names if not name.startswith("."))
         found += [path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
     return sorted(found)

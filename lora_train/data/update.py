@@ -30,6 +30,7 @@ from lora_train.data.existing import existing_captions
 from lora_train.data.facts import facts_phase
 from lora_train.data.generating import generate
 from lora_train.data.manifest import Aside, Made, Manifest, gone_from, read_manifest
+from lora_train.data.masks import MASK_FOLDER, masks_by_stem
 from lora_train.data.pieces import Room, Task, Written, cores, free_targets, piece_count, upright_size, write_pieces
 from lora_train.data.preprocess import candidate_sizes, why_not
 from lora_train.data.trained_set import Key, OldSet, files_in, is_regularisation, origins, read_old_set
@@ -138,14 +139,20 @@ def _require_sizes(settings: DatasetSettings) -> None:
 
 
 def _copy_kept(pictures: list[Path], processed: Path, fresh: Path) -> list[str]:
-    """Copy pictures and their captions to the same places in the new set; where that is, relative to it."""
-    captions = {folder: captions_by_stem(files_in(folder)) for folder in {path.parent for path in pictures}}
+    """Copy pictures, their captions and masks to the same places in the new set; where that is, relative to it."""
+    folders = {path.parent for path in pictures}
+    captions = {folder: captions_by_stem(files_in(folder)) for folder in folders}
+    masks = {folder: masks_by_stem(folder) for folder in folders}
     for path in pictures:
         target = fresh / path.relative_to(processed)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
         if (caption := captions[path.parent].get(caption_stem(path))) is not None:
             shutil.copy2(caption, target.with_name(caption.name))
+        if (mask := masks[path.parent].get(caption_stem(path))) is not None:
+            place = target.parent / MASK_FOLDER / mask.name
+            place.parent.mkdir(exist_ok=True)
+            shutil.copy2(mask, place)
     return [path.relative_to(processed).as_posix() for path in pictures]
 
 
@@ -158,12 +165,14 @@ def _tasks(dataset_dir: Path, fresh: Path, folders: dict[str, str], spec: Datase
     repeats = spec.repeats if spec.repeats > 0 else auto_repeats(max(1, own_count * (2 if spec.settings.flip else 1)))
     own_folder = f"{repeats}_{folder_name(spec.project or spec.concept)}"
     captions = existing_captions(dataset_dir / "origin")
+    masks = masks_by_stem(dataset_dir / "origin")
     taken = {fold(str((fresh / file).with_suffix(""))) for file in kept}
     tasks: list[Task] = []
     for path in chosen:
         folder = fresh / (folders.get(path.name) or own_folder)
         targets = free_targets(folder, path.stem, counts[path], taken)
-        tasks.append(Task(path, sizes[path], targets, captions.get(caption_stem(path), "")))
+        stem = caption_stem(path)
+        tasks.append(Task(path, sizes[path], targets, captions.get(stem, ""), masks.get(stem)))
     return tasks
 
 

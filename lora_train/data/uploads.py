@@ -16,6 +16,7 @@ from lora_train.core.workspace import fold, is_reserved, move_to_trash
 from lora_train.data.archives import is_archive, is_hidden, unpack
 from lora_train.data.captions import CAPTION_SUFFIXES
 from lora_train.data.images import PICTURE_SUFFIXES, picture_size, usual_suffix
+from lora_train.data.masks import MASK_FOLDER, is_mask_folder
 
 MOST_FILES = 5_000
 """In a folder that is added."""
@@ -39,20 +40,26 @@ class _Name(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A picture or caption on its way in."""
+    """A picture, caption or mask on its way in."""
 
     name: _Name
     path: Path
     folder: tuple[int, str]
-    """Which folder it comes from: a caption belongs to a picture of its own."""
+    """Which folder it comes from: a caption belongs to a picture of its own, a mask to one beside its folder."""
+    is_mask: bool = False
+
+
+_NewStems = dict[tuple[tuple[int, str], str], str]
+"""Folder and folded stem of a picture that came in -> the stem that it has now."""
 
 
 def keep_uploads(files: Iterable[tuple[str, Path]], origin_dir: Path, trash_dir: Path) -> list[str]:
     """Copy uploads (name as told, file) to `origin_dir`: pictures, and caption files of the same names.
 
+    Pictures in a folder `mask` are masks of the pictures beside that folder, and go to `origin_dir/mask`.
     A folder gives its files and those of its sub-folders, a zip archive what is in it; hidden files are passed over.
     A picture that is there already, by name and content, is not kept twice; one of the same name and other content
-    gets a number. A new caption takes the place of an old one, which goes to the trash. Returns a sentence for
+    gets a number. A new caption or mask takes the place of an old one, which goes to the trash. Returns a sentence for
     everything that can't be used. Raises DatasetError when the folder can't be written.
     """
     problems: list[str] = []
@@ -61,8 +68,11 @@ def keep_uploads(files: Iterable[tuple[str, Path]], origin_dir: Path, trash_dir:
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=origin_dir) as incoming:
             found = _find_all(files, Path(incoming), origin_dir, problems)
             stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
-            captions, new_stems = _keep_pictures(found, Path(incoming), origin_dir, stems, problems)
+            others, new_stems = _keep_pictures(found, Path(incoming), origin_dir, stems, problems)
+            captions = [file for file in others if not file.is_mask]
             _keep_captions(captions, new_stems, origin_dir, stems, trash_dir, problems)
+            masks = [file for file in others if file.is_mask]
+            _keep_masks(masks, new_stems, origin_dir, stems, trash_dir, problems)
     except OSError as error:
         raise DatasetError(
             f"{origin_dir} can't be written: {error.strerror or error}.",
@@ -83,15 +93,24 @@ def _find_all(
             elif _is_archive(path):
                 found, why_not = unpack(path, what, incoming / f"archive-{number}")
             else:
-                yield _File(_file_name(told), path, (0, _folder_of(told)))
+                yield _incoming(0, told, path)
                 continue
         except DatasetError as error:
             problems.append(f"{error.message} {error.hint}".strip())
             continue
-        yield from (_File(_file_name(name), file, (number + 1, _folder_of(name))) for name, file in found)
+        yield from (_incoming(number + 1, name, file) for name, file in found)
         problems += _shortened(why_not, what)
         if not found and not why_not:
             problems.append(f"There is neither a picture nor a caption in {what}.")
+
+
+def _incoming(source: int, told: str, path: Path) -> _File:
+    """A mask counts to the folder in which its `mask` lies."""
+    name, folder = _file_name(told), _folder_of(told)
+    parent, _, last = folder.rpartition("/")
+    if is_mask_folder(last) and name.suffix.lower() not in CAPTION_SUFFIXES:
+        return _File(name, path, (source, parent), is_mask=True)
+    return _File(name, path, (source, folder))
 
 
 def _files_below(folder: Path, what: str, origin_dir: Path) -> list[tuple[str, Path]]:
@@ -102,6 +121,7 @@ def _files_below(folder: Path, what: str, origin_dir: Path) -> list[tuple[str, P
     if origin_dir.resolve().is_relative_to(folder.resolve()):
         raise DatasetError(f"{what} can't be added: this dataset itself lies in it.", "Choose another folder.")
     known = PICTURE_SUFFIXES.union(CAPTION_SUFFIXES)
+    base = folder.parent if is_mask_folder(folder.name) else folder
     found: list[tuple[str, Path]] = []
     count = 0
     for root, folders, names in walk(folder):
@@ -112,7 +132,7 @@ def _files_below(folder: Path, what: str, origin_dir: Path) -> list[tuple[str, P
                 f"{what} can't be added: it has more than {MOST_FILES} files.", "Choose the folder of the pictures."
             )
         paths = [Path(root) / name for name in sorted(names) if not is_hidden(name)]
-        found += [(path.relative_to(folder).as_posix(), path) for path in paths if path.suffix.lower() in known]
+        found += [(path.relative_to(base).as_posix(), path) for path in paths if path.suffix.lower() in known]
     return found
 
 
@@ -125,16 +145,16 @@ def _shortened(problems: list[str], what: str) -> list[str]:
 
 def _keep_pictures(
     files: Iterable[_File], incoming: Path, origin_dir: Path, stems: dict[str, Path], problems: list[str]
-) -> tuple[list[_File], dict[tuple[tuple[int, str], str], str]]:
-    """Keep the pictures; the captions among `files`, and (folder, folded stem) of each picture -> stem that it has.
+) -> tuple[list[_File], _NewStems]:
+    """Keep the pictures; the captions and masks among `files`, and the stems that the pictures have now.
 
     `stems` tells the pictures that are there by their folded stems, and gets the new ones.
     """
-    captions: list[_File] = []
-    new_stems: dict[tuple[tuple[int, str], str], str] = {}
+    others: list[_File] = []
+    new_stems: _NewStems = {}
     for file in files:
-        if file.name.suffix.lower() in CAPTION_SUFFIXES:
-            captions.append(file)
+        if file.is_mask or file.name.suffix.lower() in CAPTION_SUFFIXES:
+            others.append(file)
             continue
         copy = incoming / "picture"
         try:
@@ -150,12 +170,12 @@ def _keep_pictures(
         else:
             stem = _keep_picture(file.name.stem, suffix, copy, origin_dir, stems)
             new_stems[file.folder, fold(file.name.stem)] = stem
-    return captions, new_stems
+    return others, new_stems
 
 
 def _keep_captions(
     captions: list[_File],
-    new_stems: dict[tuple[tuple[int, str], str], str],
+    new_stems: _NewStems,
     origin_dir: Path,
     stems: Mapping[str, Path],
     trash_dir: Path,
@@ -166,7 +186,7 @@ def _keep_captions(
     One that comes alone goes to the picture that is there, also where that is written in other letter cases.
     """
     taken = {fold(stem) for stem in new_stems.values()}
-    for name, path, folder in captions:
+    for name, path, folder, _ in captions:
         stem = new_stems.get((folder, fold(name.stem)))
         if stem is None and fold(name.stem) in taken:
             problems.append(f"{name} is left out: the picture of this name came from another folder.")
@@ -183,6 +203,55 @@ def _keep_captions(
             _keep_caption(
                 origin_dir, stem or (there.stem if there else name.stem), name.suffix.lower(), content, trash_dir
             )
+
+
+def _keep_masks(
+    masks: list[_File],
+    new_stems: _NewStems,
+    origin_dir: Path,
+    stems: Mapping[str, Path],
+    trash_dir: Path,
+    problems: list[str],
+) -> None:
+    """After the pictures: a mask follows the new name of its own, or goes to the picture that is there."""
+    taken = {fold(stem) for stem in new_stems.values()}
+    for file in masks:
+        name = file.name
+        stem = _masked_stem(file, new_stems)
+        there = None if stem is None and fold(name.stem) in taken else stems.get(fold(stem or name.stem))
+        if there is None:
+            problems.append(f"The mask {name} is left out: no picture of this name lies beside its folder.")
+            continue
+        try:
+            content = file.path.read_bytes()
+            _keep_mask(origin_dir / MASK_FOLDER, there.stem, _picture_suffix(name, file.path), content, trash_dir)
+        except DatasetError as error:
+            problems.append(error.message.replace(str(file.path), f"The mask {name}"))
+        except OSError as error:
+            problems.append(f"The mask {name} can't be kept ({error.strerror}).")
+
+
+def _masked_stem(mask: _File, new_stems: _NewStems) -> str | None:
+    """The stem that its picture has now: the one beside its folder, or else the only one of the name deeper there."""
+    source, parent = mask.folder
+    wanted = fold(mask.name.stem)
+    if (stem := new_stems.get((mask.folder, wanted))) is not None:
+        return stem
+    deeper = [
+        stem
+        for ((number, folder), own), stem in new_stems.items()
+        if number == source and own == wanted and (not parent or folder.startswith(f"{parent}/"))
+    ]
+    return deeper[0] if len(deeper) == 1 else None
+
+
+def _keep_mask(folder: Path, stem: str, suffix: str, content: bytes, trash_dir: Path) -> None:
+    path = folder / f"{stem}{suffix.lower()}"
+    for old in [own for own in folder.iterdir() if fold(own.stem) == fold(stem)] if folder.is_dir() else []:
+        if old != path or old.read_bytes() != content:
+            move_to_trash(old, trash_dir)
+    if not path.is_file():  # else it is there already, as it is
+        write_bytes(path, content)
 
 
 def _file_name(told: str) -> _Name:

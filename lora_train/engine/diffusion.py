@@ -5,7 +5,10 @@ Legend: B batch; latents, noise, target (B, 4, h, w); timesteps (B,) whole numbe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 
 TIMESTEPS = 1000
 _BETA_START = 0.00085
@@ -49,25 +52,28 @@ def target(latents: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, 
     return share.sqrt() * noise - (1 - share).sqrt() * latents
 
 
-def min_snr_weight(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
-    """(B,) loss weights: min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023).
-
-    gamma 0 switches the weighting off. Pure noise (SNR 0) has the limits: 1 for epsilon, 0 for v.
-    """
-    if gamma == 0:
-        return torch.ones_like(alpha_bar)
-    snr = alpha_bar / (1 - alpha_bar)
-    if prediction == "epsilon":
-        return (gamma / snr).clamp(max=1)
-    return snr.clamp(max=gamma) / (snr + 1)
-
-
 def offset_noise(noise: torch.Tensor, offset: torch.Tensor, strength: float) -> torch.Tensor:
     """Noise whose mean varies by picture and channel, `offset` being (B, 4, 1, 1) (Guttenberg 2023)."""
     return noise + strength * offset
 
 
-def weighted_mse(prediction: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(B,) squared error of each sample, averaged over its elements in float32, times its weight."""
-    error = (prediction.float() - wanted.float()).square().mean(dim=(1, 2, 3))
-    return error * weights
+def pyramid_noise(noise: torch.Tensor, layers: Sequence[torch.Tensor], discount: float) -> torch.Tensor:
+    """(4, h, w): noise with that of coarser grids in it (Whitaker 2023, "Multi-Resolution Noise").
+
+    `layers` are standard normal numbers (4, h_i, w_i); the i-th, from 0 on, is enlarged to (h, w) bilinearly and
+    added with the weight discount^i. The sum is scaled back to a standard deviation of 1.
+    """
+    total = noise.clone()
+    for index, layer in enumerate(layers):
+        large = F.interpolate(layer[None], size=noise.shape[-2:], mode="bilinear", align_corners=False)[0]
+        total += discount**index * large
+    return total / total.std()
+
+
+def logit_normal_timesteps(normal: torch.Tensor, mean: float, std: float, low: int, high: int) -> torch.Tensor:
+    """(B,) timesteps from low to high - 1: sigmoid(mean + std * normal) of the way (Esser et al. 2024, section 3.1).
+
+    `normal` (B,) are standard normal numbers.
+    """
+    way = torch.sigmoid(mean + std * normal.double())
+    return (low + (way * (high - low)).long()).clamp(max=high - 1)

@@ -15,6 +15,10 @@ from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
 from lora_train.core.optimizers import metadata_text
 from lora_train.core.ranks import ranks_of
+from lora_train.engine.diffusion import TIMESTEPS
+
+_LOSS_NAMES = {"mse": "l2"}
+"""kohya's name, where it is another one than ours."""
 
 _LEAKS_DATASET = {
     "ss_tag_frequency",
@@ -88,6 +92,7 @@ def build_metadata(
         **_run_values(settings, facts),
         **_dataset_values(facts),
         **_setting_values(settings, facts),
+        **_noise_values(settings),
         "ss_clip_skip": _clip_skip(settings, facts),
         "ss_zero_terminal_snr": facts.zero_terminal_snr,
         "ss_output_name": output_name,
@@ -218,10 +223,6 @@ def _setting_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_gradient_checkpointing": settings.gradient_checkpointing,
         "ss_max_token_length": settings.max_tokens,
         "ss_seed": settings.seed,
-        "ss_noise_offset": settings.noise_offset or None,
-        "ss_min_snr_gamma": settings.min_snr_gamma or None,
-        "ss_prior_loss_weight": settings.prior_loss_weight,
-        "ss_loss_type": "l2",
         "ss_shuffle_caption": settings.shuffle_captions,
         "ss_keep_tokens": settings.keep_tags,
         "ss_flip_aug": settings.flip,
@@ -231,15 +232,37 @@ def _setting_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_caption_dropout_every_n_epochs": 0,
         "ss_caption_tag_dropout_rate": 0.0,
         "ss_face_crop_aug_range": None,
-        "ss_multires_noise_iterations": None,
-        "ss_multires_noise_discount": None,
         "ss_adaptive_noise_scale": None,
         "ss_ip_noise_gamma": None,
-        "ss_debiased_estimation": False,
-        "ss_huber_schedule": None,
-        "ss_huber_c": None,
         "ss_training_comment": None,
     }
+
+
+def _noise_values(settings: TrainSettings) -> dict[str, Any]:
+    """Loss, noise and timesteps; what a setting that is off would have said is None."""
+    is_robust = settings.loss != "mse"
+    iterations = settings.multires_noise_iterations
+    return {
+        "ss_loss_type": _LOSS_NAMES.get(settings.loss, settings.loss),
+        "ss_huber_schedule": settings.huber_schedule if is_robust else None,
+        "ss_huber_c": settings.huber_c if is_robust else None,
+        "ss_min_snr_gamma": None if settings.debiased_estimation else settings.min_snr_gamma or None,
+        "ss_debiased_estimation": settings.debiased_estimation,
+        "ss_prior_loss_weight": settings.prior_loss_weight,
+        "ss_noise_offset": settings.noise_offset or None,
+        "ss_multires_noise_iterations": iterations or None,
+        "ss_multires_noise_discount": settings.multires_noise_discount if iterations else None,
+        "ss_masked_loss": settings.masked_loss,
+        "ss_min_timestep": settings.min_timestep or None,
+        "ss_max_timestep": settings.max_timestep if settings.max_timestep < TIMESTEPS else None,
+        "ss_timestep_sampling": _timestep_sampling(settings),
+    }
+
+
+def _timestep_sampling(settings: TrainSettings) -> str:
+    if settings.timestep_sampling == "uniform":
+        return settings.timestep_sampling
+    return f"{settings.timestep_sampling}(mean={settings.logit_mean}, std={settings.logit_std})"
 
 
 def _modelspec_values(settings: TrainSettings, facts: RunFacts, output_name: str) -> dict[str, Any]:

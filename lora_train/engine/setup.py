@@ -29,6 +29,7 @@ from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
+from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.networks import Continued, build_network
@@ -59,6 +60,7 @@ class Run:
     latents: LatentCache
     sizes: SizeTable | None
     inpaint: dict[Bucket, torch.Tensor | None]
+    masks: MaskCache | None
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
     groups: dict[str, list[nn.Parameter]]
@@ -135,8 +137,11 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.facts = _facts(run, dataset, buckets)
     # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
     _prepare_texts(run, report)
+    run.masks = None
     run.latents = _encode_pictures(run, dataset, buckets, report)
     run.sizes = _sizes(run, dataset, buckets)
+    if settings.masked_loss:
+        run.masks = _read_masks(run, dataset, buckets, report)
     _build_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     return run
@@ -184,6 +189,17 @@ def _sizes(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> SizeTable |
         return None
     originals = [(picture.width_px, picture.height_px) for picture in dataset.pictures]
     return SizeTable(originals, buckets, run.device.torch)
+
+
+def _read_masks(run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter) -> MaskCache | None:
+    report.phase("reading the masks")
+    return build_mask_cache(
+        dataset,
+        buckets,
+        latent_size=lambda bucket: run.latents.latent_shape(bucket)[1:],
+        device=run.device.torch,
+        warn=lambda message: report.events.write(Note("warning", message)),
+    )
 
 
 def _build_network(run: Run) -> None:

@@ -18,11 +18,10 @@ import torch
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled, Saved, Started
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd, TrainSpec
-from lora_train.core.seeds import derive_seed
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.data.tokens import CHUNK_TOKENS
-from lora_train.engine import devices, diffusion
+from lora_train.engine import devices, diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
 from lora_train.engine.metadata import build_metadata
@@ -307,7 +306,7 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
     for batch in group:
-        run.network.before_batch(partial(draw_uniform, run, batch), most_places(run, batch))
+        run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()
         total += loss.detach()
@@ -327,12 +326,9 @@ def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
     """(B,) weighted loss of every view, with all randomness drawn for (seed, epoch, position, purpose)."""
     settings, device = run.settings, run.device.torch
     shape = run.latents.latent_shape(batch.bucket)
-    latents = run.latents.latents(batch, to_device(draw_normal(run, batch, "latent", shape), device))
-    noise = to_device(draw_normal(run, batch, "noise", shape), device)
-    if settings.noise_offset:
-        offset = to_device(draw_normal(run, batch, "noise offset", (shape[0], 1, 1)), device)
-        noise = diffusion.offset_noise(noise, offset, settings.noise_offset)
-    timesteps = to_device(draw_timesteps(run, batch), device)
+    latents = run.latents.latents(batch, to_device(draws.normal(run, batch, "latent", shape), device))
+    noise = to_device(draws.noise(run, batch, shape), device)
+    timesteps = to_device(draws.timesteps(run, batch), device)
     alpha_bar = run.alphas[timesteps]
 
     noisy = diffusion.add_noise(latents, noise, alpha_bar)
@@ -341,46 +337,35 @@ def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
     prediction = predict(run.model.unet, noisy, timesteps, text, sizes, inpaint)
 
     target = diffusion.target(latents, noise, alpha_bar, run.model.prediction)
-    weights = diffusion.min_snr_weight(alpha_bar, settings.min_snr_gamma, run.model.prediction)
+    if settings.loss == "mse":
+        errors = losses.squared_errors(prediction, target)
+    else:
+        c = losses.huber_c(timesteps, alpha_bar, settings.huber_schedule, settings.huber_c)
+        errors = losses.robust_errors(prediction, target, settings.loss, c)
+    if run.masks is not None:
+        errors = errors * run.masks.weights(batch)
+    return losses.sample_losses(errors, _weights(run, batch, alpha_bar))
+
+
+def _weights(run: Run, batch: Batch, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """(B,) how much each view counts: by its noise level, and as a regularisation picture."""
+    settings, prediction = run.settings, run.model.prediction
+    weights = (
+        losses.debiased_weight(alpha_bar, prediction)
+        if settings.debiased_estimation
+        else losses.min_snr_weight(alpha_bar, settings.min_snr_gamma, prediction)
+    )
     prior = [
         settings.prior_loss_weight if run.planner.sources[view.source].is_regularisation else 1.0
         for view in batch.views
     ]
-    weights = weights * to_device(torch.tensor(prior), device)
-    return diffusion.weighted_mse(prediction, target, weights)
-
-
-def draw_normal(run: Run, batch: Batch, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """(B, *shape) standard normal numbers on the CPU, each view's from its own seed."""
-    return torch.stack(
-        [torch.randn(shape, generator=_generator(run, view.epoch, view.position, purpose)) for view in batch.views]
-    )
-
-
-def draw_uniform(run: Run, batch: Batch, purpose: str, count: int) -> torch.Tensor:
-    """(B, count) uniform numbers of [0, 1) on the CPU, each view's from its own seed."""
-    return torch.stack(
-        [torch.rand(count, generator=_generator(run, view.epoch, view.position, purpose)) for view in batch.views]
-    )
+    return weights * to_device(torch.tensor(prior), run.device.torch)
 
 
 def most_places(run: Run, batch: Batch) -> int:
     """No layer of a model sees more of one view than its latents have pixels, or its caption tokens."""
     _, height, width = run.latents.latent_shape(batch.bucket)
     return max(height * width, run.settings.max_tokens // CHUNK_TOKENS * (CHUNK_TOKENS + 2))
-
-
-def draw_timesteps(run: Run, batch: Batch) -> torch.Tensor:
-    """(B,) timesteps from 0 to 999 on the CPU, each view's from its own seed."""
-    draws = [
-        torch.randint(diffusion.TIMESTEPS, (), generator=_generator(run, view.epoch, view.position, "timestep"))
-        for view in batch.views
-    ]
-    return torch.stack(draws)
-
-
-def _generator(run: Run, epoch: int, position: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(run.settings.seed, epoch, position, purpose))
 
 
 def _groups_of(batches: Sequence[Batch], size: int) -> list[Sequence[Batch]]:

@@ -23,7 +23,7 @@ from PIL import Image
 from lora_train.core import events as ev
 from lora_train.core.jobs import TrainSpec
 from lora_train.data.epochs import Batch
-from lora_train.engine import setup
+from lora_train.engine import draws, setup
 from lora_train.engine import train as engine
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.reporting import Reporter
@@ -118,7 +118,7 @@ class Table:
 
     def draw(self, view: Any, purpose: str) -> torch.Tensor:
         shape = self.run.latents.latent_shape((64, 64))
-        return engine.draw_normal(self.run, Batch((64, 64), (view,)), purpose, shape)[0]
+        return draws.normal(self.run, Batch((64, 64), (view,)), purpose, shape)[0]
 
 
 def _moments(reference: Any, path: Path, is_mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,6 +271,56 @@ def test_min_snr_weights(studio: Studio, lay: Callable[..., Table]) -> None:
         assert fed.loss == pytest.approx(weights[-1] * plain, rel=2e-3)
     assert min(weights) < 0.5
     assert max(weights) == 1
+
+
+def test_debiased_weights_take_the_place_of_min_snr(studio: Studio, lay: Callable[..., Table]) -> None:
+    table = lay(studio.pictures("pictures", ["red", "blue"]), min_snr_gamma=5, debiased_estimation=True, repeats=4)
+    for view, fed in table.views(0):
+        share = ALPHA_BAR[fed.timestep]
+        weight = min(share / (1 - share), 1000) ** -0.5
+        plain = table.noise_of(view, fed).square().mean().item()
+        assert fed.loss == pytest.approx(weight * plain, rel=2e-3)
+
+
+@pytest.mark.parametrize("loss", ["huber", "smooth_l1"])
+def test_robust_losses(studio: Studio, lay: Callable[..., Table], loss: str) -> None:
+    table = lay(studio.pictures("pictures", ["red", "blue"]), loss=loss, huber_c=0.2, huber_schedule="snr", repeats=4)
+    for view, fed in table.views(0):
+        share = ALPHA_BAR[fed.timestep]
+        c = (1 - 0.2) / (1 + ((1 - share) / share) ** 0.5) ** 2 + 0.2
+        roots = np.sqrt(table.noise_of(view, fed).double().numpy() ** 2 + c**2) - c
+        expected = 2 * roots.mean() * (c if loss == "huber" else 1)
+        assert fed.loss == pytest.approx(expected, rel=1e-3)
+
+
+def test_multires_noise_is_coarser_and_as_strong(studio: Studio, lay: Callable[..., Table]) -> None:
+    images = studio.pictures("pictures", ["red", "blue"])
+    settings = {"multires_noise_iterations": 6, "multires_noise_discount": 0.9, "repeats": 8}
+    together = lay(images, **settings)
+    coarse: list[float] = []
+    noises: dict[int, torch.Tensor] = {}
+    for view, fed in together.views(0):
+        noise = noises[fed.position] = together.noise_of(view, fed)
+        assert noise.std().item() == pytest.approx(1, abs=1e-3)
+        coarse.append(torch.nn.functional.avg_pool2d(noise, 4).square().mean().item())
+        assert fed.loss == pytest.approx(noise.square().mean().item(), rel=1e-3), "the target has it too"
+    # White noise of deviation 1 has 1/16 there.
+    assert sum(coarse) / len(coarse) > 3 / 16
+    alone = lay(images, name="alone", **settings, batch_size=1)
+    for view, fed in alone.views(0):
+        assert _are_close(alone.noise_of(view, fed), noises[fed.position], 1e-3), "batches change nothing"
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal"])
+def test_timesteps_of_a_range(studio: Studio, lay: Callable[..., Table], sampling: str) -> None:
+    images = studio.pictures("pictures", ["red", "blue"])
+    table = lay(images, min_timestep=300, max_timestep=304, timestep_sampling=sampling, repeats=32)
+    timesteps = [fed.timestep for _, fed in table.views(0)]
+    assert set(timesteps) == {300, 301, 302, 303}
+    if sampling == "logit_normal":
+        # Half way is logit 0; a quarter and three quarters are +-1.0986: 73 % of normal numbers lie between.
+        middle = sum(timestep in (301, 302) for timestep in timesteps)
+        assert 0.73 * 64 - 11 <= middle <= 0.73 * 64 + 11, "three standard deviations of 64 draws"
 
 
 def test_draws_depend_on_seed_epoch_and_position_alone(studio: Studio, lay: Callable[..., Table]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -62,12 +63,6 @@ def test_pure_noise_is_noise_and_its_velocity_the_picture() -> None:
     assert torch.equal(diffusion.target(latents, noise, alpha_bar, "v_prediction"), -latents)
 
 
-@pytest.mark.parametrize(("prediction", "limit"), [("epsilon", 1.0), ("v_prediction", 0.0)])
-def test_min_snr_is_finite_for_pure_noise(prediction: str, limit: float) -> None:
-    weights = diffusion.min_snr_weight(torch.tensor([0.5, 1e-30, 0.0]), 5.0, prediction)
-    assert weights.tolist() == pytest.approx([1.0 if prediction == "epsilon" else 0.5, limit, limit])
-
-
 def test_noise_is_added_as_by_the_scheduler() -> None:
     latents, noise = _draw(1), _draw(2)
     alpha_bar = diffusion.alphas_cumprod()[TIMESTEPS]
@@ -83,33 +78,48 @@ def test_targets() -> None:
     torch.testing.assert_close(diffusion.target(latents, noise, alpha_bar, "v_prediction"), velocity)
 
 
-def test_min_snr_by_hand() -> None:
-    # SNR = alpha_bar / (1 - alpha_bar): 9, 4 and 0.25.
-    alpha_bar = torch.tensor([0.9, 0.8, 0.2])
-    epsilon = diffusion.min_snr_weight(alpha_bar, 5.0, "epsilon")
-    torch.testing.assert_close(epsilon, torch.tensor([5 / 9, 1.0, 1.0]))
-    velocity = diffusion.min_snr_weight(alpha_bar, 5.0, "v_prediction")
-    torch.testing.assert_close(velocity, torch.tensor([5 / 10, 4 / 5, 0.25 / 1.25]))
-    assert torch.equal(diffusion.min_snr_weight(alpha_bar, 0.0, "epsilon"), torch.ones(3))
-
-
-def test_min_snr_uses_the_snr_of_diffusers() -> None:
-    training_utils = pytest.importorskip("diffusers.training_utils")
-    snr = training_utils.compute_snr(_scheduler(), TIMESTEPS)
-    alpha_bar = diffusion.alphas_cumprod()[TIMESTEPS]
-    weights = diffusion.min_snr_weight(alpha_bar, 5.0, "epsilon")
-    torch.testing.assert_close(weights, snr.clamp(max=5.0) / snr, rtol=1e-4, atol=0)
-
-
 def test_noise_offset_shifts_whole_channels() -> None:
     noise, offset = _draw(3), torch.arange(20.0).reshape(5, 4, 1, 1)
     moved = diffusion.offset_noise(noise, offset, 0.1)
     torch.testing.assert_close(moved - noise, (0.1 * offset).expand_as(noise), rtol=1e-4, atol=1e-6)
 
 
-def test_weighted_error_is_one_number_for_each_sample() -> None:
-    prediction = torch.zeros(2, 4, 2, 2, dtype=torch.bfloat16)
-    wanted = torch.stack([torch.full((4, 2, 2), 3.0), torch.full((4, 2, 2), 2.0)])
-    losses = diffusion.weighted_mse(prediction, wanted, torch.tensor([1.0, 0.5]))
-    assert losses.tolist() == [9.0, 2.0]
-    assert losses.dtype == torch.float32
+def test_pyramid_noise_by_hand() -> None:
+    # 2x4 noise of ones; a layer as fine as it, and one of 1x1 that is the same everywhere.
+    noise = torch.ones(1, 2, 4)
+    fine = torch.arange(8.0).reshape(1, 2, 4)
+    coarse = torch.full((1, 1, 1), 10.0)
+    mixed = diffusion.pyramid_noise(noise, [fine, coarse], 0.5)
+    total = 1 + fine + 0.5 * 10
+    # The standard deviation of 0 ... 7 is sqrt(6), with 7 in the denominator of the variance.
+    torch.testing.assert_close(mixed, total / 6**0.5)
+    assert torch.equal(noise, torch.ones(1, 2, 4)), "what was drawn is left as it is"
+
+
+def test_pyramid_noise_is_enlarged_bilinearly() -> None:
+    # 0 and 8 enlarged four times: half-pixel centres at 1/8, 3/8 ... of the way, clamped at both ends.
+    layer = torch.tensor([0.0, 8.0]).reshape(1, 1, 2)
+    noise = torch.zeros(1, 1, 8)
+    wanted = torch.tensor([0, 0, 1, 3, 5, 7, 8, 8]).float().reshape(1, 1, 8)
+    torch.testing.assert_close(diffusion.pyramid_noise(noise, [layer], 0.3), wanted / wanted.std())
+
+
+def test_logit_normal_timesteps_by_hand() -> None:
+    # sigmoid(0) = 1/2; sigmoid(ln 3) = 3/4; sigmoid(-ln 3) = 1/4.
+    ln3 = math.log(3)
+    normal = torch.tensor([0.0, 1.0, -1.0, 400.0, -400.0])
+    drawn = diffusion.logit_normal_timesteps(normal, 0.0, ln3, 0, 998)
+    assert drawn.tolist() == [499, 748, 249, 997, 0]
+    assert diffusion.logit_normal_timesteps(normal, ln3 + 1e-3, 1e-9, 200, 600).tolist() == [500] * 5
+    assert diffusion.logit_normal_timesteps(normal, 0.0, ln3, 7, 8).tolist() == [7] * 5
+
+
+def test_logit_normal_timesteps_have_the_distribution_of_the_paper() -> None:
+    """The share below a timestep is that of the normal distribution below its logit, from torch's own functions."""
+    normal = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    mean, std = -0.5, 0.8
+    drawn = diffusion.logit_normal_timesteps(normal, mean, std, 0, 1000)
+    for timestep in (100, 300, 500, 800):
+        wanted = torch.distributions.Normal(mean, std).cdf(torch.logit(torch.tensor(timestep / 1000)))
+        # Four standard errors of a share near 1/2: 4 * 0.5 / sqrt(200 000) = 0.0045.
+        assert (drawn < timestep).double().mean().item() == pytest.approx(wanted.item(), abs=0.0045)

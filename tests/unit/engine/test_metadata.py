@@ -95,6 +95,14 @@ def test_every_value_is_a_text() -> None:
         ("ss_mixed_precision", "fp16"),
         ("ss_noise_offset", "None"),
         ("ss_min_snr_gamma", "5.0"),
+        ("ss_debiased_estimation", "False"),
+        ("ss_loss_type", "l2"),
+        ("ss_huber_schedule", "None"),
+        ("ss_huber_c", "None"),
+        ("ss_multires_noise_iterations", "None"),
+        ("ss_multires_noise_discount", "None"),
+        ("ss_masked_loss", "False"),
+        ("ss_timestep_sampling", "uniform"),
         ("ss_shuffle_caption", "False"),
         ("ss_keep_tokens", "0"),
         ("ss_flip_aug", "False"),
@@ -124,6 +132,35 @@ def test_spelling(key: str, value: str) -> None:
         "seed": 42,
     }
     assert make(**settings)[key] == value
+
+
+def test_loss_and_noise_that_are_not_the_usual_ones() -> None:
+    values = make(
+        loss="huber",
+        huber_c=0.2,
+        debiased_estimation=True,
+        multires_noise_iterations=6,
+        masked_loss=True,
+        min_timestep=100,
+        max_timestep=900,
+        timestep_sampling="logit_normal",
+        logit_mean=-0.5,
+    )
+    expected = {
+        "ss_loss_type": "huber",
+        "ss_huber_schedule": "snr",
+        "ss_huber_c": "0.2",
+        "ss_debiased_estimation": "True",
+        "ss_min_snr_gamma": "None",
+        "ss_multires_noise_iterations": "6",
+        "ss_multires_noise_discount": "0.3",
+        "ss_masked_loss": "True",
+        "ss_min_timestep": "100",
+        "ss_max_timestep": "900",
+        "ss_timestep_sampling": "logit_normal(mean=-0.5, std=1.0)",
+    }
+    assert {key: values[key] for key in expected} == expected
+    assert make(loss="smooth_l1")["ss_loss_type"] == "smooth_l1"
 
 
 def test_times_and_dates() -> None:
