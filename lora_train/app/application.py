@@ -124,8 +124,8 @@ class App:
     ) -> PlannedTrain:
         """Take pictures into the project `name`, version `v1`, and write a training job; nothing runs yet.
 
-        `values` win over those of the preset. Raises ConfigError with all wrong settings at once, DatasetError, ModelError
-        or WorkspaceError; no job is then left behind.
+        `values` win over those of the preset. Raises ConfigError with all wrong settings at once, DatasetError,
+        ModelError or WorkspaceError; no job is then left behind.
         """
         from lora_train.data.dataset import scan_dataset  # numpy and Pillow: not for `--help`
         from lora_train.data.intake import take_in

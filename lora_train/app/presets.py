@@ -127,10 +127,10 @@ class Presets:
         with version.changing() as info:
             info.preset = _use(preset, family, before, _saved(info), None)
 
-    def undo(self, project: str, version: str) -> list[str]:
+    def undo(self, project: str, version: str) -> None:
         """Put the settings back that the last preset changed, but those that were changed by hand since.
 
-        Returns their labels. Raises WorkspaceError for an unknown version, or where no preset is in use.
+        Raises WorkspaceError for an unknown version, or where no preset is in use.
         """
         found = self._workspace.find_version(project, version)
         with found.changing() as info:
@@ -146,8 +146,6 @@ class Presets:
             }
             info.train = msgspec.to_builtins(check_settings(untouched, _saved(info))[0])
             info.preset = None
-        labels = {field.name: field.label for field in setting_fields()}
-        return [labels[name] for name in untouched]
 
     def state(self, project: str, version: str) -> PresetState:
         """The preset of a version, what it changed, what it has for another family, and what is proposed without one.

@@ -31,6 +31,8 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
     makers: dict[str, Callable[[], str]] = {
         "dataset": lambda: view.dataset_html(snapshot, token),
         "sum": lambda: view.sum_html(_forecast(app, snapshot.selection)),
+        "preset": lambda: _preset(app, snapshot.selection),
+        "presets": lambda: view.own_presets_html(app.presets.list(), token),
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
         "results": lambda: view.results_html(snapshot, token),
@@ -67,6 +69,10 @@ def _forecast(app: App, selection: Selection) -> Forecast:
         return Forecast(problems=error.problems)
     except TrainToolsError as error:
         return Forecast(problems=[f"{error.message}\n{error.hint}"])
+
+
+def _preset(app: App, shown: Selection) -> str:
+    return view.preset_html(app.presets.state(shown.project, shown.version), shown) if shown.version else ""
 
 
 def _captioning(app: App, shown: Selection) -> str:

@@ -183,7 +183,7 @@ class Page:
         """Save every control when a person changes it, tell what is wrong in its panel, draw what depends on it."""
         for control, problems in self._settings.items():
             panel = [other.component for other, place in self._settings.items() if place is problems]
-            drawn = ("sum", "model") if control.field.name == "base_model" else ("sum",)
+            drawn = ("sum", "model", "preset") if control.field.name == "base_model" else ("sum",)
             outputs = {problems, *self.live_parts(*drawn)}
             save = self._saving(control, problems, drawn)
             for trigger in triggers_of_a_hand(control.component):
@@ -202,6 +202,14 @@ class Page:
         given = self._given(values)
         schemas = {"train": TrainSettings(), "dataset": DatasetSettings(), "caption": CaptionSettings()}
         return [problem for section, base in schemas.items() for problem in check_settings(given[section], base)[1]]
+
+    def show_settings(self, selection: Selection) -> Updates:
+        """Every control as it is saved, and nothing wrong any more."""
+        return {**dict.fromkeys(self._problems, ""), **self._saved_settings(selection)}
+
+    def settings_parts(self) -> set[Component]:
+        """The outputs of `show_settings`."""
+        return {*self._problems, *self.controls()}
 
     def controls(self) -> list[Component]:
         return [control.component for control in self._settings]

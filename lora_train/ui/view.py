@@ -15,6 +15,7 @@ from lora_train.ui.view_captioning import captioning_html
 from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
 from lora_train.ui.view_health import health_html
+from lora_train.ui.view_presets import own_presets_html, preset_html
 from lora_train.ui.view_progress import progress_html, queue_html
 from lora_train.ui.view_regularisation import effect_html, regularisation_html
 from lora_train.ui.view_results import results_html
@@ -30,6 +31,8 @@ __all__ = [
     "live",
     "message_html",
     "model_html",
+    "own_presets_html",
+    "preset_html",
     "progress_html",
     "queue_html",
     "regularisation_html",
