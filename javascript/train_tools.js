@@ -11,6 +11,7 @@
         cancel: "Cancel",
         caption: "Caption",
         changing: "In changing order:",
+        leftOut: "Left out, as nearly all captions have it:",
         cutOff: "Cut off:",
         captionSaved: "The caption is saved.",
         close: "Close",
@@ -581,6 +582,7 @@
                 { words: WORDS.tokens, value: `${count} / ${told.max_tokens}` },
             ];
             if (cut.text) lines.push({ words: WORDS.cutOff, value: cut.text });
+            if (told.left_out.length) lines.push({ words: WORDS.leftOut, value: told.left_out.join(", ") });
             if (told.shuffled.length) lines.push({ words: WORDS.changing, value: told.shuffled.join(", ") });
             this.trained.replaceChildren(...lines.map(lineOf));
         },

@@ -1,8 +1,8 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
-`health`, `regularisation`, `training`, `loras` and `queue`. Here are the parts put together, and the jobs of the
-command line.
+`health`, `regularisation`, `presets`, `training`, `loras` and `queue`. Here are the parts put together, and the jobs
+of the command line.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from lora_train.app.planning import (
     plan_job,
     require_effective,
     with_absolute_paths,
+    with_chosen_repeats,
     with_threads,
     with_warnings,
 )
+from lora_train.app.presets import Presets
 from lora_train.app.projects import Projects
 from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
@@ -85,6 +87,7 @@ class App:
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)
         self.optimizers = self.training.optimizers
+        self.presets = Presets(workspace, self.training)
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
@@ -123,16 +126,17 @@ class App:
     # --- training from the command line ---
 
     def plan_train(
-        self, *, name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None = None
+        self, *, name: str, images: Path, values: Mapping[str, Any], publish_to: Path | None = None, preset: str = ""
     ) -> PlannedTrain:
         """Take pictures into the project `name`, version `v1`, and write a training job; nothing runs yet.
 
-        Raises ConfigError with all wrong settings at once, DatasetError, ModelError or WorkspaceError; no job is then
-        left behind.
+        `values` win over those of the preset. Raises ConfigError with all wrong settings at once, DatasetError,
+        ModelError or WorkspaceError; no job is then left behind.
         """
         from lora_train.data.dataset import scan_dataset  # numpy and Pillow: not for `--help`
         from lora_train.data.intake import take_in
 
+        values, family = self.presets.under(preset, values, TrainSettings()) if preset else (values, "sd1")
         written, effective = _parse_all(name, images, values, publish_to)
         settings = effective.settings
         facts = check_training(settings)
@@ -148,14 +152,17 @@ class App:
             concept=name,
         )
         dataset = scan_dataset(version.dataset_dir, repeats=settings.repeats)
+        dataset = with_chosen_repeats(dataset, settings, facts)
         plan = plan_job(version, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
         self.settings.save(version.project.path.name, version.path.name, train=msgspec.structs.asdict(written))
+        if preset:
+            self.presets.note(version, preset, family, TrainSettings())
         return with_warnings(msgspec.structs.replace(plan, problems=found.problems), effective)
 
     def plan_version_train(
-        self, *, name: str, version: str, values: Mapping[str, Any], publish_to: Path | None = None
+        self, *, name: str, version: str, values: Mapping[str, Any], publish_to: Path | None = None, preset: str = ""
     ) -> PlannedTrain:
-        """A training job for the trained set of a version as it is, by `values` over its saved settings.
+        """A training job for the trained set of a version as it is, by `values` over the preset and saved settings.
 
         Raises as `plan_train`; WorkspaceError where there is no such version, JobError while its set is made anew.
         """
@@ -163,7 +170,9 @@ class App:
 
         selection = self.projects.find(name, version)
         found = self.workspace.find_version(selection.project, selection.version)
-        written = with_absolute_paths(parse_settings(values, written_settings(found)))
+        before = written_settings(found)
+        values, family = self.presets.under(preset, values, before) if preset else (values, "sd1")
+        written = with_absolute_paths(parse_settings(values, before))
         effective = require_effective(written)
         settings = effective.settings
         facts = check_training(settings)
@@ -172,8 +181,11 @@ class App:
         if self.datasets.is_updating(found):
             raise JobError("The dataset is being updated: wait a moment.")
         dataset = scan_dataset(found.dataset_dir, repeats=settings.repeats)
+        dataset = with_chosen_repeats(dataset, settings, facts)
         plan = plan_job(found, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
         self.settings.save(selection.project, selection.version, train=msgspec.structs.asdict(written))
+        if preset:
+            self.presets.note(found, preset, family, before)
         return with_warnings(msgspec.structs.replace(plan, problems=dataset.problems), effective)
 
     def start(self, job: JobFolder) -> launcher.Worker:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from lora_train.app.caption_jobs import without_host
 from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
 from lora_train.app.incoming import as_files
+from lora_train.app.planning import with_chosen_repeats
 from lora_train.app.scans import Scans, belongings_of, stamp_of
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
@@ -135,7 +136,14 @@ class Datasets:
         return snapshot
 
     def scan(self, version: Version) -> Dataset:
-        """The trained set, read again only when a file of it has changed. Raises DatasetError as `scan_dataset`."""
+        """The trained set with the repeats that are trained; read again only when a file of it has changed.
+
+        Raises DatasetError as `scan_dataset`.
+        """
+        return with_chosen_repeats(self.numbered(version), train_settings(version))
+
+    def numbered(self, version: Version) -> Dataset:
+        """`scan` with the numbers of its folders where repeats are chosen for the steps aimed at."""
         return self._scans.trained(version)
 
     def picture_path(self, project: str, version: str, file: str, is_waiting: bool) -> Path:

@@ -23,7 +23,7 @@ from lora_train.launch import launcher
 
 if TYPE_CHECKING:
     from lora_train.data.buckets import Size
-    from lora_train.data.dataset import Dataset, Picture
+    from lora_train.data.dataset import Dataset
 
 _MOST_COUNTED = 20_000
 """Captions whose tokens are remembered."""
@@ -66,7 +66,7 @@ class Health:
                 buckets=buckets,
                 manifest=read_manifest(dataset_dir),
                 facts=read_facts(dataset_dir),
-                token_counts=self._token_counts(dataset.pictures, settings, concept),
+                token_counts=self._token_counts(dataset, settings, concept),
                 settings=settings,
                 concept=concept,
                 has_imagehash=has_imagehash(),
@@ -110,18 +110,18 @@ class Health:
             told = error.message.splitlines()[1:] if version.dataset_dir.is_dir() else []
             return Dataset(version.dataset_dir, (), tuple(told))
 
-    def _token_counts(self, pictures: tuple[Picture, ...], settings: TrainSettings, concept: str) -> dict[str, int]:
-        """Of the captions as they are trained, trigger word included."""
-        from lora_train.data.captions import with_trigger_word
+    def _token_counts(self, dataset: Dataset, settings: TrainSettings, concept: str) -> dict[str, int]:
+        """Of the captions as they are trained, trigger word included and common tags left out."""
+        from lora_train.data.trained_text import plain_texts
 
         if self._count_tokens is None:
             return {}
-        captions = {
-            picture.path: with_trigger_word(picture.caption or picture.concept or concept, settings.trigger_word)
-            for picture in pictures
+        texts = plain_texts(dataset, settings, concept)
+        return {
+            picture.path: self._count_tokens(text)
+            for picture, text in zip(dataset.pictures, texts, strict=True)
             if not picture.is_regularisation
         }
-        return {file: self._count_tokens(caption) for file, caption in captions.items()}
 
     def _is_checking(self, version: Version) -> bool:
         job = self._job(version)

@@ -16,7 +16,7 @@ from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.checkpoints import read_checkpoint, require_supported, with_choices
 from lora_train.core.config import TrainSettings
-from lora_train.core.errors import ConfigError, ModelError, WorkspaceError
+from lora_train.core.errors import ConfigError, DatasetError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts, Family
 from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder, TrainSpec
@@ -57,8 +57,12 @@ def plan_job(
     lora_root: Path | None,
     publish_to: Path | None,
 ) -> PlannedTrain:
-    """Write the job that trains `settings` on a version's trained set, under a name that no LoRA has yet."""
+    """Write the job that trains `settings` on a version's trained set, under a name that no LoRA has yet.
+
+    `dataset` has the repeats that are trained (see `with_chosen_repeats`).
+    """
     from lora_train.data.dataset import fingerprint
+    from lora_train.data.repeats import folder_repeats
 
     workspace = version.project.workspace
     concept = version.project.info().name
@@ -76,10 +80,34 @@ def plan_job(
             publish_to=str(publish_to.absolute()) if publish_to is not None else "",
             created=time.time(),
             version=version.info().name,
+            folder_repeats=folder_repeats(dataset),
         )
     )
     steps = count_steps(make_plan(dataset, settings, facts, concept), settings)
     return PlannedTrain(job=job, total_steps=steps, problems=dataset.problems)
+
+
+def with_chosen_repeats(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts | None = None) -> Dataset:
+    """The dataset, which has the numbers of its folders, with the repeats that are trained (see `data.repeats`).
+
+    `facts` are the base model's; without them they are read, and a model that can't be used counts as SD 1.x. A
+    resolution that is too small for any picture chooses nothing: `make_plan` tells it.
+    """
+    from lora_train.data.repeats import with_aimed_repeats
+
+    if facts is None:
+        facts = _facts_or_usual(settings)
+    try:
+        return with_aimed_repeats(dataset, choose_buckets(dataset, settings, facts), settings)
+    except DatasetError:
+        return dataset
+
+
+def _facts_or_usual(settings: TrainSettings) -> CheckpointFacts:
+    try:
+        return check_base_model(msgspec.structs.replace(settings, vae=""))
+    except (TrainToolsError, OSError):  # told beside the base model
+        return CheckpointFacts("sd1")
 
 
 def make_plan(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts, concept: str) -> EpochPlanner:

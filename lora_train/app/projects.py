@@ -111,6 +111,7 @@ class Projects:
         settings = source.info()
         with copy.changing() as info:
             info.train, info.dataset, info.caption = settings.train, settings.dataset, settings.caption
+            info.preset = settings.preset
         return self.select(project, copy.path.name)
 
     def delete_version(self, project: str, version: str) -> Undo:

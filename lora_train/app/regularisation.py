@@ -14,7 +14,7 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
 from lora_train.app.incoming import as_files
 from lora_train.app.paces import expected_s_per_picture
-from lora_train.app.planning import count_steps, make_plan, with_absolute_paths, with_threads
+from lora_train.app.planning import count_steps, make_plan, with_absolute_paths, with_chosen_repeats, with_threads
 from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Undo
 from lora_train.app.training import Training
 from lora_train.app.version_settings import train_settings
@@ -97,12 +97,13 @@ class Regularisation:
         forecast.seconds = None if s_per_picture is None else s_per_picture * count
         if problems or not told.total_steps:
             return forecast
-        dataset = self._datasets.scan(found)
+        facts = facts or CheckpointFacts("sd1")
+        dataset = self._datasets.numbered(found)
         present = [picture for picture in dataset.pictures if picture.is_regularisation]
         more = _pictures_to_come(found, class_name or _CLASS, count, size_px)
 
         def plan(pictures: Dataset) -> EpochPlanner:
-            return make_plan(pictures, settings, facts or CheckpointFacts("sd1"), "")
+            return make_plan(with_chosen_repeats(pictures, settings, facts), settings, facts, "")
 
         shown = list(plan(dataset).shown(0))
         regular = [index for index in shown if dataset.pictures[index].is_regularisation]

@@ -6,7 +6,7 @@ with forward slashes (`projects/Cat/versions/v1/trains/Cat-v1`). Names are as ty
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -175,6 +175,10 @@ class Forecast(msgspec.Struct):
     total_steps: int = 0
     is_exact: bool = True
     """Whether pictures x repeats x epochs / batch is total_steps; partial batches of several buckets make it more."""
+    aimed_steps: int = 0
+    """The steps that repeats were chosen for; 0 where they were not."""
+    is_over_aim: bool = False
+    """Whether a single repeat makes more steps than are aimed at."""
     seconds: float | None = None
     """Expected length of the training; None before anything like it was measured on this machine."""
     problems: list[str] = []
@@ -245,6 +249,74 @@ class RegularisationForecast(msgspec.Struct):
     """Expected time for drawing `count`; None before anything like it was measured on this machine."""
     problems: list[str] = []
     """Why the steps can't be told, or none be drawn."""
+
+
+class PresetEntry(msgspec.Struct, frozen=True):
+    """A preset that can be chosen."""
+
+    name: str
+    about: str = ""
+    is_own: bool = False
+    """Saved or brought by the person; the others ship with us."""
+    problem: str = ""
+    """Why its file can't be read."""
+
+
+class PresetRow(msgspec.Struct, frozen=True):
+    """One setting of a preset."""
+
+    name: str
+    label: str
+    value: Any
+    before: Any = None
+    """As it was; None where that is not asked for."""
+    why: str = ""
+
+
+class PresetDetails(msgspec.Struct, frozen=True):
+    """A preset as it is for a family of base models."""
+
+    name: str
+    about: str
+    family: str
+    family_label: str
+    rows: list[PresetRow]
+
+
+class AppliedPreset(msgspec.Struct, frozen=True):
+    """What a preset changed."""
+
+    name: str
+    family: str
+    """For a person to read."""
+    changed: list[PresetRow]
+
+
+class ImportedPreset(msgspec.Struct, frozen=True):
+    """A preset that somebody brought, and what of it can't be used."""
+
+    name: str
+    problems: list[str]
+
+
+class PresetState(msgspec.Struct):
+    """The preset of a version. Families are for a person to read."""
+
+    name: str = ""
+    """Empty where none is in use."""
+    about: str = ""
+    is_gone: bool = False
+    """Whether it was deleted or renamed since."""
+    family: str = ""
+    """The one that it was applied for; without a preset, that of the base model."""
+    changed: list[PresetRow] = []
+    other_family: str = ""
+    """That of the base model that is chosen now, where it is another one ..."""
+    offered: list[PresetRow] = []
+    """... and the values that the preset has for it, where the settings differ."""
+    proposed: str = ""
+    """The preset that suits what the project is about."""
+    proposed_about: str = ""
 
 
 class BaseModelSnapshot(msgspec.Struct):

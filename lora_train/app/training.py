@@ -130,10 +130,13 @@ class Training:
         training = [picture for picture in dataset.pictures if not picture.is_regularisation]
         repeats = {picture.repeats for picture in training}
         forecast.pictures = len(training)
-        forecast.repeats = repeats.pop() if len(repeats) == 1 else None
+        forecast.repeats = min(repeats) if len(repeats) == 1 else None
         forecast.regularisation_pictures = len(dataset.pictures) - len(training)
         forecast.views_per_epoch = len(list(plan.shown(0)))
         forecast.total_steps = count_steps(plan, settings)
+        if settings.repeats < 0:
+            forecast.aimed_steps = settings.aimed_steps
+            forecast.is_over_aim = 0 < settings.aimed_steps < forecast.total_steps and min(repeats) == 1
         views = forecast.views_per_epoch * settings.epochs
         forecast.is_exact = forecast.total_steps * settings.batch_size * settings.gradient_accumulation_steps == views
         s_per_step = expected_s_per_step(self._workspace.root, with_absolute_paths(settings))

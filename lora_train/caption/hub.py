@@ -15,8 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from lora_train.core.captioners import CaptionerModel, install_command
+from lora_train.core.captioners import CaptionerModel
 from lora_train.core.errors import ModelError
+from lora_train.core.installing import install_command
 
 _CHECK_MIRROR = "Check HF_ENDPOINT, if you use a mirror. "
 OWN_FOLDER = "Or put the model's files into a folder and give that in the settings."

@@ -262,6 +262,8 @@ def _print_text(told: TrainedText) -> None:
     print(f"Tokens    {told.plain.token_count} of at most {told.max_tokens}")
     if told.plain.cut.text:
         print(f"Cut off   {told.plain.cut.text}")
+    if told.left_out:
+        print(f"Left out  {', '.join(told.left_out)}")
     if told.shuffled:
         print(f"In front  {told.fixed}")
         print(f"Shuffled  {', '.join(told.shuffled)}")

@@ -13,10 +13,15 @@ from lora_train.commands.arguments import add_command, add_settings, app_of, fie
 from lora_train.commands.console import Result, follow, line_of, result_of, run_job, tell
 from lora_train.core.errors import ConfigError
 from lora_train.core.jobs import JobFolder
+from lora_train.core.preset_files import PURPOSES
 from lora_train.core.settings import setting_fields
 
 if TYPE_CHECKING:
     from lora_train.app import App, PlannedTrain
+
+_PRESET_HELP = (
+    f"settings for a purpose: {', '.join(PURPOSES)}, or one of your own; flags win over it (see `presets list`)"
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -29,6 +34,7 @@ def add_commands(commands: Any) -> None:
     )
     train.add_argument("--name", required=True, help="name of the project and of the LoRA, in any script")
     train.add_argument("--version", help="of the project, for a training without --images (default v1)")
+    train.add_argument("--preset", metavar="NAME", default="", help=_PRESET_HELP)
     train.add_argument("--publish-to", metavar="DIR", help="copy the LoRA here as a card (models/Lora)")
     add_settings(train, [field for field in setting_fields() if field.basic])
 
@@ -120,10 +126,18 @@ def _plan(app: App, options: argparse.Namespace) -> PlannedTrain:
     publish_to = Path(options.publish_to) if options.publish_to else None
     if options.images is None:
         version = options.version or "v1"
-        return app.plan_version_train(name=options.name, version=version, values=values, publish_to=publish_to)
+        return app.plan_version_train(
+            name=options.name, version=version, values=values, publish_to=publish_to, preset=options.preset
+        )
     if options.version is not None:
         raise ConfigError(["--version: pictures from --images go to v1; leave one of the two out"])
-    return app.plan_train(name=options.name, images=Path(options.images), values=values, publish_to=publish_to)
+    return app.plan_train(
+        name=options.name,
+        images=Path(options.images),
+        values=values,
+        publish_to=publish_to,
+        preset=options.preset,
+    )
 
 
 def _resume(options: argparse.Namespace) -> Result:

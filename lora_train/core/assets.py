@@ -8,6 +8,7 @@ from pathlib import Path
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEMO_MODEL = ASSETS / "demo" / "tiny_sd.safetensors"
 DEMO_PICTURES = ASSETS / "demo" / "pictures"
+PRESETS = ASSETS / "presets"
 DEMO_HELD_OUT = ASSETS / "demo" / "heldout"
 
 

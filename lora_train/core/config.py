@@ -138,7 +138,7 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Train number of repetitions",
-            description="How often a picture counts in an epoch; -1 takes the folder's number or chooses one.",
+            description="How often an epoch shows a picture; -1 chooses for the steps aimed at, or as folders say.",
             ge=-1,
             le=10_000,
             extra=_BASIC,
@@ -148,8 +148,7 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Steps aimed at",
-            description="With -1 repetitions, these are chosen so that the whole training has about so many steps; "
-            "0 has no aim.",
+            description="Repetitions of -1 are chosen so that the training has about so many; 0 is no aim.",
             ge=0,
             le=1_000_000,
         ),
@@ -281,8 +280,8 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Leave out common tags (%)",
-            description="Tags in more than this share of the captions are not trained: the trigger word takes their "
-            "meaning. 0 keeps all.",
+            description="Tags in more than this share of the captions are not trained: the trigger word means them "
+            "then; 0 keeps all.",
             ge=0,
             le=100,
         ),

@@ -43,6 +43,9 @@ class TrainSpec(msgspec.Struct, frozen=True, tag="train", tag_field="kind", kw_o
     publish_to: str = ""
     created: float = 0.0
     version: str = ""
+    folder_repeats: dict[str, int] = {}
+    """Repeats of each folder of training pictures as they were chosen, whatever would be chosen now; empty in jobs of
+    releases that did not note them."""
 
 
 class PreviewSpec(msgspec.Struct, frozen=True, tag="preview", tag_field="kind", kw_only=True):

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -55,6 +55,16 @@ class ProjectInfo(msgspec.Struct):
     name: str
     created: float
     type: str = ""
+    """What it is about: a name of `core.preset_files.PURPOSES`, or empty."""
+
+
+class PresetUse(msgspec.Struct, frozen=True):
+    """The preset that gave a version its settings, and what it changed, by name of the setting."""
+
+    name: str
+    family: Literal["sd1", "sd2", "sdxl", "small"]
+    before: dict[str, object] = {}
+    after: dict[str, object] = {}
 
 
 class VersionInfo(msgspec.Struct):
@@ -73,6 +83,7 @@ class VersionInfo(msgspec.Struct):
     """The last job that drew regularisation pictures, as `update_job`."""
     caption_job: str = ""
     """The last captioning of the trained set, likewise."""
+    preset: PresetUse | None = None
 
 
 def folder_name(name: str) -> str:

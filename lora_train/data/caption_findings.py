@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lora_train.core.config import TrainSettings
 from lora_train.core.health import Counted, Finding, Shown
 from lora_train.data.captions import common_tag, has_word, split_tags, tag_frequency
 from lora_train.data.dataset import Picture
+from lora_train.data.pruning import trained_captions
 
 COMMON_SHARE = 0.8
 """A tag in more captions than this is learned as part of the subject: it says what nearly all pictures show."""
@@ -17,7 +19,7 @@ LEAST_TAGS = 3
 
 
 def caption_findings(
-    pictures: Sequence[Picture], concept: str, trigger_word: str, token_counts: Mapping[str, int], max_tokens: int
+    pictures: Sequence[Picture], concept: str, settings: TrainSettings, token_counts: Mapping[str, int]
 ) -> list[Finding]:
     """Everything that is found in the captions of training pictures.
 
@@ -27,13 +29,23 @@ def caption_findings(
     if not pictures:
         return []
     trained = {picture.path: picture.caption or picture.concept or concept for picture in pictures}
-    calling = _calling_word(trained, trigger_word)
+    kept = trained_captions(
+        pictures,
+        prune_percent=settings.prune_common_tags,
+        trigger_word=settings.trigger_word,
+        keep_tags=settings.keep_tags,
+    )
+    remaining = [
+        caption if picture.caption else trained[picture.path] for picture, caption in zip(pictures, kept, strict=True)
+    ]
+    calling = _calling_word(trained, settings.trigger_word)
     found = (
         _no_caption(pictures),
-        _too_long(pictures, token_counts, max_tokens),
+        _too_long(pictures, token_counts, settings.max_tokens),
         _all_the_same(pictures),
         calling,
-        *_tags(list(trained.values()), {count.name.lower() for count in calling.counts}),
+        _left_out(pictures, kept, settings.prune_common_tags),
+        *_tags(remaining, {count.name.lower() for count in calling.counts}),
     )
     return [finding for finding in found if finding is not None]
 
@@ -107,6 +119,26 @@ def _calling_word(trained: Mapping[str, str], trigger_word: str) -> Finding:
         level="warning",
         title="No word is in every caption, so no word calls the LoRA up for sure.",
         remedy="Set a trigger word under Train: it is then put first into every caption.",
+    )
+
+
+def _left_out(pictures: Sequence[Picture], kept: Sequence[str], percent: int) -> Finding | None:
+    """The tags that are in captions and not in what is `kept` of them."""
+    gone = [
+        ", ".join(tag for tag in split_tags(picture.caption) if tag not in split_tags(caption))
+        for picture, caption in zip(pictures, kept, strict=True)
+    ]
+    counts = [Counted(tag, count) for tag, count in tag_frequency(gone).items()]
+    if not counts:
+        return None
+    return Finding(
+        kind="left_out_tags",
+        level="info",
+        title="Training leaves these tags out, because nearly all captions have them.",
+        remedy="The word that calls the LoRA up takes their meaning. Leave out common tags (%) at 0 keeps them.",
+        limit=percent,
+        unit="%",
+        counts=tuple(sorted(counts, key=lambda tag: -tag.count)),
     )
 
 

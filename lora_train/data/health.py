@@ -56,7 +56,7 @@ def check(known: Known) -> HealthReport:
     findings = [
         *_numbers(training, known.dataset.problems),
         *picture_findings(looked),
-        *caption_findings(training, known.concept, settings.trigger_word, known.token_counts, settings.max_tokens),
+        *caption_findings(training, known.concept, settings, known.token_counts),
         *_buckets(known.buckets, settings.batch_size),
         *_regularisation(pictures, settings.epochs),
         *([] if known.has_imagehash else [_NO_IMAGEHASH]),

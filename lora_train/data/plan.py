@@ -11,6 +11,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.data.buckets import choose_bucket, make_buckets
 from lora_train.data.dataset import Dataset
 from lora_train.data.epochs import Bucket, CaptionRules, EpochPlanner, Source
+from lora_train.data.pruning import trained_captions
 
 
 def place_in_buckets(dataset: Dataset, settings: TrainSettings, *, resolution_px: int, step_px: int) -> list[Bucket]:
@@ -34,19 +35,20 @@ def place_in_buckets(dataset: Dataset, settings: TrainSettings, *, resolution_px
 
 
 def make_planner(dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str) -> EpochPlanner:
-    """The plan of all epochs.
+    """The plan of all epochs. Tags that nearly all captions have are left out where the settings say so.
 
     A picture without a caption is called by its folder's concept, or else by `concept`, the project's name; a
     regularisation picture by its folder's class or not at all.
     """
+    captions = captions_of(dataset, settings)
     sources = [
         Source(
             bucket=bucket,
             repeats=picture.repeats,
-            caption=picture.caption or picture.concept or ("" if picture.is_regularisation else concept),
+            caption=caption if picture.caption else picture.concept or ("" if picture.is_regularisation else concept),
             is_regularisation=picture.is_regularisation,
         )
-        for picture, bucket in zip(dataset.pictures, buckets, strict=True)
+        for picture, bucket, caption in zip(dataset.pictures, buckets, captions, strict=True)
     ]
     rules = CaptionRules(
         trigger_word=settings.trigger_word,
@@ -55,3 +57,13 @@ def make_planner(dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSet
         dropout=settings.caption_dropout,
     )
     return EpochPlanner(sources, batch_size=settings.batch_size, seed=settings.seed, rules=rules, flip=settings.flip)
+
+
+def captions_of(dataset: Dataset, settings: TrainSettings) -> list[str]:
+    """Each picture's caption as it is trained, before trigger word and shuffle; "" where it has none."""
+    return trained_captions(
+        dataset.pictures,
+        prune_percent=settings.prune_common_tags,
+        trigger_word=settings.trigger_word,
+        keep_tags=settings.keep_tags,
+    )

@@ -50,6 +50,8 @@ class TrainedText(msgspec.Struct, frozen=True):
     """A regularisation picture may have none in an epoch."""
     views: list[TextView]
     """At most 100, in the order of training."""
+    left_out: list[str] = []
+    """Tags of the caption that training leaves out, because nearly all captions have them."""
     is_exact: bool = True
     """False where the base model is not chosen yet: its size has a part in the order."""
 
@@ -75,6 +77,7 @@ def trained_text(
     first, rest = trigger_and_rest(source.caption, trigger)
     moving = split_tags(rest)[rules.keep_tags :] if rules.shuffle else []
     kept = ", ".join(split_tags(rest)[: rules.keep_tags]) if rules.shuffle else rest
+    own = split_tags(dataset.pictures[index].caption)
     return TrainedText(
         file=file,
         epoch=epoch,
@@ -89,6 +92,7 @@ def trained_text(
             TextView(view.position, view.caption, view.flip, chunks(view.caption, settings.max_tokens))
             for view in views[:_MOST_VIEWS]
         ],
+        left_out=[tag for tag in own if tag not in split_tags(source.caption)],
     )
 
 

@@ -23,7 +23,8 @@ from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import common_tag, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
 from lora_train.data.epochs import Bucket, EpochPlanner, total_steps
-from lora_train.data.plan import make_planner, place_in_buckets
+from lora_train.data.plan import captions_of, make_planner, place_in_buckets
+from lora_train.data.repeats import with_folder_repeats
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
@@ -150,6 +151,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
 def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
     report.phase("reading the pictures")
     dataset = scan_dataset(job_dir / spec.dataset, repeats=spec.settings.repeats)
+    dataset = with_folder_repeats(dataset, spec.folder_repeats)
     for problem in dataset.problems:
         report.events.write(Note("warning", problem))
     if fingerprint(dataset) != spec.dataset_fingerprint:
@@ -270,8 +272,9 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
         ((picture.width_px, picture.height_px), bucket, picture.repeats)
         for picture, bucket in zip(dataset.pictures, buckets, strict=True)
     ]
+    captions = list(zip(dataset.pictures, captions_of(dataset, run.settings), strict=True))
     frequencies = {
-        folder: tag_frequency(picture.caption for picture in training if picture.folder == folder)
+        folder: tag_frequency(caption for picture, caption in captions if picture.folder == folder)
         for folder in {picture.folder for picture in training}
     }
     settings = run.settings

@@ -32,6 +32,8 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "dataset": lambda: view.dataset_html(snapshot, token),
         "sum": lambda: view.sum_html(_forecast(app, snapshot.selection)),
         "optimizers": lambda: _optimizers(app, snapshot.selection),
+        "preset": lambda: _preset(app, snapshot.selection),
+        "presets": lambda: view.own_presets_html(app.presets.list(), token),
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
         "results": lambda: view.results_html(snapshot, token),
@@ -75,6 +77,10 @@ def _optimizers(app: App, selection: Selection) -> str:
         return ""
     chosen = app.settings.effective(selection.project, selection.version)
     return view.optimizers_html(app.optimizers.entries(chosen.device, chosen.optimizer), chosen.optimizer)
+
+
+def _preset(app: App, shown: Selection) -> str:
+    return view.preset_html(app.presets.state(shown.project, shown.version), shown) if shown.version else ""
 
 
 def _captioning(app: App, shown: Selection) -> str:

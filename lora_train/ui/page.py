@@ -29,7 +29,7 @@ from lora_train.ui.html import sentences
 Values = dict[Component, Any]
 Handler = Callable[[Values], Updates]
 
-_DRAWN_WITH = {"base_model": ("model",), "optimizer": ("optimizers",)}
+_DRAWN_WITH = {"base_model": ("model", "preset"), "optimizer": ("optimizers",)}
 """What of the live parts a setting changes, besides the sum."""
 _MISTAKE = "Something went wrong in Train Tools."
 
@@ -204,6 +204,14 @@ class Page:
         given = self._given(values)
         schemas = {"train": TrainSettings(), "dataset": DatasetSettings(), "caption": CaptionSettings()}
         return [problem for section, base in schemas.items() for problem in check_settings(given[section], base)[1]]
+
+    def show_settings(self, selection: Selection) -> Updates:
+        """Every control as it is saved, and nothing wrong any more."""
+        return {**dict.fromkeys(self._problems, ""), **self._saved_settings(selection)}
+
+    def settings_parts(self) -> set[Component]:
+        """The outputs of `show_settings`."""
+        return {*self._problems, *self.controls()}
 
     def controls(self) -> list[Component]:
         return [control.component for control in self._settings]

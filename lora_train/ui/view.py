@@ -16,6 +16,7 @@ from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
 from lora_train.ui.view_health import health_html
 from lora_train.ui.view_optimizers import optimizers_html
+from lora_train.ui.view_presets import own_presets_html, preset_html
 from lora_train.ui.view_progress import progress_html, queue_html
 from lora_train.ui.view_regularisation import effect_html, regularisation_html
 from lora_train.ui.view_results import results_html
@@ -32,6 +33,8 @@ __all__ = [
     "message_html",
     "model_html",
     "optimizers_html",
+    "own_presets_html",
+    "preset_html",
     "progress_html",
     "queue_html",
     "regularisation_html",

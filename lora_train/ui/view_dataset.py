@@ -140,11 +140,20 @@ def sum_html(forecast: Forecast) -> str:
     total = f'<span class="train-tools-total">{counted(forecast.total_steps, "step", "steps")}</span>'
     epochs = counted(forecast.epochs, "epoch", "epochs")
     line = f"{_views(forecast)} {value('×')} {epochs} {divided} {equals} {total}{_expected_time(forecast)}"
+    notes = [_aim(forecast)] if forecast.aimed_steps else []
+    if not forecast.is_exact:
+        notes.append(words("Partial batches count as steps: pictures of several sizes never share a batch."))
     told = sentences(forecast.warnings, "train-tools-warning") + sentences(forecast.overridden, "train-tools-quiet")
-    if forecast.is_exact:
-        return paragraph(line, "train-tools-sum") + told
-    note = words("Partial batches count as steps: pictures of several sizes never share a batch.")
-    return paragraph(line, "train-tools-sum") + paragraph(note, "train-tools-quiet") + told
+    return paragraph(line, "train-tools-sum") + "".join(paragraph(note, "train-tools-quiet") for note in notes) + told
+
+
+def _aim(forecast: Forecast) -> str:
+    """What the automatic repeats are for."""
+    aimed = counted(forecast.aimed_steps, "step", "steps")
+    if forecast.is_over_aim:
+        advice = words("Choose fewer epochs or a larger batch.")
+        return f"{words('Shown once each, the pictures already make more than is aimed at:')} {aimed}. {advice}"
+    return f"{words('The repeats are chosen for')} {aimed}."
 
 
 def _views(forecast: Forecast) -> str:

@@ -15,6 +15,7 @@ from lora_train.core.settings import SettingField, setting_fields
 from lora_train.ui.compat import Updates, make
 from lora_train.ui.form import SettingControl, label_of, labels, refresh_button, setting_control
 from lora_train.ui.page import Page, Values
+from lora_train.ui.panels.presets import PresetPanel
 
 FIRST = (
     ("clip_skip", "save_every_epochs"),
@@ -150,6 +151,7 @@ class TrainPanel:
                 page.add_live("queue")
 
     def _add_form(self) -> list[SettingControl]:
+        self.presets = PresetPanel(self.page)
         with make(gr.Row, elem_classes=["train-tools-with-tool"]):
             self.base_model = self._base_model()
             self.base_model_refresh = refresh_button("train_base_model")
@@ -162,6 +164,7 @@ class TrainPanel:
             with make(gr.Accordion, label=title, open=False, elem_classes=["train-tools-group"]):
                 make(gr.HTML, value=f'<p class="train-tools-help">{help_}</p>')
                 controls += self._group(names)
+        self.presets.add_own()
         return controls
 
     def _group(self, names: tuple[str, ...]) -> list[SettingControl]:
@@ -206,8 +209,9 @@ class TrainPanel:
 
     def bind(self) -> None:
         page = self.page
-        listed = {self.base_model.component, *page.live_parts("model", "sum")}
+        listed = {self.base_model.component, *page.live_parts("model", "sum", "preset")}
         page.on(self.base_model_refresh.click, self._refresh_models, [], listed)
+        self.presets.bind()
         drawn = page.live_parts("sum", "model", "progress", "queue", "results")
         page.on(self.begin.click, self._begin, page.controls(), drawn)
 
@@ -215,7 +219,10 @@ class TrainPanel:
         app, selection = self.page.app, self.page.selection(values)
         app.host.refresh_base_models()
         saved = app.settings.train(selection.project, selection.version)["base_model"]
-        return {self.base_model.component: self.base_model.update(saved), **self.page.redraw(selection, "model", "sum")}
+        return {
+            self.base_model.component: self.base_model.update(saved),
+            **self.page.redraw(selection, "model", "sum", "preset"),
+        }
 
     def _begin(self, values: Values) -> Updates:
         """What stands on the page is what is trained, also where its saving was missed."""

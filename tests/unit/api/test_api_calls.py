@@ -276,3 +276,38 @@ def test_who_writes_captions_is_asked_and_answered(world: World, monkeypatch: py
     assert world.ask("POST", "captions/stop", json=world.ids).status_code == 400
     body = {**world.ids, "files": ["3_cat/a.png"], "policy": "everywhere"}
     assert world.ask("POST", "captions/make", json=body).status_code == 422
+
+
+def test_presets(world: World) -> None:
+    names = [entry["name"] for entry in world.get("presets")]
+    assert names[:2] == ["character", "style"]
+    shown = world.get("presets/show", name="style", family="sdxl")
+    assert shown["family_label"] == "SDXL"
+    assert all(row["why"] for row in shown["rows"])
+    assert world.ask("GET", "presets/show", params={"name": "style", "family": "flux"}).status_code == 422
+    assert world.ask("GET", "presets/show", params={"name": "nobody"}).json()["error"] == "ConfigError"
+
+    before = world.get("settings", **world.ids)["train"]
+    assert world.post("presets/apply", **world.ids, name="style")["changed"][0]["before"] == before["rank"]
+    assert world.get("presets/state", **world.ids)["name"] == "style"
+    assert world.get("settings", **world.ids)["train"]["rank"] == 32
+    world.post("presets/undo", **world.ids)
+    assert world.get("settings", **world.ids)["train"] == before
+    assert world.ask("POST", "presets/undo", json=world.ids).json()["error"] == "WorkspaceError"
+
+
+def test_own_presets_are_shared(world: World) -> None:
+    assert world.post("presets/save", **world.ids, name="自作")["is_own"]
+    answer = world.ask("GET", "presets/file", params={"name": "自作"})
+    assert "attachment" in answer.headers["content-disposition"]
+    coded = base64.b64encode(answer.content).decode()
+    assert world.post("presets/import", name="x.json", content=coded) == {"name": "自作-2", "problems": []}
+    refused = world.ask("POST", "presets/import", json={"name": "x.json", "content": base64.b64encode(b"{}").decode()})
+    assert (refused.status_code, refused.json()["error"]) == (400, "WorkspaceError")
+    assert world.post("presets/rename", name="自作-2", new_name="Other")["name"] == "Other"
+    undo = world.post("presets/delete", name="Other")
+    assert [entry["name"] for entry in world.get("presets") if entry["is_own"]] == ["自作"]
+    world.post("trash/restore", entry=undo["entry"])
+    assert [entry["name"] for entry in world.get("presets") if entry["is_own"]] == ["Other", "自作"]
+    assert world.ask("GET", "presets/file", params={"name": "../page"}).status_code == 400
+    assert world.ask("POST", "presets/delete", json={"name": "style"}).status_code == 400

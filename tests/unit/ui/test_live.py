@@ -16,6 +16,7 @@ from lora_train.app.snapshot import (
     CaptioningSnapshot,
     DatasetSnapshot,
     Forecast,
+    PresetState,
     QueueEntry,
     RegularisationForecast,
     RegularisationSnapshot,
@@ -30,7 +31,7 @@ from lora_train.ui.live import live
 
 PARTS = {
     *("dataset", "sum", "progress", "queue", "results"),
-    *("captioning", "captions", "health", "regularisation"),
+    *("captioning", "captions", "health", "regularisation", "preset", "presets"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
 
@@ -47,6 +48,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         training=SimpleNamespace(forecast=forecast),
         datasets=SimpleNamespace(needs_captions=lambda *_: False),
         captioning=SimpleNamespace(choices=lambda *_: CaptioningSnapshot(captioners=[])),
+        presets=SimpleNamespace(state=lambda *_: PresetState(), list=list),
         captions=SimpleNamespace(view=lambda *_: CaptionsSnapshot()),
         health=SimpleNamespace(report=lambda *_: HealthReport()),
         regularisation=SimpleNamespace(

@@ -52,6 +52,12 @@ def sum_states() -> dict[str, str]:
         "sum with one regularisation picture": msgspec.structs.replace(several, regularisation_pictures=1),
         "sum of folders": make_forecast(repeats=None),
         "sum of one view": make_forecast(repeats=None, views_per_epoch=1),
+        "sum with chosen repeats": Forecast(
+            pictures=10, repeats=32, views_per_epoch=320, epochs=10, total_steps=1600, batch_size=2, aimed_steps=1600
+        ),
+        "sum over the aim": Forecast(
+            pictures=90, repeats=1, views_per_epoch=90, epochs=10, total_steps=900, aimed_steps=400, is_over_aim=True
+        ),
         "no sum": Forecast(),
         "impossible": Forecast(pictures=3, problems=["Choose a base model.", "Learning rate: 7 is not 0 to 1."]),
     }
