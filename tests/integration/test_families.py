@@ -121,7 +121,7 @@ def ended_early(shared_studio: Studio, plan: Callable[[str], JobFolder]) -> Iter
 
 def run_here(job: JobFolder) -> None:
     """Begin a training or go on with it, to the end."""
-    (job.path / "stop").unlink(missing_ok=True)
+    job.clear_requests()
     spec = job.read_spec()
     assert isinstance(spec, TrainSpec)
     events = ev.EventWriter(job.events_path)
