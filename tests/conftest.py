@@ -150,18 +150,21 @@ def make_pipeline() -> Callable[..., Any]:
     """diffusers' own pipeline around the parts of a loaded model, to compare with."""
 
     def make(model: Any, scheduler: Any = None) -> Any:
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
+        from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
         model.unet.register_to_config(sample_size=64)  # the pipeline of diffusers 0.31 asks for a number
+        parts: dict[str, Any] = {
+            "vae": model.vae,
+            "text_encoder": model.text_encoders[0],
+            "tokenizer": model.tokenizers[0],
+            "unet": model.unet,
+            "scheduler": scheduler or DDIMScheduler(),
+        }
+        if len(model.text_encoders) == 2:
+            second = {"text_encoder_2": model.text_encoders[1], "tokenizer_2": model.tokenizers[1]}
+            return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
         return StableDiffusionPipeline(
-            vae=model.vae,
-            text_encoder=model.text_encoders[0],
-            tokenizer=model.tokenizers[0],
-            unet=model.unet,
-            scheduler=scheduler or DDIMScheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
 
     return make

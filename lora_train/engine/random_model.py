@@ -66,12 +66,12 @@ SDXL = Sizes(
 )
 
 
-def _small(sizes: Sizes, *widths: int, text_layers: int = 0) -> Sizes:
-    """The same blocks with as few channels as the 32 groups of the norms allow."""
+def _small(sizes: Sizes, channels: tuple[int, ...], *widths: int, text_layers: int = 0) -> Sizes:
+    """The same blocks with about as few channels as the 32 groups of the norms allow."""
     replace = msgspec.structs.replace
     return replace(
         sizes,
-        unet_channels=(32,) * len(sizes.unet_channels),
+        unet_channels=channels,
         pooled_width=widths[-1] if sizes.pooled_width else 0,
         vae_channels=(32, 32, 32, 32),
         vae_layers=1,
@@ -82,12 +82,12 @@ def _small(sizes: Sizes, *widths: int, text_layers: int = 0) -> Sizes:
     )
 
 
-SMALL = _small(SD1, 64, text_layers=2)
+SMALL = _small(SD1, (32, 32, 32, 32), 64, text_layers=2)
 """About 1 M UNet weights."""
-SMALL_SD2 = _small(SD2, 64)
-"""All of SD2's 24 text layers."""
-SMALL_SDXL = _small(SDXL, 32, 64)
-"""All of SDXL's 70 transformer blocks and 12 + 32 text layers."""
+SMALL_SD2 = _small(SD2, (32, 64, 32, 32), 64)
+"""All of SD2's 24 text layers; channels change where SD2's do, and so its residual blocks have the same layers."""
+SMALL_SDXL = _small(SDXL, (32, 64, 32), 32, 64)
+"""All of SDXL's 70 transformer blocks and 12 + 32 text layers; channels change where SDXL's do."""
 
 _LAYERS_PER_BLOCK = 2
 

@@ -9,44 +9,77 @@ from typing import Any
 import pytest
 import torch
 
+from lora_train.engine.loading import load_base_model
 from lora_train.engine.network_file import file_tensors, save_lora
 
 peft = pytest.importorskip("peft", reason="peft is not installed", exc_type=ImportError)
 
 
 @torch.no_grad()
-def _outputs(unet: Any, text_encoder: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _outputs(unet: Any, *text_encoders: Any) -> list[torch.Tensor]:
+    """What a model's UNet and text encoders make of fixed random inputs, in float64."""
     generator = torch.Generator().manual_seed(4)
-    latents = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
-    text = torch.randn(2, 77, 64, generator=generator, dtype=torch.float64)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    latents = draw(2, unet.config.in_channels, 8, 8)
+    text = draw(2, 77, unet.config.cross_attention_dim)
+    sizes = {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2, dtype=torch.float64)}
+    if len(text_encoders) == 2:
+        sizes["text_embeds"] = draw(2, text_encoders[1].config.projection_dim)
     ids = torch.randint(0, 49000, (2, 77), generator=generator)
-    noise = unet(latents, torch.tensor([3, 900]), text).sample
-    return noise, text_encoder(ids).last_hidden_state
+    outputs = [unet(latents, torch.tensor([3, 900]), text, added_cond_kwargs=sizes).sample]
+    for text_encoder in text_encoders:
+        encoded = text_encoder(ids)
+        outputs.append(encoded.last_hidden_state)
+        if "text_embeds" in encoded:
+            outputs.append(encoded.text_embeds)
+    return outputs
 
 
-@pytest.mark.parametrize("convolutions", [False, True])
+@pytest.mark.parametrize(
+    ("family", "convolutions"),
+    [("sd1", False), ("sd1", True), ("sd2", True), ("sdxl", True), ("sd2-inpaint", False), ("sdxl-inpaint", False)],
+)
 def test_diffusers_and_peft_agree(
-    load_small: Callable[[], Any],
+    checkpoint_of: Callable[[str], Path],
     make_lora: Callable[..., Any],
     make_pipeline: Callable[..., Any],
     tmp_path: Path,
+    family: str,
     convolutions: bool,
 ) -> None:
-    """Computed in float64, so that 1e-6 of what the LoRA changes is far above what rounding does."""
-    model = load_small()
-    model.unet.double()
-    model.text_encoders[0].double()
-    base = _outputs(model.unet, model.text_encoders[0])
-    network = make_lora(model, convolutions=convolutions)
+    """Computed in float64, so that 1e-6 of what the LoRA changes is far above what rounding does.
+
+    Merged into the weights it does the same.
+    """
+    model = load_base_model(checkpoint_of(family), vae_path=None, device=torch.device("cpu"), dtype=torch.float32)
+    for part in (model.unet, *model.text_encoders):
+        part.double()
+    base = _outputs(model.unet, *model.text_encoders)
+    network = make_lora(model, convolutions=convolutions).double()
     save_lora(tmp_path / "lora.safetensors", file_tensors(network, torch.float32), {})
     network.attach()
-    ours = _outputs(model.unet, model.text_encoders[0])
+    ours = _outputs(model.unet, *model.text_encoders)
     network.detach()
+
+    weights = {target.layer: target.layer.weight.detach().clone() for target in network.targets}
+    with torch.no_grad():
+        for target, lora in network.pairs():
+            target.layer.weight += lora.delta_weight()
+    merged = _outputs(model.unet, *model.text_encoders)
+    with torch.no_grad():
+        for layer, weight in weights.items():
+            layer.weight.copy_(weight)
 
     pipeline = make_pipeline(model)
     pipeline.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
-    theirs = _outputs(pipeline.unet, pipeline.text_encoder)
-    for own, other, without in zip(ours, theirs, base, strict=True):
+    second = [pipeline.text_encoder_2] if len(model.text_encoders) == 2 else []
+    theirs = _outputs(pipeline.unet, pipeline.text_encoder, *second)
+    assert len(ours) == (4 if family.startswith("sdxl") else 2)
+    for own, other, fused, without in zip(ours, theirs, merged, base, strict=True):
         change = (own - without).abs().max()
         assert change > 0.01
         assert (own - other).abs().max() < 1e-6 * change
+        assert (own - fused).abs().max() < 1e-6 * change
