@@ -48,6 +48,7 @@ from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceE
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import (
+    RANDOM_MODELS,
     BenchSpec,
     CompareSpec,
     JobFolder,
@@ -276,7 +277,7 @@ class App:
         return self._new_job("compare", comparison)
 
     def plan_bench(self, *, values: Mapping[str, Any], pictures: int, steps: int) -> JobFolder:
-        """A job that times some training steps. The base model "sd15" is the full-size one with random weights."""
+        """A job that times some training steps. The base model may be one of RANDOM_MODELS."""
         problems = [
             f"{name}: {number} is not a whole number from 1 to 1000"
             for name, number in (("pictures", pictures), ("steps", steps))
@@ -285,7 +286,7 @@ class App:
         if problems:
             raise ConfigError(problems)
         settings = parse_settings(values)
-        if settings.base_model != "sd15":
+        if settings.base_model not in RANDOM_MODELS:
             settings = with_absolute_paths(settings)
             settings = with_threads(settings, check_base_model(settings))
         else:

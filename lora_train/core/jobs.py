@@ -156,8 +156,12 @@ class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", 
     settings: TrainSettings
 
 
+RANDOM_MODELS = ("sd15", "sdxl")
+"""Base models for measuring: the full-size topology with random weights."""
+
+
 class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_only=True):
-    """Time some training steps. `settings.base_model` may be "sd15": the full-size topology, random weights."""
+    """Time some training steps. `settings.base_model` may be one of RANDOM_MODELS."""
 
     settings: TrainSettings
     pictures: int

@@ -32,7 +32,7 @@ def compare(spec: CompareSpec, job: JobFolder, report: Reporter) -> dict[str, ob
     settings = spec.settings
     model, network, prompts = load_with_lora(settings, Path(spec.lora), report)
     size_px = settings.resolution or model.native_resolution_px
-    draw_with = draw_settings(settings, size_px)
+    draw_with = draw_settings(settings, model, size_px)
     concept = [spec.prompts[index % len(spec.prompts)] for index in range(_PICTURES_PER_KIND)]
     ordinary = [spec.ordinary_prompts[index % len(spec.ordinary_prompts)] for index in range(_PICTURES_PER_KIND)]
     drawer = _Drawer(model, network, prompts, draw_with, settings.preview_seed)

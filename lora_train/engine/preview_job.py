@@ -24,7 +24,7 @@ def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
     """Draw the grid and write it to `spec.out`."""
     settings = spec.settings
     model, network, prompts = load_with_lora(settings, Path(spec.lora), report)
-    draw_with = draw_settings(settings, model.native_resolution_px)
+    draw_with = draw_settings(settings, model, model.native_resolution_px)
 
     def progress(done: int, total: int) -> None:
         report.phase("drawing previews", done, total)
@@ -47,7 +47,7 @@ def draw_samples(spec: SamplesSpec, job: JobFolder, report: Reporter) -> dict[st
     train = JobFolder(job.path / spec.train)
     train.samples_dir.mkdir(exist_ok=True)
     model, prompts = load_for_drawing(settings, report)
-    draw_with = draw_settings(settings, settings.resolution or model.native_resolution_px)
+    draw_with = draw_settings(settings, model, settings.resolution or model.native_resolution_px)
     loras = [path for name in spec.loras if (path := train.path / name).is_file()]  # some may be deleted by now
     for number, lora in enumerate(loras):
 

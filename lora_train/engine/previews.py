@@ -97,9 +97,9 @@ def parameters_text(prompt: str, settings: TrainSettings, draw_with: DrawSetting
     lines = [prompt]
     if settings.preview_negative_prompt:
         lines.append(f"Negative prompt: {settings.preview_negative_prompt}")
-    lines.append(
+    values = (
         f"Steps: {draw_with.steps}, Sampler: {draw_with.sampler}, CFG scale: {draw_with.cfg_scale:g}, "
-        f"Seed: {settings.preview_seed}, Size: {draw_with.width_px}x{draw_with.height_px}, "
-        f"Clip skip: {settings.clip_skip}"
+        f"Seed: {settings.preview_seed}, Size: {draw_with.width_px}x{draw_with.height_px}"
     )
+    lines.append(values if draw_with.clip_skip is None else f"{values}, Clip skip: {draw_with.clip_skip}")
     return "\n".join(lines)

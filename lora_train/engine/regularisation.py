@@ -34,7 +34,7 @@ class _Class:
     def __init__(self, spec: RegularisationSpec, model: BaseModel, prompts: Prompts) -> None:
         self.prompt = spec.prompt
         self.settings = msgspec.structs.replace(spec.settings, preview_negative_prompt=spec.negative_prompt)
-        self.draw_with = draw_settings(self.settings, model.native_resolution_px)
+        self.draw_with = draw_settings(self.settings, model, model.native_resolution_px)
         with torch.no_grad():
             self.positive, self.negative = prompts.encode_each([spec.prompt, spec.negative_prompt])
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lora_train.core.conditioning import conditioning_of
 from lora_train.core.config import TrainSettings
 from lora_train.core.preview_settings import Sampler
 from lora_train.core.seeds import derive_seed
@@ -41,9 +42,11 @@ class DrawSettings(msgspec.Struct, frozen=True, kw_only=True):
     sampler: Sampler = "Euler a"
     steps: int = 24
     cfg_scale: float = 7.0
+    clip_skip: int | None = None
+    """None where the family takes no notice of it."""
 
 
-def draw_settings(settings: TrainSettings, size_px: int) -> DrawSettings:
+def draw_settings(settings: TrainSettings, model: BaseModel, size_px: int) -> DrawSettings:
     """The preview settings of a run; `size_px` where the person left the size open."""
     side_px = settings.preview_size_px or size_px
     return DrawSettings(
@@ -52,6 +55,7 @@ def draw_settings(settings: TrainSettings, size_px: int) -> DrawSettings:
         sampler=settings.preview_sampler,
         steps=settings.preview_steps,
         cfg_scale=settings.preview_cfg_scale,
+        clip_skip=settings.clip_skip if conditioning_of(model.family).clip_skip_matters else None,
     )
 
 

@@ -201,7 +201,7 @@ class Training:
     def draw_previews(self, stem: str) -> None:
         run = self.run
         assert run.preview_texts is not None
-        draw_with = draw_settings(run.settings, run.resolution_px)
+        draw_with = draw_settings(run.settings, run.model, run.resolution_px)
 
         def progress(done: int, total: int) -> None:  # not `phase`: a request waits until the save is whole
             self.report.events.write(Phase(name="drawing previews", done=done, total=total))

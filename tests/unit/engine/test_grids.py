@@ -127,7 +127,7 @@ def test_parameters_in_the_png(text: str, tmp_path: Path) -> None:
 
 def test_parameters_as_webuis_write_them() -> None:
     settings = TrainSettings(preview_negative_prompt="blurry", preview_seed=7, clip_skip=2)
-    drawing = DrawSettings(width_px=512, height_px=768, sampler="Euler a", steps=24, cfg_scale=7.0)
+    drawing = DrawSettings(width_px=512, height_px=768, sampler="Euler a", steps=24, cfg_scale=7.0, clip_skip=2)
     assert parameters_text("<lora:cat-v1:0.7> cat", settings, drawing) == (
         "<lora:cat-v1:0.7> cat\n"
         "Negative prompt: blurry\n"
