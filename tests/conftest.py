@@ -143,11 +143,17 @@ def make_lora() -> Callable[..., Any]:
     from lora_train.engine.network import LoraNetwork, text_encoder_targets, unet_targets
 
     def make(
-        model: Any, *, convolutions: bool = False, rank: int = 4, alpha: float = 3.0, up: float = 0.1
+        model: Any,
+        *,
+        convolutions: bool = False,
+        rank: int = 4,
+        alpha: float = 3.0,
+        up: float = 0.1,
+        groups: dict[str, tuple[int, float]] | None = None,
     ) -> LoraNetwork:
         targets = unet_targets(model.unet, with_convolutions=convolutions)
         targets += text_encoder_targets(*model.text_encoders)
-        network = LoraNetwork.new(targets, {"linear": (rank, alpha), "conv": (2, 1.0)}, seed=3)
+        network = LoraNetwork.new(targets, {"linear": (rank, alpha), "conv": (2, 1.0), **(groups or {})}, seed=3)
         generator = torch.Generator().manual_seed(11)
         with torch.no_grad():
             for _, lora in network.pairs():

@@ -345,3 +345,45 @@ def test_help_imports_nothing_heavy(studio: Studio) -> None:
     assert answer(done) == {"torch": False, "numpy": False, "PIL": False}
     assert "--clip-skip" in done.stdout
     assert "from 1 to 12" in done.stdout
+
+
+# --- tools ---
+
+
+def _write_lora(path: Path, rank: int) -> Path:
+    numbers = np.random.default_rng(rank)
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {
+        f"{name}.lora_down.weight": numbers.normal(size=(rank, 768)).astype(np.float32),
+        f"{name}.lora_up.weight": numbers.normal(size=(32, rank)).astype(np.float32) * 0.1,
+        f"{name}.alpha": np.array(rank / 2, dtype=np.float32),
+    }
+    save_file(tensors, path, metadata={"ss_base_model_version": "sd_v1", "ss_output_name": path.stem})
+    return path
+
+
+def test_tools_merge_and_resize(studio: Studio, files: type[Files]) -> None:
+    """Two LoRAs into one, that one smaller, and what is wrong in words: each a command and a new file."""
+    first, second = _write_lora(studio.root / "自作.safetensors", 3), _write_lora(studio.root / "b.safetensors", 5)
+    both = studio.root / "two of them.safetensors"
+    done = studio.cli(
+        "tool", "merge", first, second, "--weights", "1,-0.5", "--out", both, "--precision", "fp32", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    told = answer(done)
+    assert (told["state"], told["lora"], told["modules"], told["ranks"]) == ("finished", str(both), 1, [8])
+    assert told["largest_error"] < 1e-6
+    assert files.metadata(both)["ss_training_comment"] == "merged from 自作 x 1, b x -0.5"
+
+    small = studio.root / "small.safetensors"
+    done = studio.cli("tool", "resize", both, "--rank", 2, "--out", small)
+    assert done.returncode == 0, done.stderr
+    assert f"LoRA     {small}\nModules  1, rank 2, " in done.stdout
+    assert "Error    0." in done.stdout
+    inspected = answer(studio.cli("inspect", small, "--json"))["lora"]
+    assert (inspected["family"], inspected["ranks"], inspected["incomplete"]) == ("sd1", [2], [])
+
+    refused = studio.cli("tool", "resize", both, "--out", small, "--keep", "1.5", "--json")
+    assert refused.returncode == 2
+    assert "exists already" in answer(refused)["message"]
+    assert "keep: 1.5" in answer(refused)["message"]

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from lora_train.core.config import TrainSettings
-from lora_train.engine.metadata import RunFacts, build_metadata
+from lora_train.engine.metadata import NetworkFacts, RunFacts, build_metadata
 
 TAGS = {"10_cat": {"1girl": 20, "solo": 18}, "5_猫": {"白い猫": 3}}
 
 
-def make(**settings: Any) -> dict[str, str]:
+def make(family: str = "sd1", network: NetworkFacts | None = None, **settings: Any) -> dict[str, str]:
     facts = RunFacts(
+        family=family,
+        network=network or NetworkFacts(),
         session_id=3495676067,
         started_at=1726639674.92,
         base_model_name="animefull.safetensors",
@@ -214,3 +216,37 @@ def test_privacy_switch_leaves_the_dataset_out() -> None:
         "modelspec.architecture",
     }
     assert kept <= make(private_metadata=True, **settings).keys()
+
+
+def test_block_ranks_by_the_names_of_kohya() -> None:
+    """12 + 1 + 12 numbers; for SDXL 9 + 3 + 9 and one more at each end, as its scripts count them."""
+    settings: dict[str, Any] = {"rank": 8, "alpha": 4.0, "middle_rank": 2, "output_alpha": 1.0, "text_encoder_rank": 3}
+    made = make(**settings)
+    assert (made["ss_network_dim"], made["ss_network_alpha"]) == ("8", "4.0")
+    arguments = json.loads(made["ss_network_args"])
+    assert arguments == {
+        "block_dims": ",".join(["8"] * 12 + ["2"] + ["8"] * 12),
+        "block_alphas": ",".join(["4"] * 12 + ["1"] + ["1"] * 12),
+        "text_encoder_dim": "3",
+        "text_encoder_alpha": "1.5",
+    }
+    arguments = json.loads(make("sdxl", **settings, train_text_encoder=False)["ss_network_args"])
+    assert arguments["block_dims"] == ",".join(["8"] * 10 + ["2"] * 3 + ["8"] * 10)
+    assert arguments["block_dims"].count(",") == 22
+    assert "text_encoder_dim" not in arguments
+
+
+def test_dropouts_and_bounded_norms() -> None:
+    made = make(network_dropout=0.1, rank_dropout=0.2, module_dropout=0.3, scale_weight_norms=1.0)
+    assert (made["ss_network_dropout"], made["ss_scale_weight_norms"]) == ("0.1", "1.0")
+    assert json.loads(made["ss_network_args"]) == {"rank_dropout": "0.2", "module_dropout": "0.3"}
+    assert make()["ss_scale_weight_norms"] == "None"
+
+
+def test_a_continued_lora_has_its_own_ranks() -> None:
+    one = make(network=NetworkFacts(continued_from="cat-v1", ranks=(4,), alphas=(2.0,)), rank=64, conv_rank=8)
+    assert (one["ss_network_dim"], one["ss_network_alpha"], one["ss_continued_from"]) == ("4", "2.0", "cat-v1")
+    assert "ss_network_args" not in one
+    mixed = make(network=NetworkFacts(continued_from="cat-v1", ranks=(2, 4), alphas=(1.0,)))
+    assert (mixed["ss_network_dim"], mixed["ss_network_alpha"]) == ("Dynamic", "1.0")
+    assert "ss_continued_from" not in make()

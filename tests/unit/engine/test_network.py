@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from lora_train.engine.network import (
     LoraLayer,
     LoraNetwork,
     Target,
+    block_group,
     text_encoder_targets,
     unet_targets,
 )
@@ -100,6 +102,19 @@ def test_ranks_by_kind_of_layer(full_size: Any) -> None:
     for target, lora in network.pairs():
         is_large = getattr(target.layer, "kernel_size", (1, 1)) == (3, 3)
         assert (lora.down.shape[0], lora.alpha) == ((2, 1.0) if is_large else (5, 3.0)), target.name
+
+
+def test_ranks_by_block_group(full_size: Any) -> None:
+    """Of a full-size model: 6 attention blocks of 12 layers before, 1 in the middle, 9 after; 72 layers of text."""
+    targets = unet_targets(full_size[0], with_convolutions=True) + text_encoder_targets(full_size[1])
+    groups = Counter(block_group(target) for target in targets if ".attentions." in target.name)
+    assert groups == {"input": 72, "middle": 12, "output": 108}
+    assert Counter(block_group(target) for target in targets)["text_encoder"] == 72
+    ranks = {"linear": (9, 9.0), "conv": (2, 1.0), "input": (3, 1.0), "middle": (4, 2.0), "text_encoder": (5, 5.0)}
+    network = LoraNetwork.new(targets, ranks, seed=1)
+    for target, lora in network.pairs():
+        group = "conv" if getattr(target.layer, "kernel_size", (1, 1)) == (3, 3) else block_group(target)
+        assert (lora.rank, lora.alpha) == ranks.get(group, (9, 9.0)), target.name
 
 
 # --- the numbers at the start ---
