@@ -52,6 +52,9 @@ def sum_states() -> dict[str, str]:
         "sum with one regularisation picture": msgspec.structs.replace(several, regularisation_pictures=1),
         "sum of folders": make_forecast(repeats=None),
         "sum of one view": make_forecast(repeats=None, views_per_epoch=1),
+        "sum with warnings": make_forecast(
+            warnings=["Learning rate: 1 is very high."], overridden=["Seed: 7 instead of 23, by the sd_script args."]
+        ),
         "no sum": Forecast(),
         "impossible": Forecast(pictures=3, problems=["Choose a base model.", "Learning rate: 7 is not 0 to 1."]),
     }
