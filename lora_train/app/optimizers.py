@@ -55,7 +55,9 @@ class Optimizers:
         error = tried.errors.get(name) if tried is not None and tried.versions == _versions() else None
         if error is None:
             return OptimizerEntry(name, package, "checking")
-        return OptimizerEntry(name, package, *(("broken", broken_problem(name, error)) if error else ("works",)))
+        return OptimizerEntry(
+            name, package, "broken" if error else "works", broken_problem(name, error) if error else ""
+        )
 
     def _begin_to_try(self, device: Device) -> None:
         with self._lock:

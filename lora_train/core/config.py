@@ -79,7 +79,8 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         Optimizer,
         Meta(
             title="Optimizer type",
-            description="Lion wants a third to a tenth of AdamW's learning rate.",
+            description="Lion wants a third to a tenth of AdamW's learning rate; Prodigy and DAdaptation find it, and "
+            "want 1.",
             extra=_BASIC,
         ),
     ] = "AdamW"
@@ -211,7 +212,10 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
     ] = 23
     optimizer_args: Annotated[
         tuple[str, ...],
-        Meta(title="Optimizer arguments", description="One key=value per line, as the optimizer itself names them."),
+        Meta(
+            title="Optimizer arguments",
+            description="One key=value per line, as the optimizer itself names them: betas=0.9,0.99.",
+        ),
     ] = ()
     sd_script_args: Annotated[
         str,

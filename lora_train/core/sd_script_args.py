@@ -219,6 +219,7 @@ def _split(text: str) -> tuple[dict[str, list[str]], list[str]]:
             values = found[name] = [value] if separator else []
         elif values is None:
             problems.append(f"sd_script_args: {word} belongs to no option; options begin with --")
+            values = []
         else:
             values.append(word)
     problems += [_unknown(name) for name in found if name not in OPTIONS]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_train.core import events as ev
+from lora_train.core.config import Optimizer
+from lora_train.core.optimizers import is_absent
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files, Studio
@@ -56,20 +58,26 @@ def _plain_pictures(studio: Studio) -> Path:
         ("Lion", False, True, "pause"),
         ("AdamW", False, False, "pause"),
         ("Lion", True, False, "stop"),
+        ("Prodigy", True, True, "stop"),
+        ("AdamWScheduleFree", True, True, "pause"),
     ],
 )
 def test_ended_early_and_resumed_equals_straight(
     studio: Studio,
     files: type[Files],
-    optimizer: str,
+    optimizer: Optimizer,
     trains_text: bool,
     rich: bool,
     request_name: Any,
 ) -> None:
+    if is_absent(optimizer):
+        pytest.skip(f"{optimizer} needs a package that is not installed")
     images = _rich_pictures(studio) if rich else _plain_pictures(studio)
     settings = {"optimizer": optimizer, "train_text_encoder": trains_text, **(EVERYTHING if rich else PLAIN)}
     if optimizer == "Lion":
         settings |= {"learning_rate": 1e-3, "text_encoder_lr": 1e-3}
+    if optimizer == "Prodigy":
+        settings |= {"learning_rate": 1.0, "text_encoder_lr": 1.0}
     straight = studio.plan(images, **settings)
     broken = studio.plan(images, **settings)
     straight_process, process = studio.start(straight), studio.start(broken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -21,6 +22,9 @@ from lora_train.core.optimizers import (
     optional_optimizers,
 )
 from lora_train.core.settings import check_settings
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "optimizers.md"
 
 
 def settings(optimizer: Optimizer = "AdamW", *arguments: str, **values: Any) -> TrainSettings:
@@ -133,6 +137,18 @@ def test_all_problems_are_told_at_once() -> None:
 )
 def test_metadata_names_class_and_arguments(optimizer: Optimizer, values: dict[str, str], text: str) -> None:
     assert metadata_text(settings(optimizer, *(f"{name}={value}" for name, value in values.items()))) == text
+
+
+def test_the_page_lists_every_optimizer() -> None:
+    """The table is held against the code: name, package, usual rate, arguments."""
+    wanted = [
+        f"| {name} | {f'`{facts.package}`' if facts.package else ''} | {facts.usual_rate:g} | "
+        f"{', '.join(f'`{argument}`' for argument in facts.arguments)} |"
+        for name, facts in OPTIMIZERS.items()
+    ]
+    listed = PAGE.read_text(encoding="utf-8").splitlines()
+    start = listed.index(wanted[0])
+    assert listed[start : start + len(wanted)] == wanted
 
 
 # --- what suits it ---

@@ -23,6 +23,7 @@ from lora_train.app.snapshot import (
     Selection,
     Snapshot,
 )
+from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError, TrainToolsError
 from lora_train.core.health import HealthReport
 from lora_train.core.jobs import JobStatus
@@ -30,7 +31,7 @@ from lora_train.core.workspace import Workspace
 from lora_train.ui.live import live
 
 PARTS = {
-    *("dataset", "sum", "progress", "queue", "results"),
+    *("dataset", "sum", "optimizers", "progress", "queue", "results"),
     *("captioning", "captions", "health", "regularisation", "preset", "presets"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
@@ -46,6 +47,8 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
     return SimpleNamespace(
         snapshot=take,
         training=SimpleNamespace(forecast=forecast),
+        settings=SimpleNamespace(effective=lambda *_: TrainSettings()),
+        optimizers=SimpleNamespace(entries=lambda *_: []),
         datasets=SimpleNamespace(needs_captions=lambda *_: False),
         captioning=SimpleNamespace(choices=lambda *_: CaptioningSnapshot(captioners=[])),
         presets=SimpleNamespace(state=lambda *_: PresetState(), list=list),

@@ -6,6 +6,7 @@ from ui_states.captioning import captioning_states
 from ui_states.captions import caption_states
 from ui_states.dataset import dataset_states, model_states, sum_states
 from ui_states.health import health_states
+from ui_states.optimizers import optimizer_states
 from ui_states.presets import preset_states
 from ui_states.regularisation import regularisation_states
 from ui_states.trains import queue_and_message_states, train_states
@@ -14,6 +15,7 @@ _SUBJECTS = (
     dataset_states,
     sum_states,
     model_states,
+    optimizer_states,
     captioning_states,
     caption_states,
     health_states,

@@ -58,6 +58,9 @@ def sum_states() -> dict[str, str]:
         "sum over the aim": Forecast(
             pictures=90, repeats=1, views_per_epoch=90, epochs=10, total_steps=900, aimed_steps=400, is_over_aim=True
         ),
+        "sum with warnings": make_forecast(
+            warnings=["Learning rate: 1 is very high."], overridden=["Seed: 7 instead of 23, by the sd_script args."]
+        ),
         "no sum": Forecast(),
         "impossible": Forecast(pictures=3, problems=["Choose a base model.", "Learning rate: 7 is not 0 to 1."]),
     }
