@@ -27,6 +27,10 @@ EVERYTHING: dict[str, Any] = {
     "noise_offset": 0.05,
     "prior_loss_weight": 0.5,
     "lr_warmup_steps": 4,
+    "ema_decay": 0.9,
+    "multires_noise_iterations": 4,
+    "loss": "huber",
+    "timestep_sampling": "logit_normal",
 }
 PLAIN: dict[str, Any] = {"epochs": 1, "repeats": 12, "batch_size": 1}
 
