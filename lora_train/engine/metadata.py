@@ -253,6 +253,7 @@ def _noise_values(settings: TrainSettings) -> dict[str, Any]:
         "ss_multires_noise_iterations": iterations or None,
         "ss_multires_noise_discount": settings.multires_noise_discount if iterations else None,
         "ss_masked_loss": settings.masked_loss,
+        "ss_ema_decay": settings.ema_decay or None,
         "ss_min_timestep": settings.min_timestep or None,
         "ss_max_timestep": settings.max_timestep if settings.max_timestep < TIMESTEPS else None,
         "ss_timestep_sampling": _timestep_sampling(settings),

@@ -54,6 +54,11 @@ class LoadedState(msgspec.Struct):
     facts: StateFacts
     tensors: dict[str, torch.Tensor]
 
+    def tensors_of(self, part: str) -> dict[str, torch.Tensor]:
+        """Those that were saved as `<part>.<name>`, by their names."""
+        prefix = f"{part}."
+        return {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
 
 def save_state(folder: Path, facts: StateFacts, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write the state after step `facts.clock.step`, flushed to the disk; older generations are removed after."""

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import devices, diffusion, draws, losses
+from lora_train.engine.averages import Averages
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
 from lora_train.engine.metadata import build_metadata
@@ -75,6 +77,8 @@ class Training:
         self.report = report
         self.clock = Clock()
         self.halvings = 0
+        decay = run.settings.ema_decay
+        self.averages = Averages(run.network.tensors(), decay) if decay else None
         self.state_at = time.monotonic()
 
     def loop(self) -> Ending:
@@ -94,6 +98,8 @@ class Training:
                 loss = train_step(run, groups[clock.step_in_epoch])
                 clock.step += 1
                 clock.step_in_epoch += 1
+                if self.averages is not None:
+                    self.averages.update(clock.step)
                 self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
 
                 if self.report.bad_step is not None:
@@ -171,6 +177,8 @@ class Training:
         )
         named = {f"lora.{name}": tensor for name, tensor in run.network.tensors().items()}
         named |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
+        if self.averages is not None:
+            named |= {f"average.{name}": tensor for name, tensor in self.averages.tensors().items()}
         save_state(self.job.state_dir, facts, named)
         self.state_at = time.monotonic()
 
@@ -193,7 +201,9 @@ class Training:
         self.report.events.write(saved)
 
     def save_lora_and_previews(self, stem: str) -> None:
-        with resting_weights(self.run.optimizer):
+        """Of the averages, where they are kept."""
+        averages = self.averages.shown() if self.averages is not None else nullcontext()
+        with resting_weights(self.run.optimizer), averages:
             self.save_lora(stem)
             if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
                 self.draw_previews(stem)
@@ -269,8 +279,9 @@ class Training:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state.tensors[f"lora.{name}"])
-        prefix = "optimizer."
-        saved = {n[len(prefix) :]: t for n, t in state.tensors.items() if n.startswith(prefix)}
+        if self.averages is not None:
+            self.averages.load(state.tensors_of("average"))
+        saved = state.tensors_of("optimizer")
         restore_optimizer(run.optimizer, facts.optimizer_groups, saved, facts.optimizer_scalars)
         run.schedule.last_epoch = facts.schedule["last_epoch"]
         run.schedule.base_lrs = list(facts.schedule["base_lrs"])

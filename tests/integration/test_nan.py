@@ -75,14 +75,16 @@ def test_an_absurd_rate_fails_after_two_roll_backs(studio: Studio, files: type[F
     assert studio.app.publish_result(job) is None
 
 
-def test_half_the_rate_can_be_enough(studio: Studio, files: type[Files], images: Path) -> None:
-    """And then the LoRA is the one that the lower rate gives from the start."""
-    job = studio.plan(images, **EXPLODES_AT_FIRST)
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_half_the_rate_can_be_enough(studio: Studio, files: type[Files], images: Path, ema_decay: float) -> None:
+    """And then the LoRA is the one that the lower rate gives from the start, also as an average."""
+    settings = {**EXPLODES_AT_FIRST, "ema_decay": ema_decay}
+    job = studio.plan(images, **settings)
     assert train_here(job) == "finished"
     count = len(roll_backs(job))
     assert 1 <= count <= 2
     rate = EXPLODES_AT_FIRST["learning_rate"] / 2**count
-    lower = studio.plan(images, **{**EXPLODES_AT_FIRST, "learning_rate": rate})
+    lower = studio.plan(images, **{**settings, "learning_rate": rate})
     assert train_here(lower) == "finished"
     assert not roll_backs(lower)
     assert files.tensor_bytes(files.final(job)) == files.tensor_bytes(files.final(lower))

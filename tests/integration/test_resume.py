@@ -35,6 +35,10 @@ EVERYTHING: dict[str, Any] = {
     "rank_dropout": 0.1,
     "module_dropout": 0.1,
     "scale_weight_norms": 0.5,
+    "ema_decay": 0.9,
+    "multires_noise_iterations": 4,
+    "loss": "huber",
+    "timestep_sampling": "logit_normal",
 }
 PLAIN: dict[str, Any] = {"epochs": 1, "repeats": 12, "batch_size": 1}
 
