@@ -208,10 +208,8 @@ def test_deleted_and_restored(desk: Desk) -> None:
 
 
 def test_shared_with_somebody_else(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from tests.unit.app.conftest import Desk as OtherDesk
-
     content = own(desk).read_bytes()
-    other = OtherDesk(tmp_path_factory.mktemp("other"))
+    other = type(desk)(tmp_path_factory.mktemp("other"))
     assert other.app.presets.take_in("whatever.json", content).problems == []
     assert other.app.presets.file_path("自作 Ж").read_bytes() == content
     again = other.app.presets.take_in("whatever.json", content)
