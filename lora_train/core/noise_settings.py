@@ -79,7 +79,8 @@ class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw
         bool,
         Meta(
             title="Masked loss",
-            description="Leaves out what is transparent in a picture, or black in mask/NAME.png.",
+            description="Leaves out what is transparent, or black in mask/NAME.png beside it; upload that in a zip or "
+            "folder.",
         ),
     ] = False
     min_timestep: Annotated[

@@ -78,6 +78,32 @@ def test_all_pieces_of_a_picture_are_removed(desk: Desk) -> None:
     assert len(desk.shown().pictures) == 10
 
 
+def test_masks_go_where_their_pictures_go(desk: Desk) -> None:
+    desk.upload("a.png", "b.png")
+    desk.update(flip=True)
+    assert [is_waiting for _, is_waiting in desk.files()] == [False] * 4
+    mask = desk.picture(color=(0, 0, 0)).read_bytes()
+    assert desk.app.datasets.add_bytes("cat", "v1", [("mask/a.png", mask)]) == []
+    assert desk.app.datasets.originals("cat", "v1").keys() == {"a.png", "b.png", "mask/a.png"}
+    assert desk.files()[4:] == [("a.png", True)], "a new mask waits as a new picture does"
+
+    desk.update(flip=True)
+    assert [is_waiting for _, is_waiting in desk.files()] == [False] * 4, "masks are no pictures"
+    assert desk.shown().problems == []
+    version = desk.workspace.find_version("cat", "v1")
+    masks = {path.relative_to(version.path).as_posix() for path in version.path.rglob("mask/*")}
+    processed = {f"dataset/processed/4_cat/mask/{name}.png" for name in ("a", "a-flip")}
+    assert masks == {"dataset/origin/mask/a.png", *processed}
+
+    undo = desk.app.datasets.remove("cat", "v1", "4_cat/a.png")
+    assert not [path for path in version.path.rglob("mask/*") if path.is_file()]
+    assert [file for file, _ in desk.files()] == ["4_cat/b-flip.png", "4_cat/b.png"]
+    assert desk.shown().problems == []
+    desk.workspace.trash.restore(undo.entry)
+    assert {path.relative_to(version.path).as_posix() for path in version.path.rglob("mask/*")} == masks
+    assert (version.origin_dir / "mask" / "a.png").read_bytes() == mask
+
+
 def test_regularisation_and_repeats(desk: Desk) -> None:
     desk.trained("3_cat/a.png", "5_dog/d.png", "reg/1_person/r.png")
     by_file = {entry.file: entry for entry in desk.shown().pictures}

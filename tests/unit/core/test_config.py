@@ -154,6 +154,13 @@ def test_sizes_are_multiples_of_8(name: str, bad: float) -> None:
         assert getattr(parse_settings({name: good}), name) == good
 
 
+def test_timestep_range_has_to_have_something_in_it() -> None:
+    assert "500" in problems_of({"min_timestep": 500, "max_timestep": 500})[0]
+    assert "900" in problems_of({"min_timestep": 900, "max_timestep": 100})[0]
+    settings = parse_settings({"min_timestep": 499, "max_timestep": 500})
+    assert (settings.min_timestep, settings.max_timestep) == (499, 500)
+
+
 def test_bucket_steps_are_multiples_of_8() -> None:
     assert "12" in problems_of({"bucket_step_px": 12})[0]
     assert parse_settings({"bucket_step_px": 24}).bucket_step_px == 24
