@@ -23,7 +23,6 @@ from lora_train.core.optimizers import (
 )
 from lora_train.core.settings import check_settings
 
-
 PAGE = Path(__file__).parents[3] / "docs" / "optimizers.md"
 
 
