@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from lora_train.core.installing import install_command
+
 ROOT = Path(__file__).resolve().parents[2]
 """The extension's folder."""
 
@@ -131,7 +133,7 @@ def requirement(name: str) -> str:
 
 def pip_command(names: list[str]) -> str:
     """What a person types to install these packages into the Python that runs now."""
-    return " ".join([f'"{sys.executable}" -m pip install', *map(requirement, names)])
+    return install_command([*map(requirement, names)])
 
 
 def constraints() -> str:

@@ -275,9 +275,12 @@ def test_a_start_with_nothing_to_do_takes_no_time(tmp_path: Path) -> None:
     """As a process, as the host starts it: less than a second, most of which is Python itself."""
     root = tmp_path / "extension"
     (root / "lora_train" / "hosts").mkdir(parents=True)
+    (root / "lora_train" / "core").mkdir()
     for name in (
         "install.py",
         "lora_train/__init__.py",
+        "lora_train/core/__init__.py",
+        "lora_train/core/installing.py",
         "lora_train/hosts/__init__.py",
         "lora_train/hosts/packages.py",
     ):

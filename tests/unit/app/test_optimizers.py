@@ -86,7 +86,7 @@ def test_they_are_tried_when_one_is_chosen(installed: Callable[..., None], monke
     began = time.monotonic()
     assert found.problems("Prodigy", "auto") == []
     assert state_of(found, "Prodigy", "Prodigy") == "checking"
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < _WAIT_S / 2, "the answer is not waited for, which comes after that"
     trials.may_answer.set()
     wait_for(found, "Prodigy", "works")
     assert state_of(found, "AdamW8bit", "AdamW8bit") == "broken"
