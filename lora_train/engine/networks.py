@@ -65,7 +65,9 @@ class Continued:
         return NetworkFacts(continued_from=self.name, ranks=tuple(ranks), alphas=tuple(alphas))
 
 
-def build_network(settings: TrainSettings, model: BaseModel, continued: Continued | None) -> Network:
+def build_network(
+    settings: TrainSettings, model: BaseModel, continued: Continued | None, *, trains_text: bool
+) -> Network:
     """The network that a run trains, not attached. What belongs to a part that is not trained has no gradients."""
     options: dict[str, Any] = {
         "dropout": DropoutRates(settings.network_dropout, settings.rank_dropout, settings.module_dropout),
@@ -73,13 +75,12 @@ def build_network(settings: TrainSettings, model: BaseModel, continued: Continue
     }
     if continued is None:
         targets = unet_targets(model.unet, with_convolutions=settings.conv_rank > 0)
-        if settings.train_text_encoder:
+        if trains_text:
             targets += _text_targets(model)
         return LoraNetwork.new(targets, ranks_of(settings), settings.seed, **options)
     network = LoraNetwork(continued.pairs(model), **options)
-    trained = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
     for target, lora in network.pairs():
-        lora.requires_grad_(target.part in trained)
+        lora.requires_grad_(target.part == "unet" or trains_text)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ModelError(
             f"{continued.name} has no layers of the UNet, and its text encoder is not to be trained.",
@@ -89,4 +90,4 @@ def build_network(settings: TrainSettings, model: BaseModel, continued: Continue
 
 
 def _text_targets(model: BaseModel) -> list[Target]:
-    return text_encoder_targets(model.text_encoders[0])
+    return text_encoder_targets(*model.text_encoders)

@@ -28,7 +28,7 @@ from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.metadata import RunFacts
-from lora_train.engine.network_protocol import Network
+from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
@@ -45,6 +45,7 @@ class Run:
     """Everything one training run works with. Made by `prepare_run`; the loop is in `train`."""
 
     settings: TrainSettings
+    trains_text: bool
     spec: TrainSpec
     device: devices.Device
     dtype: torch.dtype
@@ -102,6 +103,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     if run.continued is not None:
         settings = run.continued.settle(settings, report)
     run.settings = settings
+    run.trains_text = settings.train_text_encoder
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
@@ -164,11 +166,11 @@ def _build_network(run: Run) -> None:
     settings, model = run.settings, run.model
     if devices.prefers_channels_last(run.device, run.dtype):
         model.unet.to(memory_format=torch.channels_last)
-    run.network = build_network(settings, model, run.continued)
+    run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
     run.network.attach()
     if run.continued is not None:
         run.facts.network = run.continued.facts()
-    parts = ["unet", "text_encoder"] if settings.train_text_encoder else ["unet"]
+    parts = PARTS if run.trains_text else PARTS[:1]
     found = {part: run.network.parameters_of(part) for part in parts}
     run.groups = {part: parameters for part, parameters in found.items() if parameters}
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
@@ -181,7 +183,7 @@ def _build_network(run: Run) -> None:
 
 def _prepare_texts(run: Run, report: Reporter) -> None:
     settings, model = run.settings, run.model
-    keeps_texts = run.continued is not None and run.continued.has_text_encoder and not settings.train_text_encoder
+    keeps_texts = run.continued is not None and run.continued.has_text_encoder and not run.trains_text
     if run.continued is not None and keeps_texts:
         run.continued.attach_texts(model)
     prompts = Prompts(
@@ -195,7 +197,7 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         report.events.write(Note("warning", message))
     wants_previews = settings.generate_previews and settings.preview_prompts
     run.preview_texts = PreviewTexts(prompts, settings) if wants_previews else None
-    if settings.train_text_encoder:
+    if run.trains_text:
         run.texts = TrainedTexts(prompts, run.device.torch)
     else:
         run.texts = CachedTexts(prompts)

@@ -16,10 +16,11 @@ from torch import nn
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError
 from lora_train.core.inspection import inspect_file
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder, PreviewSpec, TrainSpec
 from lora_train.engine import setup
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_protocol import Draw, Network
+from lora_train.engine.preview_job import preview
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.train import train
 
@@ -74,6 +75,17 @@ def test_ranks_by_group_in_the_file_and_taught_more(studio: Studio, files: type[
     metadata = files.metadata(files.final(first))
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "1.0")
     assert ('"block_dims":"' + "4," * 12 + "5," + ",".join("2" * 12)) in metadata["ss_network_args"]
+
+    out = studio.root / "grid.png"
+    lora = files.final(first)
+    drawing = studio.app.plan_preview(
+        lora=lora, prompts=("a red thing",), weights=(0, 1), out=out, values={"base_model": "demo", "preview_steps": 1}
+    ).read_spec()
+    assert isinstance(drawing, PreviewSpec)
+    events = ev.EventWriter(first.events_path)
+    preview(drawing, Reporter(first, events))
+    events.close()
+    assert Image.open(out).size[0] > 128
 
     previews = {"preview_prompts": "a red thing", "preview_weights": "0,1", "preview_steps": 2}
     more = studio.plan(
@@ -217,7 +229,8 @@ def test_a_network_of_another_kind_needs_nothing_of_the_loop(studio: Studio, mon
     """Trained, accumulated, drawn with, saved, paused and resumed, with no word of it in the loop."""
     made: list[FullDelta] = []
 
-    def build(settings: Any, model: Any, continued: Any) -> Network:
+    def build(settings: Any, model: Any, continued: Any, *, trains_text: bool) -> Network:
+        assert trains_text
         targets = unet_targets(model.unet, with_convolutions=False) + text_encoder_targets(model.text_encoders[0])
         made.append(FullDelta(targets))
         return made[-1]
