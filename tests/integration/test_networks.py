@@ -168,6 +168,26 @@ def test_another_lora_in_its_place_is_noticed(studio: Studio, files: type[Files]
         _train(job)
 
 
+def test_accumulation_leaves_out_the_same(studio: Studio, files: type[Files]) -> None:
+    """One step over four views, together or two by two: the same views lose the same values, ranks and modules.
+
+    SGD's step is the gradient itself, so the files are alike to rounding; without dropout they are others.
+    """
+    colors = ("red", "blue", "green", "grey")  # two chunks of text each, so that none is filled up because of another
+    images = studio.pictures("four", [", ".join([f"a {color} thing"] * 25) for color in colors])
+    rates = {"network_dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3}
+    sgd: dict[str, Any] = {"optimizer": "SGDNesterov", "learning_rate": 1.0, "text_encoder_lr": 1.0, "epochs": 1}
+    sgd |= {"save_precision": "fp32", "max_grad_norm": 0}
+    halves = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    made = [
+        load_file(files.final(_train(studio.plan(images, **sgd, **more))))
+        for more in ({"batch_size": 4, **rates}, {**halves, **rates}, {"batch_size": 4})
+    ]
+    ups = [torch.cat([own[name].flatten() for name in sorted(own) if "lora_up" in name]) for own in made]
+    assert (ups[0] - ups[1]).norm() < 1e-3 * ups[0].norm()
+    assert (ups[0] - ups[2]).norm() > 0.1 * ups[0].norm()
+
+
 def _notes(job: JobFolder) -> list[str]:
     return [event.message for event in job.events() if isinstance(event, ev.Note)]
 
