@@ -121,6 +121,8 @@ class LoraNetwork(nn.Module):
         self.targets = [target for target, _ in paired]
         self.layers = nn.ModuleList([lora for _, lora in paired])
         self.multiplier = 1.0
+        self._ranks = [lora.rank for _, lora in paired]
+        self._shifts = [derive_seed(0, "shift", target.part, target.name) % SHIFTS for target, _ in paired]
 
     @staticmethod
     def new(targets: Iterable[Target], ranks: Ranks, seed: int, **options: Any) -> LoraNetwork:
@@ -171,11 +173,9 @@ class LoraNetwork(nn.Module):
     def before_batch(self, draw: Draw, places: int) -> None:
         if not any(self.dropout):
             return
-        pairs = list(self.pairs())
-        ranks = [lora.rank for _, lora in pairs]
-        shifts = [derive_seed(0, "shift", target.part, target.name) % SHIFTS for target, _ in pairs]
-        masks = draw_masks(self.dropout, ranks, shifts, draw, places, pairs[0][1].down.device)
-        for (_, lora), own in zip(pairs, masks, strict=True):
+        device = next(self.parameters()).device
+        masks = draw_masks(self.dropout, self._ranks, self._shifts, draw, places, device)
+        for (_, lora), own in zip(self.pairs(), masks, strict=True):
             lora.masks = own
 
     def after_step(self) -> None:

@@ -18,6 +18,10 @@ Draw = Callable[[str, int], torch.Tensor]
 """(purpose, n) -> (B, n) uniform numbers of [0, 1) on the CPU, each view's from its own seed."""
 
 
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+"""Of a model, each with a learning rate of its own; not every model has all."""
+
+
 class Network(Protocol):
     """A change of a frozen model that is trained. `multiplier` is the weight a host would give: 0 is the base model."""
 

@@ -32,7 +32,7 @@ from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
-from lora_train.engine.network_protocol import Network
+from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
@@ -49,6 +49,7 @@ class Run:
     """Everything one training run works with. Made by `prepare_run`; the loop is in `train`."""
 
     settings: TrainSettings
+    trains_text: bool
     spec: TrainSpec
     device: devices.Device
     dtype: torch.dtype
@@ -111,6 +112,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     if run.continued is not None:
         settings = run.continued.settle(settings, report)
     run.settings = settings
+    run.trains_text = settings.train_text_encoder
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
@@ -212,7 +214,7 @@ def _build_network(run: Run) -> None:
     run.network.attach()
     if run.continued is not None:
         run.facts.network = run.continued.facts()
-    parts = ("unet", "text_encoder", "text_encoder_2") if run.trains_text else ("unet",)
+    parts = PARTS if run.trains_text else PARTS[:1]
     found = {part: run.network.parameters_of(part) for part in parts}
     run.groups = {part: parameters for part, parameters in found.items() if parameters}
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))

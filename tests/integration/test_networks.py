@@ -16,10 +16,11 @@ from torch import nn
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError
 from lora_train.core.inspection import inspect_file
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder, PreviewSpec, TrainSpec
 from lora_train.engine import setup
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_protocol import Draw, Network
+from lora_train.engine.preview_job import preview
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.train import train
 
@@ -74,6 +75,17 @@ def test_ranks_by_group_in_the_file_and_taught_more(studio: Studio, files: type[
     metadata = files.metadata(files.final(first))
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "1.0")
     assert ('"block_dims":"' + "4," * 12 + "5," + ",".join("2" * 12)) in metadata["ss_network_args"]
+
+    out = studio.root / "grid.png"
+    lora = files.final(first)
+    drawing = studio.app.plan_preview(
+        lora=lora, prompts=("a red thing",), weights=(0, 1), out=out, values={"base_model": "demo", "preview_steps": 1}
+    ).read_spec()
+    assert isinstance(drawing, PreviewSpec)
+    events = ev.EventWriter(first.events_path)
+    preview(drawing, Reporter(first, events))
+    events.close()
+    assert Image.open(out).size[0] > 128
 
     previews = {"preview_prompts": "a red thing", "preview_weights": "0,1", "preview_steps": 2}
     more = studio.plan(
@@ -156,6 +168,26 @@ def test_another_lora_in_its_place_is_noticed(studio: Studio, files: type[Files]
         _train(job)
 
 
+def test_accumulation_leaves_out_the_same(studio: Studio, files: type[Files]) -> None:
+    """One step over four views, together or two by two: the same views lose the same values, ranks and modules.
+
+    SGD's step is the gradient itself, so the files are alike to rounding; without dropout they are others.
+    """
+    colors = ("red", "blue", "green", "grey")  # two chunks of text each, so that none is filled up because of another
+    images = studio.pictures("four", [", ".join([f"a {color} thing"] * 25) for color in colors])
+    rates = {"network_dropout": 0.3, "rank_dropout": 0.3, "module_dropout": 0.3}
+    sgd: dict[str, Any] = {"optimizer": "SGDNesterov", "learning_rate": 1.0, "text_encoder_lr": 1.0, "epochs": 1}
+    sgd |= {"save_precision": "fp32", "max_grad_norm": 0}
+    halves = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    made = [
+        load_file(files.final(_train(studio.plan(images, **sgd, **more))))
+        for more in ({"batch_size": 4, **rates}, {**halves, **rates}, {"batch_size": 4})
+    ]
+    ups = [torch.cat([own[name].flatten() for name in sorted(own) if "lora_up" in name]) for own in made]
+    assert (ups[0] - ups[1]).norm() < 1e-3 * ups[0].norm()
+    assert (ups[0] - ups[2]).norm() > 0.1 * ups[0].norm()
+
+
 def _notes(job: JobFolder) -> list[str]:
     return [event.message for event in job.events() if isinstance(event, ev.Note)]
 
@@ -217,7 +249,8 @@ def test_a_network_of_another_kind_needs_nothing_of_the_loop(studio: Studio, mon
     """Trained, accumulated, drawn with, saved, paused and resumed, with no word of it in the loop."""
     made: list[FullDelta] = []
 
-    def build(settings: Any, model: Any, continued: Any) -> Network:
+    def build(settings: Any, model: Any, continued: Any, *, trains_text: bool) -> Network:
+        assert trains_text
         targets = unet_targets(model.unet, with_convolutions=False) + text_encoder_targets(model.text_encoders[0])
         made.append(FullDelta(targets))
         return made[-1]
