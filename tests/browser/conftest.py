@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "lora_train" / "assets" / "demo"
 START_S = 150
+PATIENCE_S = 60.0
+"""For anything that a page shows; most of it is there within a second, on a machine that does nothing else."""
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -263,7 +265,7 @@ class Tab:
             self.page.get_by_role("tab", name="Train Tools").or_(
                 self.page.locator("button", has_text=re.compile("^\\s*Train Tools\\s*$"))
             ).first.click()
-        self.id("project_create").wait_for(state="visible", timeout=30_000)
+        self.id("project_create").wait_for(state="visible")
         self.live("message").wait_for(state="attached")
         return self
 
@@ -381,9 +383,9 @@ class Tab:
 
     def wait_for_update(self) -> None:
         """Until *Update Dataset* has ended: its pictures are shown a moment before."""
-        self.shows(lambda: self.live("dataset").get_by_role("progressbar").count() == 0, 30)
+        self.shows(lambda: self.live("dataset").get_by_role("progressbar").count() == 0)
 
-    def shows(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
+    def shows(self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> None:
         """Wait until something is true of the page."""
         until = time.monotonic() + timeout_s
         while not condition():
@@ -404,7 +406,7 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
 
     def start(site: Site, *, theme: str = "light", is_there: bool = True, **options: Any) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_S * 1000)
         contexts.append(context)
         tab = Tab(context.new_page(), site, theme)
         if is_there:

@@ -144,7 +144,7 @@ def test_a_replaced_picture_keeps_its_caption(
     dialog.locator("input[type=file]").set_input_files(photos[1])
     tab.shows(lambda: not dialog.is_visible())
     tab.id("dataset_update").click()
-    tab.shows(lambda: "waiting" not in tab.text("dataset") and "Stop" not in tab.text("dataset"), 30)
+    tab.shows(lambda: "waiting" not in tab.text("dataset") and "Stop" not in tab.text("dataset"))
     assert tab.live("dataset").locator("figure").count() == 2
     replaced = tab.live("dataset").locator("figure", has=tab.page.locator("[data-open*=sks_00]"))
     assert "sks, white background" in replaced.inner_text()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Site, Tab
 
 QUESTION = "What is to describe pictures that have no caption?"
-UPDATE_S = 30
 
 
 def test_the_one_question_is_asked_once(site: Site, open_tab: Callable[..., Tab], photos: list[Path]) -> None:
@@ -32,7 +31,7 @@ def test_the_one_question_is_asked_once(site: Site, open_tab: Callable[..., Tab]
     assert _count(tab, "512 × 512") < 2
 
     tab.live("captioning").get_by_role("button", name="No captions").click()
-    tab.shows(lambda: _count(tab, "512 × 512") == 2, UPDATE_S)
+    tab.shows(lambda: _count(tab, "512 × 512") == 2)
     assert QUESTION not in tab.text("captioning")
 
     tab.make_version("v2")
@@ -42,7 +41,7 @@ def test_the_one_question_is_asked_once(site: Site, open_tab: Callable[..., Tab]
     tab.shows(lambda: "waiting" in tab.text("dataset"))
     assert QUESTION not in tab.text("captioning"), "the answer is kept"
     tab.id("dataset_update").click()
-    tab.shows(lambda: "waiting" not in tab.text("dataset") and _count(tab, "512 × 512") > 0, UPDATE_S)
+    tab.shows(lambda: "waiting" not in tab.text("dataset") and _count(tab, "512 × 512") > 0)
     assert not tab.errors
 
 
@@ -91,7 +90,7 @@ def test_ways_to_crop_open_their_settings_and_long_pictures_become_several(
     tab.drop([tmp_path / "long.png", tmp_path / "long.txt"])
     tab.shows(lambda: _figures(tab) == 1)
     tab.id("dataset_update").click()
-    tab.shows(lambda: _count(tab, "512 × 512") == 3, UPDATE_S)
+    tab.shows(lambda: _count(tab, "512 × 512") == 3)
     assert tab.live("dataset").get_by_text("a long picture").count() == 3, "every tile has the caption"
 
     tab.open()
@@ -118,7 +117,7 @@ def test_a_tagger_writes_captions_from_the_page(
     tab.tick("caption_use_wd14", True)
     tab.shows(lambda: "Captions will be written by: WD14 tagger" in tab.text("captioning"))
     tab.id("dataset_update").click()
-    tab.shows(lambda: _count(tab, "red rose, rose (ruby), >_<") == 1 and _count(tab, "blue sky, >_<") == 1, UPDATE_S)
+    tab.shows(lambda: _count(tab, "red rose, rose (ruby), >_<") == 1 and _count(tab, "blue sky, >_<") == 1)
     tab.wait_for_update()
 
     tab.choose("caption_policy", "append")
@@ -128,7 +127,7 @@ def test_a_tagger_writes_captions_from_the_page(
     tab.choose("captions_scope", "chosen pictures")
     tab.tick("caption_wd14_rating", True)
     tab.id("captions_write").click()
-    tab.shows(lambda: _count(tab, "general, blue sky, >_<") == 1, UPDATE_S)
+    tab.shows(lambda: _count(tab, "general, blue sky, >_<") == 1)
     assert _count(tab, "red rose, rose (ruby), >_<") == 1, "only the chosen one is described"
     assert "general" not in next(_captions(site, "Tagged", "red"))
     assert not tab.errors
@@ -184,10 +183,8 @@ def test_regularisation_pictures_are_drawn_and_removed(
     tab.shows(lambda: "without any 320 steps · with so many more 640 steps" in panel.inner_text())
     tab.id("regularisation_generate").click()
     live = tab.live("regularisation")
-    tab.shows(lambda: live.get_by_role("progressbar").count() == 1, 30)
-    tab.shows(
-        lambda: "person" in tab.text("regularisation") and "2 pictures × 1 repeat" in tab.text("regularisation"), 60
-    )
+    tab.shows(lambda: live.get_by_role("progressbar").count() == 1)
+    tab.shows(lambda: "person" in tab.text("regularisation") and "2 pictures × 1 repeat" in tab.text("regularisation"))
     tab.shows(lambda: "regularisation pictures" in tab.text("sum"))
     tab.shows(lambda: live.get_by_role("progressbar").count() == 0)
     assert re.search("without any 320 steps · with these 640 steps", tab.text("regularisation"))
