@@ -151,8 +151,12 @@ class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", 
     settings: TrainSettings
 
 
+BENCH_MODELS = ("sd15", "sd2", "sdxl")
+"""Base models that a bench makes for itself: the full-size topology with random weights."""
+
+
 class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_only=True):
-    """Time some training steps. `settings.base_model` may be "sd15": the full-size topology, random weights."""
+    """Time some training steps. `settings.base_model` may be one of `BENCH_MODELS`."""
 
     settings: TrainSettings
     pictures: int

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.checkpoints import read_checkpoint, with_choices
 from lora_train.core.config import TrainSettings
-from lora_train.core.jobs import BenchSpec, JobFolder, TrainSpec
+from lora_train.core.jobs import BENCH_MODELS, BenchSpec, JobFolder, TrainSpec
 from lora_train.core.presets import native_resolution_px
 from lora_train.data.dataset import fingerprint, scan_dataset
 from lora_train.data.epochs import Batch
@@ -36,11 +36,11 @@ def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object
     s_to_first_step and its CPU seconds count from the start of the process: imports, loading, encoding, one step.
     """
     made_at = time.monotonic()
-    settings, checkpoint = spec.settings, job.path / "sd15.safetensors"
+    settings, checkpoint = spec.settings, job.path / "full-size.safetensors"
     try:
-        if settings.base_model == "sd15":
+        if settings.base_model in BENCH_MODELS:
             report.phase("making a full-size model with random weights")
-            _make_full_size_model(checkpoint)
+            _make_full_size_model(settings.base_model, checkpoint)
             settings = msgspec.structs.replace(settings, base_model=str(checkpoint))
         size_px = settings.resolution or _native_resolution_px(settings)
         _make_pictures(job.path / "dataset", spec.pictures, size_px)
@@ -122,15 +122,16 @@ class _OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _make_full_size_model(path: Path) -> None:
+def _make_full_size_model(name: str, path: Path) -> None:
     """In a process of its own, so that its memory does not count as the training's."""
     code = (
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from lora_train.engine.random_model import Sizes, write_random_checkpoint\n"
-        "write_random_checkpoint(Path(sys.argv[1]), Sizes(), dtype=torch.float16, seed=0)\n"
+        "from lora_train.engine.random_model import SD1, SD2, SDXL, write_random_checkpoint\n"
+        "sizes = {'sd15': SD1, 'sd2': SD2, 'sdxl': SDXL}[sys.argv[1]]\n"
+        "write_random_checkpoint(Path(sys.argv[2]), sizes, dtype=torch.float16, seed=0)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=dict(os.environ))
+    subprocess.run([sys.executable, "-c", code, name, str(path)], check=True, env=dict(os.environ))
 
 
 def _make_pictures(folder: Path, count: int, size_px: int) -> None:
