@@ -48,7 +48,7 @@ from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceE
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import (
-    RANDOM_MODELS,
+    BENCH_MODELS,
     BenchSpec,
     CompareSpec,
     JobFolder,
@@ -142,7 +142,7 @@ class App:
         settings = effective.settings
         facts = check_training(settings)
         settings = with_threads(settings, facts)
-        check_disk(self.workspace.root, settings)
+        check_disk(self.workspace.root, settings, facts)
         found = scan_dataset(images)
         version = self.workspace.project(name).version("v1")
         take_in(
@@ -178,7 +178,7 @@ class App:
         settings = effective.settings
         facts = check_training(settings)
         settings = with_threads(settings, facts)
-        check_disk(self.workspace.root, settings)
+        check_disk(self.workspace.root, settings, facts)
         if self.datasets.is_updating(found):
             raise JobError("The dataset is being updated: wait a moment.")
         dataset = scan_dataset(found.dataset_dir, repeats=settings.repeats)
@@ -277,7 +277,7 @@ class App:
         return self._new_job("compare", comparison)
 
     def plan_bench(self, *, values: Mapping[str, Any], pictures: int, steps: int) -> JobFolder:
-        """A job that times some training steps. The base model may be one of RANDOM_MODELS."""
+        """A job that times some training steps. `BENCH_MODELS` are full-size ones with random weights."""
         problems = [
             f"{name}: {number} is not a whole number from 1 to 1000"
             for name, number in (("pictures", pictures), ("steps", steps))
@@ -286,7 +286,7 @@ class App:
         if problems:
             raise ConfigError(problems)
         settings = parse_settings(values)
-        if settings.base_model not in RANDOM_MODELS:
+        if settings.base_model not in BENCH_MODELS:
             settings = with_absolute_paths(settings)
             settings = with_threads(settings, check_base_model(settings))
         else:

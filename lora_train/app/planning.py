@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
     from lora_train.data.epochs import Bucket, EpochPlanner
 
-_LORA_BYTES_PER_RANK = 1_200_000
-"""Of an SD1 LoRA in fp16, per rank; its state in float32 with two moments is six times as much."""
-_CONV_BYTES_PER_RANK = 2_200_000
+_LORA_BYTES_PER_RANK = {"sd1": 1_350_000, "sd2": 1_900_000, "sdxl": 7_300_000}
+_CONV_BYTES_PER_RANK = {"sd1": 1_100_000, "sd2": 1_100_000, "sdxl": 720_000}
+"""Of a LoRA in fp16 with text encoders, per rank, and per convolution rank; its state in float32 with two moments is
+six times as much."""
 _SPARE_BYTES = 200_000_000
 
 
@@ -142,10 +143,10 @@ def capacity(settings: TrainSettings) -> str:
     return f"rank {settings.rank}"
 
 
-def check_disk(root: Path, settings: TrainSettings) -> None:
+def check_disk(root: Path, settings: TrainSettings, facts: CheckpointFacts) -> None:
     """Raise WorkspaceError unless the LoRAs and two states fit onto the disk."""
     saves = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0)
-    lora_bytes = _lora_bytes(settings)
+    lora_bytes = _lora_bytes(settings, facts.family.removesuffix("-inpaint"))
     needed = saves * lora_bytes + 3 * 6 * lora_bytes + _SPARE_BYTES
     existing = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -157,13 +158,14 @@ def check_disk(root: Path, settings: TrainSettings) -> None:
         )
 
 
-def _lora_bytes(settings: TrainSettings) -> int:
+def _lora_bytes(settings: TrainSettings, family: str) -> int:
     """At most so large is a LoRA of these settings."""
     if settings.continue_from:
         return 2 * Path(settings.continue_from).stat().st_size  # it may be in half precision, and we not
     ranks = ranks_of(settings)
     conv_rank, _ = ranks.pop("conv")
-    lora_bytes = max(rank for rank, _ in ranks.values()) * _LORA_BYTES_PER_RANK + conv_rank * _CONV_BYTES_PER_RANK
+    rank = max(rank for rank, _ in ranks.values())
+    lora_bytes = rank * _LORA_BYTES_PER_RANK[family] + conv_rank * _CONV_BYTES_PER_RANK[family]
     return lora_bytes * (2 if settings.save_precision == "fp32" else 1)
 
 
@@ -205,8 +207,7 @@ def check_base_model(settings: TrainSettings) -> CheckpointFacts:
         raise ModelError(f"{path} does not exist.", "Check the path of the base model.")
     if settings.vae and not Path(settings.vae).is_file():
         raise ModelError(f"{settings.vae} does not exist.", "Check the path of the VAE.")
-    told = path.stat()
-    facts = read_checkpoint(path) if path.is_dir() else _read_header(path, told.st_mtime_ns, told.st_size)
+    facts = read_checkpoint(path) if path.is_dir() else _read_header(path, _changed_ns(path), path.stat().st_size)
     require_supported(facts, path)
     return with_choices(facts, settings.prediction, settings.zero_terminal_snr)
 
@@ -248,8 +249,14 @@ def _read_lora_family(path: Path, mtime_ns: int, size_bytes: int) -> Family:  # 
     return lora.family if lora is not None else "unknown"
 
 
+def _changed_ns(checkpoint: Path) -> tuple[int, ...]:
+    """When a checkpoint was changed, and the yaml beside it where there is one."""
+    yaml = checkpoint.with_suffix(".yaml")
+    return tuple(path.stat().st_mtime_ns for path in (checkpoint, yaml) if path.is_file())
+
+
 @lru_cache(maxsize=64)
-def _read_header(path: Path, mtime_ns: int, size_bytes: int) -> CheckpointFacts:  # noqa: ARG001
+def _read_header(path: Path, mtimes_ns: tuple[int, ...], size_bytes: int) -> CheckpointFacts:  # noqa: ARG001
     """The header of a large checkpoint takes a while, and the page's sum asks for it every second."""
     return read_checkpoint(path)
 

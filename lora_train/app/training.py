@@ -165,7 +165,7 @@ class Training:
         settings = with_absolute_paths(train_settings(found))
         settings = _with_preview_prompt(settings, words or found.project.info().name)
         facts = check_training(settings)
-        check_disk(self._workspace.root, settings)
+        check_disk(self._workspace.root, settings, facts)
         plan = plan_job(
             found,
             dataset,

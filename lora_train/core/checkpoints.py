@@ -29,7 +29,8 @@ _SD2_TELLTALE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.n
 _SD2_LARGEST_EPSILON_STD = 0.09
 """Forge tells Stable Diffusion 2's v-prediction models by the spread of this one tensor."""
 
-_PARAMETERIZATION_V = re.compile(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(#.*)?$", re.MULTILINE)
+_YAML_V = re.compile(r"^\s*(parameterization:\s*[\"']?v[\"']?|target:\s*\S+\.VScaling)\s*(#.*)?$", re.MULTILINE)
+"""Stable Diffusion's configs say it in the first way, SDXL's original ones in the second."""
 _NUMBERS = {"F16": "e", "F32": "f", "F64": "d"}
 
 
@@ -78,7 +79,9 @@ def with_choices(
     chosen = facts.prediction if prediction == "auto" else cast("Prediction", prediction)
     is_v = chosen == "v_prediction"
     if zero_terminal_snr == "on" and not is_v:
-        raise ConfigError(["zero_terminal_snr (Zero-terminal SNR): a model that predicts epsilon can't be trained so"])
+        raise ConfigError(
+            ["zero_terminal_snr (Zero-terminal SNR): this model predicts epsilon; only v-prediction models learn so"]
+        )
     is_zero = zero_terminal_snr == "on" or (zero_terminal_snr == "auto" and facts.zero_terminal_snr and is_v)
     return msgspec.structs.replace(facts, prediction=chosen, zero_terminal_snr=is_zero)
 
@@ -108,6 +111,6 @@ def _yaml_says_v(checkpoint: Path) -> bool:
     """Whether the original (LDM) config beside the file, under the same name with `.yaml`, says v-prediction."""
     path = checkpoint.with_suffix(".yaml")
     try:
-        return _PARAMETERIZATION_V.search(path.read_text(encoding="utf-8")) is not None
+        return _YAML_V.search(path.read_text(encoding="utf-8")) is not None
     except (OSError, UnicodeDecodeError):
         return False

@@ -156,12 +156,12 @@ class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", 
     settings: TrainSettings
 
 
-RANDOM_MODELS = ("sd15", "sdxl")
-"""Base models for measuring: the full-size topology with random weights."""
+BENCH_MODELS = ("sd15", "sd2", "sdxl")
+"""Base models that a bench makes for itself: the full-size topology with random weights."""
 
 
 class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_only=True):
-    """Time some training steps. `settings.base_model` may be one of RANDOM_MODELS."""
+    """Time some training steps. `settings.base_model` may be one of `BENCH_MODELS`."""
 
     settings: TrainSettings
     pictures: int

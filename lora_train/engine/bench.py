@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.checkpoints import read_checkpoint, with_choices
 from lora_train.core.config import TrainSettings
-from lora_train.core.jobs import RANDOM_MODELS, BenchSpec, JobFolder, TrainSpec
+from lora_train.core.jobs import BENCH_MODELS, BenchSpec, JobFolder, TrainSpec
 from lora_train.core.presets import native_resolution_px
 from lora_train.data.dataset import fingerprint, scan_dataset
 from lora_train.data.epochs import Batch
@@ -36,10 +36,9 @@ def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object
     s_to_first_step and its CPU seconds count from the start of the process: imports, loading, encoding, one step.
     """
     made_at = time.monotonic()
-    settings = spec.settings
-    checkpoint = job.path / f"{Path(settings.base_model).stem}.safetensors"
+    settings, checkpoint = spec.settings, job.path / "full-size.safetensors"
     try:
-        if settings.base_model in RANDOM_MODELS:
+        if settings.base_model in BENCH_MODELS:
             report.phase("making a full-size model with random weights")
             _make_full_size_model(settings.base_model, checkpoint)
             settings = msgspec.structs.replace(settings, base_model=str(checkpoint))
@@ -128,8 +127,8 @@ def _make_full_size_model(name: str, path: Path) -> None:
     code = (
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from lora_train.engine.random_model import SD1, SDXL, write_random_checkpoint\n"
-        "sizes = {'sd15': SD1, 'sdxl': SDXL}[sys.argv[1]]\n"
+        "from lora_train.engine.random_model import SD1, SD2, SDXL, write_random_checkpoint\n"
+        "sizes = {'sd15': SD1, 'sd2': SD2, 'sdxl': SDXL}[sys.argv[1]]\n"
         "write_random_checkpoint(Path(sys.argv[2]), sizes, dtype=torch.float16, seed=0)\n"
     )
     subprocess.run([sys.executable, "-c", code, name, str(path)], check=True, env=dict(os.environ))

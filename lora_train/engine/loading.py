@@ -256,7 +256,7 @@ def load_vae(path: Path, device: torch.device) -> Any:
         return _vae_from_diffusers_file(file, _diffusers_vae_config(file), device)
     prefix = ldm_names.VAE_PREFIX if any(n.startswith(ldm_names.VAE_PREFIX) for n in file.tensors) else ""
     if f"{prefix}decoder.conv_in.weight" not in file.tensors:
-        raise ModelError(f"{path} is not a VAE.", "Choose a VAE of Stable Diffusion 1.x, or none.")
+        raise ModelError(f"{path} is not a VAE.", "Choose a VAE of the base model's family, or none.")
     return _vae_from_file(file, prefix, _SD_VAE_SCALE, device)
 
 

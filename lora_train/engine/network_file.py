@@ -19,7 +19,7 @@ from torch import nn
 from lora_train.core.errors import ModelError, TrainToolsError
 from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.files import replace
-from lora_train.core.inspection import family_of_lora
+from lora_train.core.lora_facts import family_of_lora
 from lora_train.core.lora_files import ALPHA, DOWN, UP, plain_lora_modules
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target

@@ -58,7 +58,6 @@ class Run:
     continued: Continued | None
     planner: EpochPlanner
     conditioning: Conditioning
-    trains_text: bool
     latents: LatentCache
     sizes: SizeTable | None
     inpaint: dict[Bucket, torch.Tensor | None]

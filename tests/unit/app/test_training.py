@@ -194,8 +194,8 @@ def test_a_header_is_read_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> N
     save(desk)
     planning._read_header.cache_clear()
     read: list[Path] = []
-    original = planning.read_tensor_file
-    monkeypatch.setattr(planning, "read_tensor_file", lambda path: read.append(path) or original(path))
+    original = planning.read_checkpoint
+    monkeypatch.setattr(planning, "read_checkpoint", lambda path: read.append(path) or original(path))
     for _ in range(3):
         assert desk.app.training.forecast("cat", "v1").problems == []
     assert len(read) == 1

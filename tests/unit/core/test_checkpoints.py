@@ -86,6 +86,8 @@ def test_sd2_without_that_tensor(tmp_path: Path) -> None:
     [
         ('    parameterization: "v"\n', "v_prediction"),
         ("    parameterization: v  # as trained\n", "v_prediction"),
+        ("          target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling\n", "v_prediction"),
+        ("          target: sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling\n", "epsilon"),
         ('    parameterization: "eps"\n', "epsilon"),
         ("    # parameterization: v\n", "epsilon"),
         ("", "epsilon"),
@@ -127,7 +129,7 @@ def test_zero_terminal_snr_needs_v(facts: CheckpointFacts, prediction: Any) -> N
     with pytest.raises(ConfigError) as error:
         with_choices(facts, prediction, "on")
     assert error.value.problems == [
-        "zero_terminal_snr (Zero-terminal SNR): a model that predicts epsilon can't be trained so"
+        "zero_terminal_snr (Zero-terminal SNR): this model predicts epsilon; only v-prediction models learn so"
     ]
 
 

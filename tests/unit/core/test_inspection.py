@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from lora_train.core.errors import ModelError
-from lora_train.core.inspection import Inspection, LoraFacts, describe, inspect_file
+from lora_train.core.inspection import Inspection, describe, inspect_file
+from lora_train.core.lora_facts import LoraFacts
 
 BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I64": 8, "U8": 1}
 

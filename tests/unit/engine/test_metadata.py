@@ -15,9 +15,17 @@ from lora_train.engine.metadata import NetworkFacts, RunFacts, build_metadata
 TAGS = {"10_cat": {"1girl": 20, "solo": 18}, "5_猫": {"白い猫": 3}}
 
 
-def make(family: str = "sd1", network: NetworkFacts | None = None, **settings: Any) -> dict[str, str]:
+def make(
+    family: str = "sd1",
+    network: NetworkFacts | None = None,
+    *,
+    prediction: str = "epsilon",
+    zero: bool = False,
+    **settings: Any,
+) -> dict[str, str]:
     facts = RunFacts(
         family=family,
+        zero_terminal_snr=zero,
         network=network or NetworkFacts(),
         session_id=3495676067,
         started_at=1726639674.92,
@@ -26,7 +34,7 @@ def make(family: str = "sd1", network: NetworkFacts | None = None, **settings: A
         base_model_sha256="ab" * 32,
         vae_name="kl.safetensors",
         vae_sha256="cd" * 32,
-        prediction="epsilon",
+        prediction=prediction,
         compute_precision="fp16",
         resolution_px=512,
         train_views=400,
@@ -253,3 +261,33 @@ def test_a_continued_lora_has_its_own_ranks() -> None:
     mixed = make(network=NetworkFacts(continued_from="cat-v1", ranks=(2, 4), alphas=(1.0,)))
     assert (mixed["ss_network_dim"], mixed["ss_network_alpha"]) == ("Dynamic", "1.0")
     assert "ss_continued_from" not in make()
+
+
+SGM = "https://github.com/Stability-AI/generative-models"
+
+
+# What kohya's scripts write for each family, and ModelSpec 1.0.1's architectures.
+@pytest.mark.parametrize(
+    ("family", "prediction", "base", "v2", "architecture", "implementation", "clip_skip"),
+    [
+        ("sd1", "epsilon", "sd_v1", "False", "stable-diffusion-v1", "diffusers", "2"),
+        ("sd1-inpaint", "epsilon", "sd_v1", "False", "stable-diffusion-v1", "diffusers", "2"),
+        ("sd2", "epsilon", "sd_v2", "True", "stable-diffusion-v2-512", "diffusers", "None"),
+        ("sd2", "v_prediction", "sd_v2_v", "True", "stable-diffusion-v2-768-v", "diffusers", "None"),
+        ("sd2-inpaint", "epsilon", "sd_v2", "True", "stable-diffusion-v2-512", "diffusers", "None"),
+        ("sdxl", "epsilon", "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base", SGM, "None"),
+        ("sdxl", "v_prediction", "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base", SGM, "None"),
+        ("sdxl-inpaint", "epsilon", "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base", SGM, "None"),
+    ],
+)
+def test_families(
+    family: str, prediction: str, base: str, v2: str, architecture: str, implementation: str, clip_skip: str
+) -> None:
+    is_v = prediction == "v_prediction"
+    values = make(family=family, prediction=prediction, zero=is_v, clip_skip=2)
+    assert (values["ss_base_model_version"], values["ss_v2"], values["ss_clip_skip"]) == (base, v2, clip_skip)
+    assert values["modelspec.architecture"] == f"{architecture}/lora"
+    assert values["modelspec.implementation"] == implementation
+    assert values["modelspec.prediction_type"] == ("v" if is_v else "epsilon")
+    assert values.get("modelspec.encoder_layer") == ("2" if family.startswith("sd1") else None)
+    assert values["ss_zero_terminal_snr"] == str(is_v)
