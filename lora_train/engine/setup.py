@@ -246,7 +246,7 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         run.texts = CachedTexts(prompts)
         report.phase("encoding the captions")
         run.texts.prepare(run.planner.batches(0))
-        message = f"{run.texts.count} captions are encoded ahead; they take {run.texts.size_bytes / 1e6:.1f} MB."
+        message = f"Captions encoded ahead: {run.texts.count} ({run.texts.size_bytes / 1e6:.1f} MB)."
         report.events.write(Note("info", message))
         if _captions_never_change(run) and not keeps_texts:  # previews draw with all weights of its LoRA
             if run.preview_texts is not None:

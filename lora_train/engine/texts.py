@@ -96,6 +96,8 @@ class CachedTexts:
 
     def _filled(self, row: Embeddings, length: int) -> Embeddings:
         missing = (length - row.hidden.shape[1]) // 77
+        if not missing:
+            return row
         empty = self._empty.hidden.to(row.hidden.device)
         return Embeddings(torch.cat([row.hidden, *[empty] * missing], dim=1), row.pooled)
 

@@ -37,6 +37,7 @@ _PHASES = {
     "loading the base model": "Loading the base model",
     "reading the pictures": "Reading the pictures",
     "encoding the pictures": "Encoding the pictures",
+    "encoding the captions": "Encoding the captions",
     "reading the masks": "Reading the masks",
     "training": "Training",
     "drawing previews": "Drawing previews",

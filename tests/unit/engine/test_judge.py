@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +46,16 @@ def test_features_belong_to_their_picture(reader: FeatureReader, concept: torch.
     assert bool(torch.isfinite(concept).all())
     backwards = reader.read(pictures(DEMO_HELD_OUT)[::-1][:3])
     torch.testing.assert_close(backwards, held_out.flip(0)[:3], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl", "sdxl-inpaint"])
+def test_other_families_have_features_too(model_of: Callable[[str], Any], family: str) -> None:
+    """Two numbers for each of the last block's 32 channels; another picture has others."""
+    model = model_of(family)
+    features = FeatureReader(model, Prompts(model, clip_skip=1, max_tokens=75)).read(pictures(DEMO_HELD_OUT)[:2])
+    assert features.shape == (2, 64)
+    assert bool(torch.isfinite(features).all())
+    assert (features[0] - features[1]).abs().max() > 1e-3
 
 
 def test_pictures_of_the_concept_are_alike(

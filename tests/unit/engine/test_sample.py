@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -61,6 +62,56 @@ def test_equal_to_diffusers_own_pipeline(
     ours = drawn(demo_model, SEEDS, settings(sampler))
     assert np.abs(ours - theirs * 255).max() <= 2
     assert ours.std() > 20, "a picture, not a grey field"
+
+
+@pytest.mark.parametrize(("sampler", "zero_terminal_snr"), [("Euler a", False), ("DPM++ 2M", True), ("DDIM", True)])
+def test_sdxl_equal_to_diffusers_own_pipeline(
+    model_of: Callable[[str], Any], make_pipeline: Callable[..., Any], sampler: Sampler, zero_terminal_snr: bool
+) -> None:
+    """It works out the sizes by itself; prompt of two chunks. With v and zero terminal SNR too."""
+    model = model_of("sdxl")
+    prediction = "v_prediction" if zero_terminal_snr else "epsilon"
+    told = SimpleNamespace(
+        **{name: getattr(model, name) for name in ("family", "unet", "vae", "vae_scale", "in_channels", "device")},
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
+    )
+    pipeline = make_pipeline(model, make_scheduler(sampler, prediction, zero_terminal_snr=zero_terminal_snr))
+    pipeline.set_progress_bar_config(disable=True)
+    positive, negative = encode(model, ["a red circle, " * 30]), encode(model, ["blue, " * 60])
+    theirs = pipeline(
+        prompt_embeds=positive.hidden,
+        pooled_prompt_embeds=positive.pooled,
+        negative_prompt_embeds=negative.hidden,
+        negative_pooled_prompt_embeds=negative.pooled,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        height=64,
+        width=96,
+        generator=torch.Generator().manual_seed(5),
+        output_type="latent",
+    ).images
+    draw_with = DrawSettings(width_px=96, height_px=64, sampler=sampler, steps=3, cfg_scale=3.0)
+    ours = sample.denoise(cast("BaseModel", told), positive, negative, [5], draw_with)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_inpainting_models_draw_as_the_hosts_let_them(model_of: Callable[[str], Any]) -> None:
+    """Every call of the UNet has the full mask over grey behind the latents."""
+    model = model_of("sd1-inpaint")
+    masks: list[torch.Tensor] = []
+    handle = model.unet.conv_in.register_forward_pre_hook(lambda _, inputs: masks.append(inputs[0][:, 4:]))
+    try:
+        (picture,) = draw(model, [encode(model, ["sks"])], encode(model, [""]), [1], settings("DDIM"))
+    finally:
+        handle.remove()
+    assert picture.size == (64, 64)
+    grey = model.vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean * 0.18215
+    wanted = torch.cat([torch.ones(1, 1, 8, 8), grey], dim=1).expand(2, -1, -1, -1)
+    assert len(masks) == 6
+    for mask in masks:
+        torch.testing.assert_close(mask, wanted)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -143,11 +194,13 @@ def test_sizes(demo_model: BaseModel) -> None:
 
 
 def test_settings_are_taken_over() -> None:
-    own = TrainSettings(preview_sampler="DPM++ 2M", preview_steps=9, preview_cfg_scale=4.5)
-    drawing = draw_settings(own, 512)
+    own = TrainSettings(preview_sampler="DPM++ 2M", preview_steps=9, preview_cfg_scale=4.5, clip_skip=2)
+    sd1, sdxl = (cast("BaseModel", SimpleNamespace(family=family)) for family in ("sd1-inpaint", "sdxl"))
+    drawing = draw_settings(own, sd1, 512)
     assert (drawing.width_px, drawing.height_px) == (512, 512)
     assert (drawing.sampler, drawing.steps, drawing.cfg_scale) == ("DPM++ 2M", 9, 4.5)
-    assert draw_settings(TrainSettings(preview_size_px=256), 512).width_px == 256
+    assert (drawing.clip_skip, draw_settings(own, sdxl, 512).clip_skip) == (2, None)
+    assert draw_settings(TrainSettings(preview_size_px=256), sd1, 512).width_px == 256
 
 
 def test_seeds_of_a_row() -> None:
