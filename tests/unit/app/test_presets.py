@@ -149,6 +149,9 @@ def test_saved_and_applied_elsewhere(desk: Desk) -> None:
     desk.app.presets.apply("dog", "v1", "自作 ж")
     assert desk.app.settings.train("dog", "v1") == {**USUAL, "rank": 24, "trigger_word": "wuff"}
     assert desk.app.presets.state("cat", "v1").proposed == "", "no purpose is told by it"
+    assert desk.app.presets.state("dog", "v1").saved_for == ""
+    desk.app.settings.save("dog", "v1", train={"base_model": "demo"})
+    assert desk.app.presets.state("dog", "v1").saved_for == "Stable Diffusion 1.x"
 
 
 def test_saved_again_the_old_one_is_in_the_trash(desk: Desk) -> None:

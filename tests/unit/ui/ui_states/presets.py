@@ -16,7 +16,7 @@ ROWS = [
 
 def preset_states() -> dict[str, str]:
     used = PresetState(name="style", about="How pictures are drawn.", family="SDXL", changed=ROWS)
-    own = PresetState(name="自作 <1>", family="SDXL", is_gone=True)
+    own = PresetState(name="自作 <1>", family="SDXL", is_gone=True, saved_for="Stable Diffusion 1.x")
     same = PresetState(name="style", family="SDXL", other_family="Stable Diffusion 1.x")
     other = PresetState(name="自作", family="SDXL", other_family="Stable Diffusion 1.x", offered=ROWS[:1])
     entries = [
