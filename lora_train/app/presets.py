@@ -25,10 +25,8 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.files import replace, write_bytes
 from lora_train.core.preset_files import (
-    PURPOSES,
     Choice,
     Preset,
-    PresetFamily,
     family_label,
     preset_bytes,
     preset_family,
@@ -37,6 +35,7 @@ from lora_train.core.preset_files import (
     purpose,
     read_preset,
 )
+from lora_train.core.purposes import PURPOSES, PresetFamily
 from lora_train.core.settings import check_settings, setting_fields
 from lora_train.core.workspace import PresetUse, Version, VersionInfo, Workspace, fold, folder_name, typed
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from lora_train.app.snapshot import PresetEntry, PresetRow, PresetState, Selection
-from lora_train.core.preset_files import PURPOSES
+from lora_train.core.purposes import PURPOSES
 from lora_train.ui.html import BASE, attributes_text, paragraph, post_button, sentence, value, words
 
 _AGAIN = "train_tools_preset_again"

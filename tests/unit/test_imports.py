@@ -143,11 +143,14 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train",
         "lora_train.__main__",
         "lora_train.commands",
-        *(f"lora_train.commands.{name}" for name in ("arguments", "captions", "console", "datasets", "training")),
+        *(
+            f"lora_train.commands.{name}"
+            for name in ("arguments", "captions", "console", "datasets", "presets", "training")
+        ),
         "lora_train.core",
         "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
-        *(f"lora_train.core.{name}" for name in ("events", "files", "jobs")),
+        *(f"lora_train.core.{name}" for name in ("events", "files", "jobs", "purposes")),
         *(f"lora_train.core.{name}_settings" for name in ("network", "noise", "preview")),
     }
 

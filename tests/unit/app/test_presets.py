@@ -12,7 +12,8 @@ import pytest
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.host import BaseModelChoice
-from lora_train.core.preset_files import PURPOSES, purpose
+from lora_train.core.preset_files import purpose
+from lora_train.core.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Desk

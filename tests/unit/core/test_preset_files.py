@@ -16,19 +16,16 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.preset_files import (
-    MOST_BYTES,
     NEVER_SHARED,
-    PRESET_FAMILIES,
-    PURPOSES,
     Choice,
     Preset,
-    PresetFamily,
     preset_bytes,
     preset_family,
     preset_of,
     purpose,
     read_preset,
 )
+from lora_train.core.purposes import MOST_PRESET_BYTES, PRESET_FAMILIES, PURPOSES, PresetFamily
 from lora_train.core.settings import parse_settings, setting_fields
 
 COMPLETE = {
@@ -197,7 +194,7 @@ def test_what_is_wrong_is_told_and_left_out() -> None:
         file(settings={}),
         file(settings={"base_model": {"value": "x"}}),
         b"[" * 100_000,
-        b" " * (MOST_BYTES + 1),
+        b" " * (MOST_PRESET_BYTES + 1),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(content: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_train.app.snapshot import PresetEntry, PresetRow, PresetState, Selection
-from lora_train.core.preset_files import PURPOSES
+from lora_train.core.purposes import PURPOSES
 from lora_train.ui import view
 
 SELECTION = Selection("猫-1", "v1")
