@@ -14,7 +14,7 @@ from msgspec import Meta
 from lora_train.app.captions import AllPictures, FilterMode, Operation, RowOrder, Scope
 from lora_train.app.snapshot import CaptionChoice
 from lora_train.core.caption_settings import CaptionerKind, CaptionPolicy
-from lora_train.core.preset_files import PresetFamily
+from lora_train.core.purposes import PresetFamily
 from lora_train.core.settings import SettingField
 
 ServerPath = Annotated[str, Meta(pattern=r"^[^\x00]+$")]

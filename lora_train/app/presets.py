@@ -25,10 +25,8 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.files import replace, write_bytes
 from lora_train.core.preset_files import (
-    PURPOSES,
     Choice,
     Preset,
-    PresetFamily,
     family_label,
     preset_bytes,
     preset_family,
@@ -37,6 +35,7 @@ from lora_train.core.preset_files import (
     purpose,
     read_preset,
 )
+from lora_train.core.purposes import PURPOSES, PresetFamily
 from lora_train.core.settings import check_settings, setting_fields
 from lora_train.core.workspace import PresetUse, Version, VersionInfo, Workspace, fold, folder_name, typed
 
@@ -110,14 +109,13 @@ class Presets:
         """
         found = self._workspace.find_version(project, version)
         preset = self.find(name)
+        family = self._family(train_settings(found))
         with found.changing() as info:
             before = _saved(info)
-            family = self._family(before)
             after, _ = check_settings(preset.values(family), before)
             info.train = msgspec.to_builtins(after)
             info.preset = _use(preset, family, before, after, info.preset)
-        if preset.name in PURPOSES:
-            _remember_type(found, preset.name)
+        _remember_type(found, preset.name)
         rows = _rows(preset.choices(family), msgspec.structs.asdict(before), only_changed=True)
         return AppliedPreset(preset.name, family_label(family), rows)
 
@@ -126,6 +124,7 @@ class Presets:
         preset = self.find(name)
         with version.changing() as info:
             info.preset = _use(preset, family, before, _saved(info), None)
+        _remember_type(version, preset.name)
 
     def undo(self, project: str, version: str) -> None:
         """Put the settings back that the last preset changed, but those that were changed by hand since.
@@ -171,6 +170,8 @@ class Presets:
         ):  # deleted or renamed: what it changed is known all the same
             preset = self.find(use.name)
             state.about = preset.about
+            if preset.saved_for and preset.saved_for != family:
+                state.saved_for = family_label(preset.saved_for)
             reasons = preset.choices(use.family)
             if family != use.family:
                 state.other_family = family_label(family)
@@ -306,9 +307,9 @@ def _use(
 
 
 def _remember_type(version: Version, kind: str) -> None:
-    """What a project is about, for its next versions."""
+    """What a project is about, for its next versions, where the preset is one for a purpose."""
     info = version.project.info()
-    if not info.type:
+    if not info.type and kind in PURPOSES:
         version.project.write_info(msgspec.structs.replace(info, type=kind))
 
 

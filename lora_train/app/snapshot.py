@@ -309,6 +309,8 @@ class PresetState(msgspec.Struct):
     """Whether it was deleted or renamed since."""
     family: str = ""
     """The one that it was applied for; without a preset, that of the base model."""
+    saved_for: str = ""
+    """The family that a person's own one was saved for, where the base model is of another."""
     changed: list[PresetRow] = []
     other_family: str = ""
     """That of the base model that is chosen now, where it is another one ..."""

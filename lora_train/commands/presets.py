@@ -12,7 +12,7 @@ from lora_train.commands.arguments import add_command, add_group, add_version, a
 from lora_train.commands.console import Result, tell
 from lora_train.core.errors import ConfigError
 from lora_train.core.files import write_bytes
-from lora_train.core.preset_files import MOST_BYTES, PRESET_FAMILIES
+from lora_train.core.purposes import MOST_PRESET_BYTES, PRESET_FAMILIES
 
 
 def add_commands(commands: Any) -> None:
@@ -94,7 +94,7 @@ def _import(options: argparse.Namespace) -> Result:
     if not path.is_file():
         raise ConfigError([f"{path} is not a file"])
     with path.open("rb") as stream:
-        taken = app_of(options).presets.take_in(path.name, stream.read(MOST_BYTES + 1))
+        taken = app_of(options).presets.take_in(path.name, stream.read(MOST_PRESET_BYTES + 1))
     for problem in taken.problems:
         tell(f"Left out: {problem}.")
     if not options.json:

@@ -13,7 +13,7 @@ from lora_train.commands.arguments import add_command, add_settings, app_of, fie
 from lora_train.commands.console import Result, follow, line_of, result_of, run_job, tell
 from lora_train.core.errors import ConfigError
 from lora_train.core.jobs import JobFolder
-from lora_train.core.preset_files import PURPOSES
+from lora_train.core.purposes import PURPOSES
 from lora_train.core.settings import setting_fields
 
 if TYPE_CHECKING:

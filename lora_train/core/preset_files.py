@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,15 +19,8 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.presets import is_small_model
+from lora_train.core.purposes import MOST_PRESET_BYTES, PRESET_FAMILIES, PresetFamily
 from lora_train.core.settings import check_settings
-
-PresetFamily = Literal["sd1", "sd2", "sdxl", "small"]
-"""A family of base models, of which inpainting models are a part; "small" is the model of the demo."""
-
-PRESET_FAMILIES: tuple[PresetFamily, ...] = get_args(PresetFamily)
-
-PURPOSES = ("character", "style", "concept", "pose", "outfit", "object")
-"""The presets of the package, by name."""
 
 NEVER_SHARED = (
     *("base_model", "vae", "continue_from", "device", "cpu_threads"),
@@ -37,8 +30,6 @@ NEVER_SHARED = (
 
 RATES = ("learning_rate", "text_encoder_lr")
 
-MOST_BYTES = 1_000_000
-"""Of a preset file."""
 _NAME_LIMIT = 100
 _TEXT_LIMIT = 300
 """Characters."""
@@ -104,8 +95,8 @@ def read_preset(content: bytes) -> tuple[Preset, list[str]]:
     Raises WorkspaceError for a file that is no preset, or has nothing in it that can be used.
     """
     hint = "Presets are JSON files that this page or `lora-train presets export` wrote."
-    if len(content) > MOST_BYTES:
-        raise WorkspaceError(f"A preset has {MOST_BYTES / 1e6:.0f} MB at most; this file has more.", hint)
+    if len(content) > MOST_PRESET_BYTES:
+        raise WorkspaceError(f"A preset has {MOST_PRESET_BYTES / 1e6:.0f} MB at most; this file has more.", hint)
     try:
         preset = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=Preset)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -14,13 +14,14 @@ import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.files import replace, write_bytes
 from lora_train.core.original import OriginalSettings, read_settings
+from lora_train.core.purposes import PresetFamily
 from lora_train.core.trash import Trash
 
 _STEERING = {*map(chr, (0x61C, 0x200E, 0x200F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)))}
@@ -55,14 +56,14 @@ class ProjectInfo(msgspec.Struct):
     name: str
     created: float
     type: str = ""
-    """What it is about: a name of `core.preset_files.PURPOSES`, or empty."""
+    """What it is about: a name of `core.purposes.PURPOSES`, or empty."""
 
 
 class PresetUse(msgspec.Struct, frozen=True):
     """The preset that gave a version its settings, and what it changed, by name of the setting."""
 
     name: str
-    family: Literal["sd1", "sd2", "sdxl", "small"]
+    family: PresetFamily
     before: dict[str, object] = {}
     after: dict[str, object] = {}
 

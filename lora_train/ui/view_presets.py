@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from lora_train.app.snapshot import PresetEntry, PresetRow, PresetState, Selection
-from lora_train.core.preset_files import PURPOSES
+from lora_train.core.purposes import PURPOSES
 from lora_train.ui.html import BASE, attributes_text, paragraph, post_button, sentence, value, words
 
 _AGAIN = "train_tools_preset_again"
@@ -29,6 +29,9 @@ def preset_html(state: PresetState, selection: Selection) -> str:
         parts.append(paragraph(sentence(state.about), "train-tools-quiet"))
     if state.is_gone:
         parts.append(paragraph(words("It was deleted or renamed since; the settings stay."), "train-tools-quiet"))
+    if state.saved_for:
+        doubt = words("Rates and steps may not suit this base model.")
+        parts.append(paragraph(f"{words('It was saved for')} {value(state.saved_for)}. {doubt}", "train-tools-quiet"))
     if state.other_family:
         parts.append(_offer(state, body))
     parts.append(_table("preset", "What it changed, and why", state.changed))

@@ -8,7 +8,7 @@ import gradio as gr
 
 from lora_train.app.snapshot import Selection
 from lora_train.core.errors import WorkspaceError
-from lora_train.core.preset_files import MOST_BYTES
+from lora_train.core.purposes import MOST_PRESET_BYTES
 from lora_train.ui.compat import Component, Updates, make, uploaded_name, uploaded_path
 from lora_train.ui.form import label_of, labels
 from lora_train.ui.page import Page, Values
@@ -141,7 +141,7 @@ class PresetPanel:
             name = uploaded_name(file)
             try:
                 with Path(uploaded_path(file)).open("rb") as stream:
-                    problems += self.page.app.presets.take_in(name, stream.read(MOST_BYTES + 1)).problems
+                    problems += self.page.app.presets.take_in(name, stream.read(MOST_PRESET_BYTES + 1)).problems
             except WorkspaceError as error:
                 problems.append(f"{name}: {error.message}")
         kind = "error" if problems else "info"

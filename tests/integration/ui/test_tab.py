@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,99 +24,15 @@ from lora_train.core.assets import DEMO_PICTURES
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.settings import setting_fields
-from lora_train.core.workspace import Workspace
 from lora_train.hosts import standalone
 from lora_train.ui import tab
+
+if TYPE_CHECKING:
+    from tests.integration.ui.conftest import Browser
 
 pytestmark = pytest.mark.compat
 
 PICTURE = next(DEMO_PICTURES.glob("1_*/*.png"))
-
-
-class Browser:
-    """One open page without a browser: keeps the values of all components, and calls handlers with them."""
-
-    def __init__(self, app: App) -> None:
-        self.blocks = tab.build(app, token="secret", localize=False)
-        self.by_id = {block.elem_id: block for block in self.blocks.blocks.values() if getattr(block, "elem_id", None)}
-        self.values = {block: getattr(block, "value", None) for block in self.blocks.blocks.values()}
-        self.visible = {block: getattr(block, "visible", True) for block in self.blocks.blocks.values()}
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[self.by_id[f"train_tools_{name}"]]
-
-    def is_visible(self, name: str) -> bool:
-        block = self.by_id[f"train_tools_{name}"]
-        while block is not None and self.visible.get(block, True):
-            block = block.parent
-        return block is None
-
-    def type(self, name: str, value: Any) -> None:
-        """A person changes a control."""
-        self.values[self.by_id[f"train_tools_{name}"]] = value
-        self.take(self.answer(name, "input"))
-
-    def press(self, name: str, **typed: Any) -> None:
-        for field, value in typed.items():
-            self.values[self.by_id[f"train_tools_{field}"]] = value
-        self.take(self.answer(name, "click"))
-
-    def choose(self, name: str, value: str) -> None:
-        self.type(f"{name}_choice", value)
-
-    def load(self) -> None:
-        self.take(self.answer_to_load())
-
-    def answer_to_load(self) -> dict[Any, Any]:
-        return self._call(self.blocks._id, "load")
-
-    def answer(self, name: str, event: str) -> dict[Any, Any]:
-        """What the server answers now; `take` may bring it onto the page later."""
-        return self._call(self.by_id[f"train_tools_{name}"]._id, event)
-
-    def take(self, updates: dict[Any, Any]) -> None:
-        for block, value in updates.items():
-            if isinstance(value, dict) and "__type__" in value:  # gr.update
-                self.values[block] = value.get("value", self.values[block])
-                self.visible[block] = value.get("visible", self.visible[block])
-            else:
-                self.values[block] = value
-
-    def _call(self, block_id: int, event: str) -> dict[Any, Any]:
-        functions = self.blocks.fns.values() if isinstance(self.blocks.fns, dict) else self.blocks.fns
-        for function, triggers in zip(functions, _triggers(self.blocks), strict=True):
-            if (block_id, event) in triggers and function.fn is not None:
-                updates = function.fn({block: self.values[block] for block in function.inputs})
-                assert set(updates) <= set(function.outputs), "gradio refuses an update of what is no output"
-                return updates
-        raise AssertionError(f"nothing is bound to {event}")
-
-
-def _triggers(blocks: Any) -> list[list[tuple[int, str]]]:
-    """(component, event) pairs of every handler, in gradio 3 and later ones."""
-    if isinstance(blocks.fns, dict):
-        return [[tuple(target) for target in function.targets] for function in blocks.fns.values()]
-    return [
-        [(target, entry["trigger"]) for target in entry["targets"] or [blocks._id]] for entry in blocks.dependencies
-    ]
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> App:
-    return App(Workspace(tmp_path / "workspace"))
-
-
-@pytest.fixture
-def browser(app: App) -> Browser:
-    browser = Browser(app)
-    browser.load()
-    return browser
-
-
-def begin_story(browser: Browser, project: str = "Kätzchen 猫") -> None:
-    browser.press("project_create")
-    browser.press("project_create_ok", project_name=project)
-    browser.press("version_create_ok")
 
 
 # --- what it is made of ---
@@ -184,16 +100,18 @@ def test_project_then_version_then_panels(browser: Browser, app: App) -> None:
     assert [version.name for version in app.projects.list()[0].versions] == ["v1"]
 
 
-def test_nothing_can_be_begun_before_the_page_is_filled(app: App) -> None:
+def test_nothing_can_be_begun_before_the_page_is_filled(app: App, open_browser: type[Browser]) -> None:
     """The answer to the load may come late, and would hide what a quick person is typing into."""
-    browser = Browser(app)
+    browser = open_browser(app)
     create = browser.by_id["train_tools_project_create"]
     assert create.interactive is False
     assert browser.answer_to_load()[create]["interactive"] is True
 
 
-def test_settings_are_saved_as_they_are_typed_and_come_back(browser: Browser, app: App) -> None:
-    begin_story(browser)
+def test_settings_are_saved_as_they_are_typed_and_come_back(
+    browser: Browser, app: App, open_browser: type[Browser]
+) -> None:
+    browser.begin_story()
     for name, value in {
         "train_learning_rate": "0.00003",
         "train_epochs": 37,
@@ -209,7 +127,7 @@ def test_settings_are_saved_as_they_are_typed_and_come_back(browser: Browser, ap
     assert (saved["learning_rate"], saved["epochs"], saved["repeats"]) == (3e-05, 37, 12)
     assert saved["base_model"] == "demo"
     assert app.settings.dataset(selection.project, selection.version)["flip"] is True
-    other = Browser(app)
+    other = open_browser(app)
     other.load()
     assert other["train_learning_rate"] == "0.00003"
     assert (other["train_epochs"], other["train_optimizer"], other["dataset_repeats"]) == (37, "Lion", 12)
@@ -218,7 +136,7 @@ def test_settings_are_saved_as_they_are_typed_and_come_back(browser: Browser, ap
 
 
 def test_a_wrong_value_is_told_beside_it_and_refused_at_the_start(browser: Browser, app: App) -> None:
-    begin_story(browser)
+    browser.begin_story()
     browser.type("train_rank", 0)
     assert "from 1 to 1024" in browser["train_problems"]
     browser.press("train_begin")
@@ -229,7 +147,7 @@ def test_a_wrong_value_is_told_beside_it_and_refused_at_the_start(browser: Brows
 
 
 def test_what_stands_on_the_page_is_trained_though_its_saving_was_missed(browser: Browser, app: App) -> None:
-    begin_story(browser)
+    browser.begin_story()
     browser.press("train_begin", train_epochs=3)
     assert "train-tools-error" in browser["message_live"]  # no base model, no pictures
     selection = app.projects.selection()
@@ -238,7 +156,7 @@ def test_what_stands_on_the_page_is_trained_though_its_saving_was_missed(browser
 
 def test_the_same_error_twice_is_drawn_twice(browser: Browser) -> None:
     """The person may have closed the first; gradio draws nothing that it believes to be there."""
-    begin_story(browser)
+    browser.begin_story()
     browser.press("train_begin")
     first = browser["message_live"]
     browser.press("train_begin")
@@ -247,7 +165,7 @@ def test_the_same_error_twice_is_drawn_twice(browser: Browser) -> None:
 
 
 def test_versions_do_not_leak_into_each_other(browser: Browser, app: App) -> None:
-    begin_story(browser)
+    browser.begin_story()
     browser.type("train_epochs", 37)
     browser.press("version_create")
     browser.press("version_create_ok", version_name="second")
@@ -266,7 +184,7 @@ def test_versions_do_not_leak_into_each_other(browser: Browser, app: App) -> Non
 
 def test_a_choice_that_is_not_filled_yet_changes_nothing_of_the_next_version(browser: Browser, app: App) -> None:
     """Typing goes on while the answer to a choice is under way: it still belongs to what is shown."""
-    begin_story(browser)
+    browser.begin_story()
     browser.press("version_create_ok", version_name="second")
     browser.values[browser.by_id["train_tools_version_choice"]] = "v1"
     browser.type("train_epochs", 8)
@@ -276,7 +194,7 @@ def test_a_choice_that_is_not_filled_yet_changes_nothing_of_the_next_version(bro
 
 
 def test_uploads_are_taken_at_once_and_the_box_is_emptied(browser: Browser, app: App, tmp_path: Path) -> None:
-    begin_story(browser)
+    browser.begin_story()
     bad = tmp_path / "notes.pdf"
     bad.write_bytes(b"%PDF")
     browser.values[browser.by_id["train_tools_dataset_upload"]] = [str(PICTURE), str(bad)]
@@ -290,7 +208,7 @@ def test_uploads_are_taken_at_once_and_the_box_is_emptied(browser: Browser, app:
 
 
 def test_managing_and_undo(browser: Browser, app: App) -> None:
-    begin_story(browser)
+    browser.begin_story()
     browser.press("project_rename", project_new_name="Dog")
     assert browser["project_choice"] == "Dog"
     browser.press("version_duplicate", version_new_name="copy")
@@ -307,7 +225,7 @@ def test_managing_and_undo(browser: Browser, app: App) -> None:
 
 
 def test_a_version_that_another_page_deleted_is_told(browser: Browser, app: App) -> None:
-    begin_story(browser)
+    browser.begin_story()
     selection = app.projects.selection()
     app.projects.delete_version(selection.project, selection.version)
     browser.type("train_epochs", 4)

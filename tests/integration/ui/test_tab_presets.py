@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -14,25 +14,18 @@ pytest.importorskip("gradio")
 from lora_train.app import App
 from lora_train.core.config import TrainSettings
 from lora_train.core.preset_files import purpose
-from lora_train.core.workspace import Workspace
-from tests.integration.ui.test_tab import Browser, begin_story
+
+if TYPE_CHECKING:
+    from tests.integration.ui.conftest import Browser
 
 pytestmark = pytest.mark.compat
 
 USUAL = msgspec.structs.asdict(TrainSettings())
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> App:
-    return App(Workspace(tmp_path / "workspace"))
-
-
-@pytest.fixture
-def browser(app: App) -> Browser:
-    browser = Browser(app)
-    browser.load()
-    begin_story(browser)
-    return browser
+@pytest.fixture(autouse=True)
+def _in_a_version(browser: Browser) -> None:
+    browser.begin_story()
 
 
 def saved(app: App) -> dict[str, Any]:
@@ -75,9 +68,9 @@ def test_the_base_model_changes(browser: Browser, app: App) -> None:
     assert browser["preset_choice"] == "Character"
 
 
-def test_a_reload_shows_it(browser: Browser, app: App) -> None:
+def test_a_reload_shows_it(browser: Browser, app: App, open_browser: type[Browser]) -> None:
     browser.choose("preset", "Pose")
-    again = Browser(app)
+    again = open_browser(app)
     again.load()
     assert again["preset_choice"] == "Pose"
     browser.press("version_create")

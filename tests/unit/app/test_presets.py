@@ -12,7 +12,8 @@ import pytest
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.host import BaseModelChoice
-from lora_train.core.preset_files import PURPOSES, purpose
+from lora_train.core.preset_files import purpose
+from lora_train.core.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Desk
@@ -149,6 +150,9 @@ def test_saved_and_applied_elsewhere(desk: Desk) -> None:
     desk.app.presets.apply("dog", "v1", "自作 ж")
     assert desk.app.settings.train("dog", "v1") == {**USUAL, "rank": 24, "trigger_word": "wuff"}
     assert desk.app.presets.state("cat", "v1").proposed == "", "no purpose is told by it"
+    assert desk.app.presets.state("dog", "v1").saved_for == ""
+    desk.app.settings.save("dog", "v1", train={"base_model": "demo"})
+    assert desk.app.presets.state("dog", "v1").saved_for == "Stable Diffusion 1.x"
 
 
 def test_saved_again_the_old_one_is_in_the_trash(desk: Desk) -> None:
@@ -259,17 +263,17 @@ def test_a_plan_with_a_preset(desk: Desk) -> None:
     assert isinstance(spec, TrainSpec)
     expected = {**purpose("character").values("small"), "epochs": 5, "rank": 4}
     assert {name: getattr(spec.settings, name) for name in expected} == expected
-    assert plan.total_steps == 400 == 5 * 10 * 8
-    assert set(spec.folder_repeats.values()) == {10}
+    assert plan.total_steps == 200 == 5 * 5 * 8
+    assert set(spec.folder_repeats.values()) == {5}
     state = desk.app.presets.state("sks", "v1")
     assert (state.name, state.family) == ("character", "the small demo model")
-    assert desk.app.training.forecast("sks", "v1").total_steps == 400
+    assert desk.app.training.forecast("sks", "v1").total_steps == 200
 
     again = desk.app.plan_version_train(name="sks", version="v1", values={"rank": "2"}, preset="pose")
     spec = again.job.read_spec()
     assert isinstance(spec, TrainSpec)
     assert (spec.settings.rank, spec.settings.alpha, spec.settings.epochs) == (2, 4.0, 10)
-    assert set(spec.folder_repeats.values()) == {5}
+    assert set(spec.folder_repeats.values()) == {2}, "2.5 would be 200 steps; the fewer of 160 and 240"
     desk.app.presets.undo("sks", "v1")
     assert desk.app.settings.train("sks", "v1")["rank"] == 4
 

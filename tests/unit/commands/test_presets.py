@@ -10,7 +10,8 @@ import pytest
 
 from lora_train.__main__ import main
 from lora_train.app import App
-from lora_train.core.preset_files import PURPOSES, purpose
+from lora_train.core.preset_files import purpose
+from lora_train.core.purposes import PURPOSES
 from lora_train.core.workspace import Workspace
 
 

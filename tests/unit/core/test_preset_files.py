@@ -16,19 +16,16 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.preset_files import (
-    MOST_BYTES,
     NEVER_SHARED,
-    PRESET_FAMILIES,
-    PURPOSES,
     Choice,
     Preset,
-    PresetFamily,
     preset_bytes,
     preset_family,
     preset_of,
     purpose,
     read_preset,
 )
+from lora_train.core.purposes import MOST_PRESET_BYTES, PRESET_FAMILIES, PURPOSES, PresetFamily
 from lora_train.core.settings import parse_settings, setting_fields
 
 COMPLETE = {
@@ -197,7 +194,7 @@ def test_what_is_wrong_is_told_and_left_out() -> None:
         file(settings={}),
         file(settings={"base_model": {"value": "x"}}),
         b"[" * 100_000,
-        b" " * (MOST_BYTES + 1),
+        b" " * (MOST_PRESET_BYTES + 1),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(content: bytes) -> None:
@@ -222,3 +219,22 @@ def test_reasons_are_no_ones_but_our_own_words(tmp_path: Path) -> None:
     told = json.loads((PRESETS / "character.json").read_text(encoding="utf-8"))
     assert purpose("character").choices("sdxl")["rank"].why == told["settings"]["rank"]["why"]
     assert {field.name for field in setting_fields()} >= set(told["settings"])
+
+
+@pytest.mark.parametrize("name", PURPOSES)
+def test_the_documentation_has_the_values(name: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "presets.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    real, large = purpose(name).values("sd1"), purpose(name).values("sdxl")
+    rate = f"{real['text_encoder_lr']:.5f}" if real["train_text_encoder"] else "–"
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        name,
+        f"{real['rank']} / {real['alpha']:g}",
+        f"{real['conv_rank']} / {real['conv_alpha']:g}" if real["conv_rank"] else "–",
+        f"{real['learning_rate']:g}",
+        rate,
+        str(real["aimed_steps"]),
+        f"{large['learning_rate']:g}, {large['aimed_steps']}",
+        f"over {real['prune_common_tags']} % left out" if real["prune_common_tags"] else "kept",
+        "yes" if real["flip"] else "no",
+    ]

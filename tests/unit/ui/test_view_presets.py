@@ -37,7 +37,7 @@ def test_nothing_foreign_becomes_html(page_words: Callable[[str], set[str]]) -> 
     row = PresetRow(EVIL, EVIL, EVIL, EVIL, EVIL)
     for html in (
         view.preset_html(
-            PresetState(EVIL, EVIL, True, EVIL, [row], other_family=EVIL, offered=[row]), Selection(EVIL, EVIL)
+            PresetState(EVIL, EVIL, True, EVIL, EVIL, [row], other_family=EVIL, offered=[row]), Selection(EVIL, EVIL)
         ),
         view.preset_html(PresetState(proposed=EVIL, proposed_about=EVIL), Selection(EVIL, EVIL)),
         view.own_presets_html([PresetEntry(EVIL, EVIL, is_own=True, problem=EVIL)], EVIL),
@@ -47,7 +47,7 @@ def test_nothing_foreign_becomes_html(page_words: Callable[[str], set[str]]) -> 
 
 
 def test_what_changed_and_why() -> None:
-    html = view.preset_html(PresetState("style", "How it is drawn.", False, "SDXL", ROWS), SHOWN)
+    html = view.preset_html(PresetState("style", "How it is drawn.", family="SDXL", changed=ROWS), SHOWN)
     text = text_of(html)
     assert "Preset in use: Style for SDXL Undo How it is drawn." in text
     assert "Learning rate 0.0001 → 5e-05 Slow." in text

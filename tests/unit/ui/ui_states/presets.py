@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_train.app.snapshot import PresetEntry, PresetRow, PresetState, Selection
-from lora_train.core.preset_files import PURPOSES
+from lora_train.core.purposes import PURPOSES
 from lora_train.ui import view
 
 SELECTION = Selection("猫-1", "v1")
@@ -16,7 +16,7 @@ ROWS = [
 
 def preset_states() -> dict[str, str]:
     used = PresetState(name="style", about="How pictures are drawn.", family="SDXL", changed=ROWS)
-    own = PresetState(name="自作 <1>", family="SDXL", is_gone=True)
+    own = PresetState(name="自作 <1>", family="SDXL", is_gone=True, saved_for="Stable Diffusion 1.x")
     same = PresetState(name="style", family="SDXL", other_family="Stable Diffusion 1.x")
     other = PresetState(name="自作", family="SDXL", other_family="Stable Diffusion 1.x", offered=ROWS[:1])
     entries = [
