@@ -79,9 +79,7 @@ def with_choices(
     chosen = facts.prediction if prediction == "auto" else cast("Prediction", prediction)
     is_v = chosen == "v_prediction"
     if zero_terminal_snr == "on" and not is_v:
-        raise ConfigError(
-            ["zero_terminal_snr (Zero-terminal SNR): this model predicts epsilon; only v-prediction models learn so"]
-        )
+        raise ConfigError(["Zero terminal SNR: this model predicts epsilon; only v-prediction models can learn so."])
     is_zero = zero_terminal_snr == "on" or (zero_terminal_snr == "auto" and facts.zero_terminal_snr and is_v)
     return msgspec.structs.replace(facts, prediction=chosen, zero_terminal_snr=is_zero)
 

@@ -70,7 +70,7 @@ def test_choices_of_prediction_are_planned_with(desk: Desk, tmp_path: Path) -> N
     desk.trained("4_cat/a.png")
     save(desk, base_model=str(path), zero_terminal_snr="on")
     assert desk.app.training.forecast("cat", "v1").problems == [
-        "zero_terminal_snr (Zero-terminal SNR): this model predicts epsilon; only v-prediction models learn so"
+        "Zero terminal SNR: this model predicts epsilon; only v-prediction models can learn so."
     ]
     path.with_suffix(".yaml").write_text("    parameterization: v\n", encoding="utf-8")
     assert desk.app.training.forecast("cat", "v1").problems == [], (

@@ -18,6 +18,7 @@ from lora_train.core import events as ev
 from lora_train.core.assets import DEMO_MODEL
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
+from lora_train.core.families import CheckpointFacts
 from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import SamplesSpec, TrainSpec
 from lora_train.launch import launcher
@@ -583,7 +584,7 @@ def test_the_disk_is_measured_by_the_lora_itself(desk: Desk, monkeypatch: pytest
         return lambda path: shutil._ntuple_diskusage(0, 0, free)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(shutil, "disk_usage", usage(needed))
-    planning.check_disk(desk.root, settings)
+    planning.check_disk(desk.root, settings, CheckpointFacts("sd1"))
     monkeypatch.setattr(shutil, "disk_usage", usage(needed - 1))
     with pytest.raises(WorkspaceError, match="MB free"):
-        planning.check_disk(desk.root, settings)
+        planning.check_disk(desk.root, settings, CheckpointFacts("sd1"))

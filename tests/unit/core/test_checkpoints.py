@@ -129,7 +129,7 @@ def test_zero_terminal_snr_needs_v(facts: CheckpointFacts, prediction: Any) -> N
     with pytest.raises(ConfigError) as error:
         with_choices(facts, prediction, "on")
     assert error.value.problems == [
-        "zero_terminal_snr (Zero-terminal SNR): this model predicts epsilon; only v-prediction models learn so"
+        "Zero terminal SNR: this model predicts epsilon; only v-prediction models can learn so."
     ]
 
 
