@@ -79,8 +79,8 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         Optimizer,
         Meta(
             title="Optimizer type",
-            description="Lion wants a third to a tenth of AdamW's learning rate; Prodigy and DAdaptation find it, and "
-            "want 1.",
+            description="AdamW suits most; Lion wants a third to a tenth of its learning rate, Prodigy and "
+            "DAdaptation want 1.",
             extra=_BASIC,
         ),
     ] = "AdamW"
@@ -88,7 +88,8 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Learning rate",
-            description="Of the UNet's LoRA; 0.0001 suits most models with AdamW.",
+            description="How fast the picture part (UNet) learns; 0.0001 suits most models with AdamW, too much "
+            "spoils pictures.",
             ge=0,
             le=10,
             extra=_BASIC,
@@ -98,7 +99,7 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Text encoder learning rate",
-            description="Of the text encoder's LoRA, when it is trained.",
+            description="How fast the words (text encoder) learn, where they are trained.",
             ge=0,
             le=10,
             extra=_BASIC,
@@ -106,13 +107,13 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
     ] = 5e-5
     train_text_encoder: Annotated[
         bool,
-        Meta(title="Train text encoder", description="Off saves memory and time."),
+        Meta(title="Train text encoder", description="Teaches words a new meaning too; off saves memory and time."),
     ] = True
     train_sdxl_text_encoders: Annotated[
         bool,
         Meta(
             title="Train SDXL's text encoders",
-            description="Off keeps every caption encoded, which saves much memory and time.",
+            description="As Train text encoder, for SDXL's two; off saves much memory and time.",
         ),
     ] = False
     rank: Annotated[
@@ -139,7 +140,8 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Train number of repetitions",
-            description="How often an epoch shows a picture; -1 chooses for the steps aimed at, or as folders say.",
+            description="How often an epoch shows each picture; -1 chooses by Steps aimed at, else takes the folder's "
+            "number.",
             ge=-1,
             le=10_000,
             extra=_BASIC,
@@ -149,7 +151,7 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Steps aimed at",
-            description="Repetitions of -1 are chosen so that the training has about so many; 0 is no aim.",
+            description="With repetitions at -1: about how many steps the whole training should have; 0 is no aim.",
             ge=0,
             le=1_000_000,
         ),
@@ -214,14 +216,14 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         tuple[str, ...],
         Meta(
             title="Optimizer arguments",
-            description="One key=value per line, as the optimizer itself names them: betas=0.9,0.99.",
+            description="One key=value per line, by the optimizer's own names, such as betas=0.9,0.99.",
         ),
     ] = ()
     sd_script_args: Annotated[
         str,
         Meta(
             title="Append or override the sd_script args",
-            description="Options of sd-scripts by their own names, for example --max_grad_norm=0.5 --seed=7.",
+            description="Options of kohya's sd-scripts by their own names, such as --max_grad_norm=0.5 --seed=7.",
         ),
     ] = ""
     lr_scheduler: Annotated[
@@ -233,7 +235,12 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
     ] = 0
     lr_cycles: Annotated[
         int,
-        Meta(title="Schedule cycles", description="For cosine_with_restarts.", ge=1, le=1000),
+        Meta(
+            title="Schedule cycles",
+            description="How often the rate falls and starts again; for cosine_with_restarts.",
+            ge=1,
+            le=1000,
+        ),
     ] = 1
     weight_decay: Annotated[
         float,
@@ -243,14 +250,19 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Gradient accumulation",
-            description="Batches per optimizer step.",
+            description="Batches that make one step: works like a larger batch size, without its memory.",
             ge=1,
             le=1024,
         ),
     ] = 1
     max_grad_norm: Annotated[
         float,
-        Meta(title="Max gradient norm", description="Longer gradients are cut; 0 is off.", ge=0, le=1e6),
+        Meta(
+            title="Max gradient norm",
+            description="Tames steps that would change too much at once; 1 is usual, 0 is off.",
+            ge=0,
+            le=1e6,
+        ),
     ] = 1.0
     gradient_checkpointing: Annotated[
         bool,
@@ -284,8 +296,8 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Leave out common tags (%)",
-            description="Tags in more than this share of the captions are not trained: the trigger word means them "
-            "then; 0 keeps all.",
+            description="Tags in more than this share of the captions are left out: the trigger word takes their "
+            "meaning; 0 keeps all.",
             ge=0,
             le=100,
         ),

@@ -16,21 +16,26 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         int,
         Meta(
             title="Convolution rank",
-            description="Train the other convolutions too (textures, fine strokes), in all blocks with this one rank; "
-            "0 leaves them out.",
+            description="Trains the other convolutions too (LoCon), for textures and fine strokes; 0 leaves them out.",
             ge=0,
             le=1024,
         ),
     ] = 0
     conv_alpha: Annotated[
         float,
-        Meta(title="Convolution alpha", description="Alpha of those convolutions.", gt=0, le=1024),
+        Meta(
+            title="Convolution alpha",
+            description="The same as Alpha, for those convolutions; half of their rank is usual.",
+            gt=0,
+            le=1024,
+        ),
     ] = 1.0
     input_rank: Annotated[
         int,
         Meta(
             title="Input blocks rank",
-            description="Rank in the UNet's input blocks (composition and shape); 0 is the net dim.",
+            description="More learns composition and shape more closely, in the UNet's input blocks; 0 takes the net "
+            "dim.",
             ge=0,
             le=1024,
         ),
@@ -38,26 +43,36 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
     input_alpha: Annotated[
         float,
         Meta(
-            title="Input blocks alpha", description="Alpha there; 0 keeps the ratio of alpha to net dim.", ge=0, le=1024
+            title="Input blocks alpha",
+            description="Alpha of this part; 0 keeps it as strong as the others.",
+            ge=0,
+            le=1024,
         ),
     ] = 0.0
     middle_rank: Annotated[
         int,
         Meta(
-            title="Middle block rank", description="Rank in the UNet's middle block; 0 is the net dim.", ge=0, le=1024
+            title="Middle block rank",
+            description="More learns the subject as a whole more closely, in the UNet's middle block; 0 takes the net "
+            "dim.",
+            ge=0,
+            le=1024,
         ),
     ] = 0
     middle_alpha: Annotated[
         float,
         Meta(
-            title="Middle block alpha", description="Alpha there; 0 keeps the ratio of alpha to net dim.", ge=0, le=1024
+            title="Middle block alpha",
+            description="Alpha of this part; 0 keeps it as strong as the others.",
+            ge=0,
+            le=1024,
         ),
     ] = 0.0
     output_rank: Annotated[
         int,
         Meta(
             title="Output blocks rank",
-            description="Rank in the UNet's output blocks (details and style); 0 is the net dim.",
+            description="More learns details and style more closely, in the UNet's output blocks; 0 takes the net dim.",
             ge=0,
             le=1024,
         ),
@@ -66,27 +81,35 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Output blocks alpha",
-            description="Alpha there; 0 keeps the ratio of alpha to net dim.",
+            description="Alpha of this part; 0 keeps it as strong as the others.",
             ge=0,
             le=1024,
         ),
     ] = 0.0
     text_encoder_rank: Annotated[
         int,
-        Meta(title="Text encoder rank", description="Rank in the text encoder; 0 is the net dim.", ge=0, le=1024),
+        Meta(
+            title="Text encoder rank",
+            description="More learns the meaning of words more closely; 0 takes the net dim.",
+            ge=0,
+            le=1024,
+        ),
     ] = 0
     text_encoder_alpha: Annotated[
         float,
         Meta(
-            title="Text encoder alpha", description="Alpha there; 0 keeps the ratio of alpha to net dim.", ge=0, le=1024
+            title="Text encoder alpha",
+            description="Alpha of this part; 0 keeps it as strong as the others.",
+            ge=0,
+            le=1024,
         ),
     ] = 0.0
     network_dropout: Annotated[
         float,
         Meta(
             title="Network dropout",
-            description="Share of the LoRA's inner values left out at each step, so that few pictures are not learned "
-            "by heart; 0 is off.",
+            description="Leaves this share of the LoRA out at each step, so that few pictures are not learned by "
+            "heart; 0 is off.",
             ge=0,
             le=0.9,
         ),
@@ -95,7 +118,8 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Rank dropout",
-            description="Share of the ranks left out at each step, so that none alone holds the subject; 0 is off.",
+            description="Leaves this share of the ranks out at each step, so that none alone holds the subject; 0 is "
+            "off.",
             ge=0,
             le=0.9,
         ),
@@ -104,7 +128,8 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Module dropout",
-            description="Share of the layers whose LoRA sits out a step, so that no layer is needed alone; 0 is off.",
+            description="Leaves this share of the layers out at each step, so that none alone holds the subject; 0 is "
+            "off.",
             ge=0,
             le=0.9,
         ),
@@ -113,8 +138,8 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Scale weight norms",
-            description="No layer's LoRA may grow larger than this, so that it goes together with others; 1 is usual, "
-            "0 is off.",
+            description="Limits how strong each layer gets, so that the LoRA goes together with others; 1 is usual, 0 "
+            "is off.",
             ge=0,
             le=1000,
         ),
@@ -123,6 +148,6 @@ class NetworkSettings(NoiseSettings, frozen=True, forbid_unknown_fields=True, kw
         str,
         Meta(
             title="Continue from LoRA",
-            description="A LoRA file that is taught more, with the layers and ranks that it has; empty begins anew.",
+            description="A finished LoRA that is taught more, with its own layers and ranks; empty begins anew.",
         ),
     ] = ""

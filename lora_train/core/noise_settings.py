@@ -27,15 +27,28 @@ class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw
     ] = "mse"
     huber_schedule: Annotated[
         HuberSchedule,
-        Meta(title="Huber schedule", description="snr and exponential forgive most where there is much noise."),
+        Meta(
+            title="Huber schedule",
+            description="When odd pictures are forgiven: snr and exponential do so most where there is much noise.",
+        ),
     ] = "snr"
     huber_c: Annotated[
         float,
-        Meta(title="Huber c", description="Smaller forgives more; for the losses huber and smooth_l1.", gt=0, le=100),
+        Meta(
+            title="Huber c",
+            description="Smaller forgives odd pictures more; for the losses huber and smooth_l1.",
+            gt=0,
+            le=100,
+        ),
     ] = 0.1
     min_snr_gamma: Annotated[
         float,
-        Meta(title="Min-SNR gamma", description="Balances noise levels; 0 is off.", ge=0, le=100),
+        Meta(
+            title="Min-SNR gamma",
+            description="Balances large shapes and details, so that fewer steps are needed; 5 is usual, 0 is off.",
+            ge=0,
+            le=100,
+        ),
     ] = 5.0
     noise_offset: Annotated[
         float,
@@ -50,7 +63,7 @@ class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Prior loss weight",
-            description="Weight of regularisation pictures in the loss.",
+            description="How much a regularisation picture counts beside a training picture; 1 is the same.",
             ge=0,
             le=100,
         ),
@@ -59,7 +72,7 @@ class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw
         bool,
         Meta(
             title="Debiased estimation",
-            description="Another balance of the noise levels, for clearer colours; instead of Min-SNR gamma.",
+            description="Another balance of large shapes and details; instead of Min-SNR gamma.",
         ),
     ] = False
     multires_noise_iterations: Annotated[
@@ -73,34 +86,45 @@ class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw
     ] = 0
     multires_noise_discount: Annotated[
         float,
-        Meta(title="Multires noise discount", description="How much weaker each coarser noise is.", ge=0, le=1),
+        Meta(
+            title="Multires noise discount",
+            description="How strong each coarser noise is, as a share of the finer one; 0.3 is usual.",
+            ge=0,
+            le=1,
+        ),
     ] = 0.3
     masked_loss: Annotated[
         bool,
         Meta(
             title="Masked loss",
-            description="Leaves out what is transparent, or black in mask/NAME.png beside it; upload that in a zip or "
+            description="Learns nothing of what is transparent, or black in mask/NAME.png; upload masks in a zip or "
             "folder.",
         ),
     ] = False
     min_timestep: Annotated[
         int,
         Meta(
-            title="Lowest timestep", description="0 is the finest noise: a higher one leaves details out.", ge=0, le=999
+            title="Lowest timestep",
+            description="0 learns the finest details too; a higher one leaves them out.",
+            ge=0,
+            le=999,
         ),
     ] = 0
     max_timestep: Annotated[
         int,
         Meta(
             title="Highest timestep",
-            description="1000 is pure noise: a lower one leaves the composition out.",
+            description="1000 learns the composition too; a lower one leaves it out.",
             ge=1,
             le=1000,
         ),
     ] = 1000
     timestep_sampling: Annotated[
         TimestepSampling,
-        Meta(title="Timestep sampling", description="logit_normal trains middle noise levels more often."),
+        Meta(
+            title="Timestep sampling",
+            description="uniform trains details and composition alike; logit_normal prefers what lies between.",
+        ),
     ] = "uniform"
     logit_mean: Annotated[
         float,
@@ -115,7 +139,7 @@ class NoiseSettings(PreviewSettings, frozen=True, forbid_unknown_fields=True, kw
         float,
         Meta(
             title="Logit standard deviation",
-            description="Smaller keeps closer to the preferred noise level; for logit_normal.",
+            description="Smaller keeps closer to what Logit mean prefers; for logit_normal.",
             gt=0,
             le=10,
         ),

@@ -47,7 +47,7 @@ GROUPS = (
     ),
     (
         "Captions",
-        "How captions are read.",
+        "How captions are read, and which of their tags are learned.",
         (
             *("trigger_word", "prune_common_tags", "shuffle_captions", "keep_tags", "caption_dropout", "max_tokens"),
             *("flip", "seed"),
@@ -55,7 +55,7 @@ GROUPS = (
     ),
     (
         "Loss and noise",
-        "Which noise the pictures get, and how the model's answer is judged.",
+        "What training pays attention to: large shapes or details, brightness, odd pictures, masks.",
         (
             *("min_snr_gamma", "debiased_estimation", "loss", "huber_schedule", "huber_c", "masked_loss"),
             *("noise_offset", "prior_loss_weight", "multires_noise_iterations", "multires_noise_discount"),
