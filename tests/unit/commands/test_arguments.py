@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lora_train.__main__ import main
+from lora_train.app import App
 from lora_train.commands import arguments
 from lora_train.commands.arguments import Parser, values_of
 from lora_train.core.errors import ConfigError
+from lora_train.core.workspace import Workspace
 
 
 def _values(*words: str) -> dict[str, str]:
@@ -33,13 +36,18 @@ def test_a_value_that_begins_with_minus() -> None:
 
 
 def test_a_mistyped_model_of_captions_is_not_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lora_train.__main__ import main
-    from lora_train.app import App
-    from lora_train.core.workspace import Workspace
-
     app = App(Workspace(tmp_path))
     selection = app.projects.open("猫", "v1")
     line = ["caption", "--name", "猫", "--with", "wd14", "--workspace", str(tmp_path)]
     assert main([*line, "--model", str(tmp_path / "nowhere")]) == 2
     assert "neither a folder nor a name on the hub" in capsys.readouterr().err
     assert app.settings.caption(selection.project, selection.version)["wd14_model"] == ""
+
+
+def test_a_preview_is_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(b"only its path is looked at")
+    line = ["preview", str(lora), "--base-model", "demo", "--prompt", "猫", "--workspace", str(tmp_path)]
+    assert main([*line, "--out", str(tmp_path / "grid.txt")]) == 2
+    assert "grid.txt does not end with .png" in capsys.readouterr().err
+    assert not (tmp_path / "jobs").exists()
