@@ -252,6 +252,8 @@ class App:
             raise ConfigError(["prompt: give at least one"])
         if not lora.is_file():
             raise ModelError(f"{lora} does not exist.", "Give the path of a .safetensors LoRA.")
+        if out.suffix.lower() != ".png":
+            raise ConfigError([f"out: {out} does not end with .png"])
         spec = PreviewSpec(
             lora=str(lora.absolute()),
             out=str(out.absolute()),

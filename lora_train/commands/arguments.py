@@ -25,6 +25,8 @@ class Parser(argparse.ArgumentParser):
     """Bad arguments become a ConfigError, so that `--json` tells of them too."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; one that begins with - is written with =, for example --weights=-1,1"
         raise ConfigError([f"{message} (see `{self.prog} --help`)"])
 
 
@@ -75,7 +77,11 @@ def add_settings(
             help=f"{field.label}: {field.limits} (default {field.default!r}). {field.help}".replace("%", "%%"),
         )
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of the list below"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting of the list below; lists of texts are given one by one",
     )
     command.epilog = "settings for --set:\n" + "\n".join(
         f"  {field.name:28} {field.limits} (default {field.default!r})"
@@ -89,7 +95,8 @@ def fields_of(*names: str) -> list[SettingField]:
 
 
 def values_of(options: argparse.Namespace) -> dict[str, str]:
-    """The settings that were given, as text."""
+    """The settings that were given, as text. Each `--set` of a list adds one text to it; else the last one counts."""
+    lists = {field.name for field in setting_fields() if field.kind == "texts"}
     given = {
         name.removeprefix("setting_"): value
         for name, value in vars(options).items()
@@ -99,7 +106,8 @@ def values_of(options: argparse.Namespace) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError([f"--set {pair}: write it as key=value"])
-        given[key.strip().replace("-", "_")] = value
+        name = key.strip().replace("-", "_")
+        given[name] = f"{given[name]}\n{value}" if name in lists and name in given else value
     return given
 
 

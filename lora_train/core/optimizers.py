@@ -13,7 +13,9 @@ from lora_train.core.config import Optimizer, TrainSettings
 from lora_train.core.installing import install_command
 
 Value = float | int | bool | tuple[float, ...] | None
-Kind = Literal["betas", "open betas", "pair", "share", "share or none", "positive", "number", "count", "switch"]
+Kind = Literal[
+    "betas", "open betas", "pair", "share", "open share", "share or none", "positive", "number", "count", "switch"
+]
 
 _BOX = "optimizer_args (Optimizer arguments)"
 
@@ -68,7 +70,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
     "Lion": OptimizerFacts(path="lion_pytorch.lion_pytorch.Lion", arguments={"betas": "betas"}, usual_rate=3e-5),
     "SGDNesterov": OptimizerFacts(
         path="torch.optim.sgd.SGD",
-        arguments={"momentum": "share"},
+        arguments={"momentum": "open share"},  # without momentum there is nothing for Nesterov to look ahead along
         ours={"momentum": 0.9},
         fixed={"nesterov": True},
         usual_rate=1e-2,
@@ -125,6 +127,7 @@ _WORDS: dict[Kind, str] = {
     "open betas": "two numbers between 0 and 1, for example 0.9,0.99",
     "pair": "two positive numbers, for example 1e-30,1e-3",
     "share": "a number from 0 to below 1",
+    "open share": "a number above 0 and below 1",
     "share or none": "a number from 0 to below 1, or none",
     "positive": "a number above 0",
     "number": "a number",
@@ -154,6 +157,7 @@ _FITS: dict[Kind, Callable[[Value], bool]] = {
     "open betas": lambda value: _is_two(value, lambda one: _is_share(one) and one != 0),
     "pair": lambda value: _is_two(value, _is_positive),
     "share": _is_share,
+    "open share": lambda value: _is_share(value) and value != 0,
     "share or none": lambda value: value is None or _is_share(value),
     "positive": _is_positive,
     "number": lambda value: _is_number(value) and math.isfinite(value),  # type: ignore[arg-type]

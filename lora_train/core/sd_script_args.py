@@ -226,8 +226,13 @@ def _split(text: str) -> tuple[dict[str, list[str]], list[str]]:
     return {name: found[name] for name in OPTIONS if name in found}, problems
 
 
+_SAME_BUT_FOR_A_SLIP = 0.85
+"""Options of long common beginnings may mean the opposite: `--network_train_text_encoder_only` is 0.74 of
+`--network_train_unet_only`."""
+
+
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, OPTIONS, n=1)
+    close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=_SAME_BUT_FOR_A_SLIP)
     return f"sd_script_args: --{name} is not known here" + (f" (did you mean --{close[0]}?)" if close else "")
 
 

@@ -24,7 +24,7 @@ from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine import ldm_names
 from lora_train.engine.ldm_names import Place
 from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
-from lora_train.engine.weights import Weights, fill, folder_weights
+from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights
 
 _SD_VAE_SCALE = 0.18215
 _SDXL_VAE_SCALE = 0.13025
@@ -337,5 +337,7 @@ def _text_core(text_encoder: Any) -> nn.Module:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ModelError(f"{folder / 'config.json'} can't be read: {error}.") from None
+    except OSError as error:
+        raise ModelError(f"{folder / 'config.json'} can't be read ({error.strerror or error}).", WHOLE_FOLDER) from None
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{folder / 'config.json'} can't be read: {error}.", WHOLE_FOLDER) from None

@@ -151,7 +151,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
 
 def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
     report.phase("reading the pictures")
-    dataset = scan_dataset(job_dir / spec.dataset, repeats=spec.settings.repeats)
+    dataset = scan_dataset((job_dir / spec.dataset).resolve(), repeats=spec.settings.repeats)
     dataset = with_folder_repeats(dataset, spec.folder_repeats)
     for problem in dataset.problems:
         report.events.write(Note("warning", problem))

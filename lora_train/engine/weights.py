@@ -44,6 +44,10 @@ class Weights(msgspec.Struct, frozen=True):
         return Weights(file.path, dict.fromkeys(file.tensors, file))
 
 
+WHOLE_FOLDER = "Download the model's whole folder again."
+"""What to do about a diffusers folder that lacks a part."""
+
+
 class _ShardIndex(msgspec.Struct):
     """`*.safetensors.index.json`: which tensor is in which file beside it."""
 
@@ -54,7 +58,7 @@ def folder_weights(folder: Path) -> Weights:
     """The weights of one part of a diffusers folder, in one file or in pieces. Raises ModelError for none."""
     path = find_weights(folder)
     if path is None:
-        raise ModelError(f"{folder} has no weights (.safetensors or .bin).")
+        raise ModelError(f"{folder} has no weights (.safetensors or .bin).", WHOLE_FOLDER)
     if path.suffix != ".json":
         return Weights.of(read_tensor_file(path))
     try:

@@ -157,6 +157,7 @@ def test_what_was_overridden_is_told() -> None:
     ("text", "problem"),
     [
         ("--xformers", "sd_script_args: --xformers is not known here"),
+        ("--network_train_text_encoder_only", "sd_script_args: --network_train_text_encoder_only is not known here"),
         ("--max_grad_nrm=1", "sd_script_args: --max_grad_nrm is not known here (did you mean --max_grad_norm?)"),
         ("--=1", "sd_script_args: -- is not known here"),
         ("seed=7", "sd_script_args: seed=7 belongs to no option; options begin with --"),

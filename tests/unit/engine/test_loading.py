@@ -286,6 +286,16 @@ def test_incomplete_folder(diffusers_folder: Path, tmp_path: Path) -> None:
     assert str(folder / "unet" / "config.json") in error.value.message
 
 
+def test_a_folder_without_a_text_encoder(diffusers_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(diffusers_folder, folder)
+    shutil.rmtree(folder / "text_encoder")
+    with pytest.raises(ModelError) as error:
+        load(folder)
+    assert error.value.message.count("text_encoder") == 1, "the file is named once, without Python's errno"
+    assert error.value.hint
+
+
 # --- a separate VAE ---
 
 
