@@ -20,8 +20,8 @@ from lora_train.core.families import (
     CheckpointFacts,
     Prediction,
     detect_checkpoint,
-    detect_folder,
 )
+from lora_train.core.model_folders import detect_folder
 from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
 from lora_train.core.tensorfiles import TensorFile, TensorInfo, read_tensor_file, tensor_bytes
 

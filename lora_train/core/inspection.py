@@ -13,8 +13,9 @@ from typing import Literal, cast
 import msgspec
 
 from lora_train.core.checkpoints import facts_of
-from lora_train.core.families import FAMILY_NAMES, CheckpointFacts, detect_folder, guess_kind
+from lora_train.core.families import FAMILY_NAMES, CheckpointFacts, guess_kind
 from lora_train.core.lora_facts import LoraFacts, lora_facts
+from lora_train.core.model_folders import detect_folder
 from lora_train.core.tensorfiles import read_tensor_file
 
 

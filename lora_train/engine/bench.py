@@ -70,15 +70,12 @@ def _measure(spec: BenchSpec, settings: Any, job: JobFolder, report: Reporter, m
     run.texts.prepare(batches)
     report.phase("timing steps", 0, spec.steps)
     _timed_step(run, batches[0])
-    to_first_step_s = time.time() - psutil.Process().create_time() - making_s
-    to_first_step_cpu_s = time.process_time()
-    wall_s: list[float] = []
-    cpu_s: list[float] = []
+    to_first_step_s, to_first_step_cpu_s = time.time() - psutil.Process().create_time() - making_s, time.process_time()
+    times: list[tuple[float, float]] = []
     for index in range(1, spec.steps + 1):
-        wall, cpu = _timed_step(run, batches[index % len(batches)])
-        wall_s.append(wall)
-        cpu_s.append(cpu)
+        times.append(_timed_step(run, batches[index % len(batches)]))
         report.phase("timing steps", index, spec.steps)
+    wall_s, cpu_s = zip(*times, strict=True)
     with _OperationCounter() as counter:
         train_step(run, [batches[0]])
     return {

@@ -36,25 +36,33 @@ def compare(spec: CompareSpec, job: JobFolder, report: Reporter) -> dict[str, ob
     concept = [spec.prompts[index % len(spec.prompts)] for index in range(_PICTURES_PER_KIND)]
     ordinary = [spec.ordinary_prompts[index % len(spec.ordinary_prompts)] for index in range(_PICTURES_PER_KIND)]
     drawer = _Drawer(model, network, prompts, draw_with, settings.preview_seed)
-    report.phase("drawing before and after", 0, 4)
-    before = drawer.draw(concept, weight=0)
-    report.phase("drawing before and after", 1, 4)
-    after = drawer.draw(concept, weight=1)
-    report.phase("drawing before and after", 2, 4)
-    ordinary_before = drawer.draw(ordinary, weight=0)
-    report.phase("drawing before and after", 3, 4)
-    ordinary_after = drawer.draw(ordinary, weight=1)
+    rows: list[list[Image.Image]] = []
+    for texts, weight in ((concept, 0), (concept, 1), (ordinary, 0), (ordinary, 1)):
+        report.phase("drawing before and after", len(rows), 4)
+        rows.append(drawer.draw(texts, weight=weight))
 
     report.phase("measuring likeness")
     network.multiplier = 0
     reader = FeatureReader(model, prompts)
     pictures = _concept_pictures(Path(spec.pictures), size_px)
-    ordinary_features = reader.read(ordinary_before)
-    ordinary_after_features = reader.read(ordinary_after)
-    likeness = Likeness(reader.read(pictures), ordinary_features)
+    before, after, ordinary_before, ordinary_after = map(reader.read, rows)
+    likeness = Likeness(reader.read(pictures), ordinary_before)
     prompt_of = [spec.ordinary_prompts.index(prompt) for prompt in ordinary]
-    grid = make_grid(
-        [row[:_GRID_COLUMNS] for row in (pictures, before, after, ordinary_before, ordinary_after)],
+    path = job.path / "before-after.png"
+    save_png(_grid(spec, [pictures, *rows]), path)
+    return {
+        "grid": str(path),
+        "likeness_before": likeness.of(before) - likeness.of(ordinary_before),
+        "likeness_after": likeness.of(after) - likeness.of(ordinary_after),
+        "likeness_of_pictures": likeness.among_themselves() - likeness.of(ordinary_before),
+        "retention": retention(ordinary_after, ordinary_before, prompt_of),
+    }
+
+
+def _grid(spec: CompareSpec, rows: list[list[Image.Image]]) -> Image.Image:
+    """The concept's own pictures, and under them what was drawn: each with the LoRA at 0 and at 1."""
+    return make_grid(
+        [row[:_GRID_COLUMNS] for row in rows],
         row_labels=[
             "Your pictures",
             "Before: " + " / ".join(spec.prompts),
@@ -62,18 +70,9 @@ def compare(spec: CompareSpec, job: JobFolder, report: Reporter) -> dict[str, ob
             "Ordinary prompts, before",
             "Ordinary prompts, after",
         ],
-        column_labels=[""] * min(_GRID_COLUMNS, len(pictures)),
+        column_labels=[""] * min(_GRID_COLUMNS, len(rows[0])),
         title=Path(spec.lora).stem,
     )
-    path = job.path / "before-after.png"
-    save_png(grid, path)
-    return {
-        "grid": str(path),
-        "likeness_before": likeness.of(reader.read(before)) - likeness.of(ordinary_features),
-        "likeness_after": likeness.of(reader.read(after)) - likeness.of(ordinary_after_features),
-        "likeness_of_pictures": likeness.among_themselves() - likeness.of(ordinary_features),
-        "retention": retention(ordinary_after_features, ordinary_features, prompt_of),
-    }
 
 
 class _Drawer:

@@ -23,7 +23,9 @@ from lora_train.engine.loading import BaseModel
 from lora_train.engine.text import Prompts
 
 _TIMESTEP = 50
-_AT_ONCE = 8
+_MOST_AT_ONCE = 8
+_AT_ONCE_PX = _MOST_AT_ONCE * 512 * 512
+"""Pictures are read together up to so many pixels: the VAE's widest layers take 2 kB for each."""
 
 
 class FeatureReader:
@@ -40,7 +42,9 @@ class FeatureReader:
     @torch.no_grad()
     def read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """(N, F) float32 on the CPU; all pictures of one size."""
-        rows = [self._read(pictures[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE)]
+        width_px, height_px = pictures[0].size
+        together = max(1, min(_MOST_AT_ONCE, _AT_ONCE_PX // (width_px * height_px)))
+        rows = [self._read(pictures[start : start + together]) for start in range(0, len(pictures), together)]
         return torch.cat(rows)
 
     def _read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:

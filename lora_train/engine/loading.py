@@ -195,8 +195,7 @@ class _File:
             config = text_config(self._shapes, lambda name: place(name).name, self._hints, is_open_clip=True)
         text_encoder = _build_text_encoder(config if is_second else without_last_layer(config), is_second=is_second)
         whole = text_encoder if is_second else _text_core(text_encoder)
-        places = lambda name: [place(name.removeprefix("text_model."))]  # noqa: E731
-        fill(whole, Weights.of(self._file), places, device, dtype)
+        fill(whole, Weights.of(self._file), lambda name: [place(name.removeprefix("text_model."))], device, dtype)
         return text_encoder
 
     def _text_prefix(self, prefixes: Iterable[str], first: str) -> str:
@@ -244,8 +243,7 @@ class _Folder:
         folder = self.path / part
         text_encoder = _build_text_encoder(_config(folder), is_second=is_second)
         whole = text_encoder if is_second else _text_core(text_encoder)
-        names = lambda name: [f"text_model.{name}", name]  # noqa: E731
-        fill(whole, folder_weights(folder), names, device, dtype)
+        fill(whole, folder_weights(folder), lambda name: [f"text_model.{name}", name], device, dtype)
         return text_encoder
 
 

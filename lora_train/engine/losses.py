@@ -51,7 +51,8 @@ def huber_c(timesteps: torch.Tensor, alpha_bar: torch.Tensor, schedule: HuberSch
 def min_snr_weight(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
     """(B,) loss weights: min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023).
 
-    gamma 0 switches the weighting off. At SNR 0, pure noise, the weight is 1 for epsilon and 0 for v.
+    gamma 0 switches the weighting off. At SNR 0, pure noise, the weight is 1 for epsilon and 0 for v: with zero
+    terminal SNR nothing is learned there, as in kohya's sd-scripts.
     """
     if gamma == 0:
         return torch.ones_like(alpha_bar)

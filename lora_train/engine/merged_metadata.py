@@ -6,22 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.jobs import MergeSpec
-from lora_train.engine.metadata import dims_values
+from lora_train.engine.metadata import dims_values, names_of
 
 _NO_LONGER_TRUE = (
     *("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"),
     *("ss_network_args", "ss_network_dim", "ss_network_alpha"),
 )
-
-_VERSIONS = {
-    "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
-    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
-    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
-}
-"""ss_base_model_version and modelspec.architecture by family, for files that say neither: hosts take any file with
-metadata for one of SD1 otherwise.
-"""
 
 
 def merged_metadata(
@@ -53,14 +45,15 @@ def merged_metadata(
 
 
 def _family_values(family: str) -> dict[str, str]:
-    if family not in _VERSIONS:
+    """For originals that say nothing of it: hosts take any file with metadata for one of SD1 otherwise."""
+    if family not in FAMILY_LABELS:
         return {}
-    version, architecture = _VERSIONS[family]
+    names = names_of(family, "unknown")
     return {
-        "ss_base_model_version": version,
-        "ss_v2": str(family == "sd2"),
+        "ss_base_model_version": names.base_version,
+        "ss_v2": str(family.startswith("sd2")),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
+        "modelspec.architecture": names.architecture,
     }
 
 

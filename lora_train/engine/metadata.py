@@ -29,7 +29,7 @@ _LEAKS_DATASET = {
 """Left out by the privacy switch: what tells captions, tags or folder names."""
 
 
-class _FamilyNames(NamedTuple):
+class FamilyNames(NamedTuple):
     """What metadata calls a family: kohya's `ss_base_model_version`, ModelSpec's architecture and implementation."""
 
     base_version: str
@@ -37,10 +37,11 @@ class _FamilyNames(NamedTuple):
     implementation: str = "diffusers"
 
 
-_SD1_NAMES = _FamilyNames("sd_v1", "stable-diffusion-v1/lora")
-_SD2_NAMES = _FamilyNames("sd_v2", "stable-diffusion-v2-512/lora")
-_SD2_V_NAMES = _FamilyNames("sd_v2_v", "stable-diffusion-v2-768-v/lora")
-_SDXL_NAMES = _FamilyNames(
+_SD1_NAMES = FamilyNames("sd_v1", "stable-diffusion-v1/lora")
+_SD1_V_NAMES = FamilyNames("sd_v1_v", "stable-diffusion-v1/lora")
+_SD2_NAMES = FamilyNames("sd_v2", "stable-diffusion-v2-512/lora")
+_SD2_V_NAMES = FamilyNames("sd_v2_v", "stable-diffusion-v2-768-v/lora")
+_SDXL_NAMES = FamilyNames(
     "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "https://github.com/Stability-AI/generative-models"
 )
 """SDXL's layers have the original layout's names in files, which is what the implementation tells."""
@@ -110,7 +111,7 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
     return {
         "ss_session_id": facts.session_id,
         "ss_training_started_at": facts.started_at,
-        "ss_base_model_version": _names_of(facts).base_version,
+        "ss_base_model_version": names_of(facts.family, facts.prediction).base_version,
         "ss_v2": facts.family.startswith("sd2"),
         "ss_sd_model_name": facts.base_model_name,
         "ss_sd_model_hash": facts.base_model_legacy_hash,
@@ -129,12 +130,14 @@ def _run_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _names_of(facts: RunFacts) -> _FamilyNames:
-    if facts.family.startswith("sdxl"):
+def names_of(family: str, prediction: str) -> FamilyNames:
+    """Of a family that is trained."""
+    is_v = prediction == "v_prediction"
+    if family.startswith("sdxl"):
         return _SDXL_NAMES
-    if facts.family.startswith("sd2"):
-        return _SD2_V_NAMES if facts.prediction == "v_prediction" else _SD2_NAMES
-    return _SD1_NAMES
+    if family.startswith("sd2"):
+        return _SD2_V_NAMES if is_v else _SD2_NAMES
+    return _SD1_V_NAMES if is_v else _SD1_NAMES
 
 
 def _clip_skip(settings: TrainSettings, facts: RunFacts) -> int | None:
@@ -267,10 +270,11 @@ def _timestep_sampling(settings: TrainSettings) -> str:
 
 
 def _modelspec_values(settings: TrainSettings, facts: RunFacts, output_name: str) -> dict[str, Any]:
+    names = names_of(facts.family, facts.prediction)
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": _names_of(facts).architecture,
-        "modelspec.implementation": _names_of(facts).implementation,
+        "modelspec.architecture": names.architecture,
+        "modelspec.implementation": names.implementation,
         "modelspec.title": output_name,
         "modelspec.resolution": f"{facts.resolution_px}x{facts.resolution_px}",
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),

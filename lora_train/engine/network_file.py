@@ -21,7 +21,7 @@ from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.files import replace
 from lora_train.core.lora_facts import family_of_lora
 from lora_train.core.lora_files import ALPHA, DOWN, UP, plain_lora_modules
-from lora_train.core.tensorfiles import TensorFile, read_tensor_file
+from lora_train.core.tensorfiles import TensorFile, file_sha256, read_tensor_file, tensor_part_sha256
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.weights import read_tensor
@@ -126,6 +126,11 @@ class LoraFile:
     def has_text_encoder(self) -> bool:
         """Whether layers of a text encoder are left in it."""
         return any(name.startswith("lora_te") for name in self._left)
+
+    def sha256(self) -> str:
+        """Of its tensors, whatever is written into the metadata later; of the whole file where it has no metadata."""
+        path = self._file.path
+        return tensor_part_sha256(path) if self._file.format == "safetensors" else file_sha256(path)
 
     def take(self, targets: Sequence[Target]) -> list[tuple[Target, LoraLayer]]:
         """The layers among `targets` that the file names.

@@ -11,7 +11,6 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ModelError
 from lora_train.core.events import Note
 from lora_train.core.ranks import ranks_of
-from lora_train.core.tensorfiles import tensor_part_sha256
 from lora_train.engine.dropout import DropoutRates
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.metadata import NetworkFacts
@@ -29,8 +28,8 @@ class Continued:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        self.sha256 = tensor_part_sha256(path)
         self.file = LoraFile(path)
+        self.sha256 = self.file.sha256()
         self.has_text_encoder = self.file.has_text_encoder
         self._texts: LoraNetwork | None = None
 

@@ -44,6 +44,11 @@ _ENCODE_TOGETHER_PX = 4 * 512 * 512
 _ENCODE_TOGETHER_CPU_PX = 256 * 256
 """Pictures go through the VAE together up to about this many pixels: in its widest layers each takes 2 kB."""
 
+_NOISE_COUNTS_LITTLE = (
+    "This model learns from pure noise on (zero terminal SNR), but Min-SNR gamma lets much noise count little and pure "
+    "noise nothing: set it to 0 where brightness or composition are to be learned."
+)
+
 
 class Run:
     """Everything one training run works with. Made by `prepare_run`; the loop is in `train`."""
@@ -111,24 +116,12 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     if run.continued is not None:
         settings = run.continued.settle(settings, report)
     run.settings = settings
-    run.trains_text = settings.train_text_encoder
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
     dataset = _scan(spec, job_dir, report)
 
-    report.phase("loading the base model")
-    checkpoint = resolve_base_model(settings.base_model)
-    vae_path = Path(settings.vae) if settings.vae else None
-    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
-    run.model = model = load_base_model(
-        checkpoint,
-        vae_path=vae_path,
-        device=run.device.torch,
-        dtype=run.dtype,
-        prediction=settings.prediction,
-        zero_terminal_snr=settings.zero_terminal_snr,
-    )
+    run.model = model = _open_model(run, report)
     run.conditioning = conditioning_of(model.family)
     run.trains_text = trains_text_encoders(settings, model.family)
     run.resolution_px = settings.resolution or model.native_resolution_px
@@ -147,6 +140,26 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     _build_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     return run
+
+
+def _open_model(run: Run, report: Reporter) -> BaseModel:
+    """Its parts are loaded later; only the hashing begins now."""
+    settings = run.settings
+    report.phase("loading the base model")
+    checkpoint = resolve_base_model(settings.base_model)
+    vae_path = Path(settings.vae) if settings.vae else None
+    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
+    model = load_base_model(
+        checkpoint,
+        vae_path=vae_path,
+        device=run.device.torch,
+        dtype=run.dtype,
+        prediction=settings.prediction,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
+    if model.zero_terminal_snr and settings.min_snr_gamma and not settings.debiased_estimation:
+        report.events.write(Note("warning", _NOISE_COUNTS_LITTLE))
+    return model
 
 
 def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lora_train.core.errors import ModelError
-from lora_train.core.families import find_weights
+from lora_train.core.model_folders import find_weights
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file, tensor_bytes
 from lora_train.engine.ldm_names import Place
 

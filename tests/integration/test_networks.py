@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora_train.core import events as ev
-from lora_train.core.errors import JobError
+from lora_train.core.errors import JobError, ModelError
 from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder, PreviewSpec, TrainSpec
 from lora_train.engine import setup
@@ -139,7 +139,7 @@ def _embeddings(job: JobFolder) -> torch.Tensor:
     events = ev.EventWriter(job.events_path)
     run = setup.prepare_run(spec, job.path, Reporter(job, events))
     events.close()
-    return run.texts.embeddings(run.planner.batches(0)[0]).detach()
+    return run.texts.embeddings(run.planner.batches(0)[0]).hidden.detach()
 
 
 def test_file_without_text_encoder_and_resume(studio: Studio, files: type[Files]) -> None:
@@ -166,6 +166,22 @@ def test_another_lora_in_its_place_is_noticed(studio: Studio, files: type[Files]
     save_file({name: tensor * 1.5 for name, tensor in load_file(begun).items()}, begun)
     with pytest.raises(JobError, match="is not the LoRA any more that this training began with"):
         _train(job)
+
+
+def test_lora_in_a_torch_file_is_taught_more(studio: Studio, files: type[Files]) -> None:
+    """Such files have no header to leave out; one that is gone when a training is resumed is named."""
+    images = _pictures(studio)
+    first = _train(studio.plan(images, **{**GROUPED, "train_text_encoder": False, "repeats": 1}))
+    begun = studio.root / "begun.pt"
+    torch.save(load_file(files.final(first)), begun)
+    job = studio.plan(images, continue_from=str(begun), epochs=1, repeats=4)
+    _train(job, pause_after=1)
+    away = begun.rename(studio.root / "away.pt")
+    with pytest.raises(ModelError, match=r"begun\.pt does not exist"):
+        _train(job)
+    away.rename(begun)
+    _train(job)
+    assert load_file(files.final(job)).keys() == load_file(files.final(first)).keys()
 
 
 def test_accumulation_leaves_out_the_same(studio: Studio, files: type[Files]) -> None:

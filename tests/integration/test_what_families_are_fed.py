@@ -216,6 +216,19 @@ def test_who_trains_the_text_encoders(lay: Callable[..., Table]) -> None:
     assert list(lay("sd2", train_text_encoder=False, train_sdxl_text_encoders=True).run.groups) == ["unet"]
 
 
+def test_min_snr_against_zero_terminal_snr_is_told(lay: Callable[..., Table]) -> None:
+    """Its weight, min(SNR, gamma) / (SNR + 1), is 0 at pure noise."""
+    zero = {**_V, "zero_terminal_snr": "on"}
+
+    def is_told(**settings: Any) -> bool:
+        return any("set it to 0" in note for note in lay("sd2", **settings).notes)
+
+    assert is_told(**zero, min_snr_gamma=5)
+    assert not is_told(**zero, min_snr_gamma=0)
+    assert not is_told(**zero, min_snr_gamma=5, debiased_estimation=True)
+    assert not is_told(**_V, min_snr_gamma=5)
+
+
 def test_half_precision_leaves_sdxls_vae_whole(lay: Callable[..., Table], monkeypatch: pytest.MonkeyPatch) -> None:
     formats: list[torch.dtype] = []
     build = setup.build_latent_cache

@@ -58,6 +58,21 @@ def test_other_families_have_features_too(model_of: Callable[[str], Any], family
     assert (features[0] - features[1]).abs().max() > 1e-3
 
 
+def test_large_pictures_are_read_few_at_a_time(demo_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 1024 px take the memory of eight of 512 px."""
+    reader = FeatureReader(demo_model, Prompts(demo_model, clip_skip=1, max_tokens=75))
+    counts: list[int] = []
+
+    def read(chosen: list[Image.Image]) -> torch.Tensor:
+        counts.append(len(chosen))
+        return torch.zeros(len(chosen), 2)
+
+    monkeypatch.setattr(reader, "_read", read)
+    for side_px, count in ((1024, 5), (512, 9), (4096, 2)):
+        assert len(reader.read([Image.new("RGB", (side_px, side_px))] * count)) == count
+    assert counts == [2, 2, 1, 8, 1, 1, 1]
+
+
 def test_pictures_of_the_concept_are_alike(
     concept: torch.Tensor, held_out: torch.Tensor, ordinary: torch.Tensor
 ) -> None:

@@ -271,6 +271,7 @@ SGM = "https://github.com/Stability-AI/generative-models"
     ("family", "prediction", "base", "v2", "architecture", "implementation", "clip_skip"),
     [
         ("sd1", "epsilon", "sd_v1", "False", "stable-diffusion-v1", "diffusers", "2"),
+        ("sd1", "v_prediction", "sd_v1_v", "False", "stable-diffusion-v1", "diffusers", "2"),
         ("sd1-inpaint", "epsilon", "sd_v1", "False", "stable-diffusion-v1", "diffusers", "2"),
         ("sd2", "epsilon", "sd_v2", "True", "stable-diffusion-v2-512", "diffusers", "None"),
         ("sd2", "v_prediction", "sd_v2_v", "True", "stable-diffusion-v2-768-v", "diffusers", "None"),
