@@ -23,8 +23,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PURPOSES = ("character", "style", "concept", "pose", "outfit", "object")
 ORIGINALS = {f"original, Lion {rate:g}": rate for rate in (0.004, 0.002, 0.001, 0.0003, 0.0001)}
-"""The original's 0.0001 at several scales: the small model's 0.002 to 0.004 for AdamW is a real model's 0.0001, but Lion
-wants less than AdamW, and a step of Lion weighs more the higher the rank is. So the best of them stands for it.
+"""The original's 0.0001 at several scales: the small model's 0.002 to 0.004 for AdamW is a real model's 0.0001;
+Lion wants less, and a step of Lion weighs more the higher the rank is. So the best of them stands for it.
 """
 FIRST_SEED = 2
 """The small model's part of the presets was adjusted by seed 1, which is no witness any more."""
