@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
 from lora_train import publish
+from lora_train.app.planning import lora_family
 from lora_train.app.snapshot import LoraEntry, Undo
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, ModelError, TrainToolsError, WorkspaceError
+from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus, TrainSpec
 from lora_train.core.original import finished_train
@@ -65,6 +69,12 @@ class Loras:
                 )
             )
         return found
+
+    def family_label(self, job: JobFolder, entries: Sequence[LoraEntry]) -> str:
+        """Of base models that the newest one of a training goes with; empty where its file does not tell."""
+        with suppress(TrainToolsError, OSError):
+            return FAMILY_LABELS.get(lora_family(job.path / entries[0].file), "") if entries else ""
+        return ""
 
     def publish(self, job: str, file: str) -> str:
         """Copy a LoRA into the host's folder, and return the name that it has in prompts.

@@ -241,9 +241,9 @@ def lora_family(path: Path) -> Family:
     return _read_lora_family(path, told.st_mtime_ns, told.st_size)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _read_lora_family(path: Path, mtime_ns: int, size_bytes: int) -> Family:  # noqa: ARG001
-    """As the header tells; the page's sum asks for it every second."""
+    """As the header tells; the page's sum and its results ask for it every second."""
     plain_lora_modules(read_tensor_file(path))
     lora = inspect_file(path).lora
     return lora.family if lora is not None else "unknown"

@@ -137,6 +137,8 @@ class TrainSnapshot(msgspec.Struct):
     place: int | None = None
     """Place in the queue, 0 is the running one; None: not in it."""
     base_model: str = ""
+    family: str = ""
+    """Of base models that its LoRAs go with, for a person to read; empty as long as there is none."""
     summary: str = ""
     """The main settings on one line: `Lion 0.0001 · rank 16 · batch 1 · 10 epochs`."""
     created: float = 0.0

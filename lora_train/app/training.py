@@ -298,18 +298,20 @@ class Training:
             phase = "waiting for the WebUI's picture" if place == 0 and self._host.is_waiting_for_picture() else ""
             status = msgspec.structs.replace(status, state="waiting", phase=phase, message="", hint="")
         settings = spec.settings
+        loras = self._loras.entries(folder, status)
         return TrainSnapshot(
             job=job,
             name=spec.name,
             status=status,
             place=place,
             base_model=resolve_base_model(settings.base_model).name,
+            family=self._loras.family_label(folder, loras),
             summary=(
                 f"{settings.optimizer} {settings.learning_rate:g} · {capacity(settings)} · "
                 f"batch {settings.batch_size} · {settings.epochs} epochs"
             ),
             created=spec.created,
-            loras=self._loras.entries(folder, status),
+            loras=loras,
         )
 
     def _original_snapshot(self, folder: JobFolder, status: JobStatus) -> TrainSnapshot:

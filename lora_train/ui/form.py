@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Literal
 
 import gradio as gr
 
 from lora_train.core.settings import SettingField
 from lora_train.ui.compat import Component, make
+from lora_train.ui.html import number_text
 
 Section = Literal["train", "dataset", "caption"]
 
@@ -32,11 +32,11 @@ class SettingControl:
         if kind == "choice":
             return str(value)
         if kind == "float":
-            return _plain(value)
+            return number_text(value)
         if kind == "texts":
             return "\n".join(value)
         if kind == "floats":
-            return ", ".join(_plain(number) for number in value)
+            return ", ".join(number_text(number) for number in value)
         return value
 
     def update(self, value: Any) -> Any:
@@ -109,9 +109,3 @@ def labels(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def label_of(choices: dict[str, str], identifier: str) -> str | None:
     """The name of an id in a dropdown; None where it is not in there."""
     return next((name for name, known in choices.items() if known == identifier), None)
-
-
-def _plain(number: float) -> str:
-    """Every digit and no exponent: 3e-05 is 0.00003."""
-    text = format(Decimal(repr(float(number))), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text

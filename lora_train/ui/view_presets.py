@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from lora_train.app.snapshot import PresetEntry, PresetRow, PresetState, Selection
 from lora_train.core.purposes import PURPOSES
-from lora_train.ui.html import BASE, attributes_text, paragraph, post_button, sentence, value, words
+from lora_train.ui.html import BASE, attributes_text, number_text, paragraph, post_button, sentence, value, words
 
 _AGAIN = "train_tools_preset_again"
 """The button that fills the form with the saved settings."""
@@ -99,7 +99,7 @@ def _shown(setting: Any) -> str:
     if isinstance(setting, bool):
         return "✓" if setting else "✗"
     if isinstance(setting, float):
-        return f"{setting:g}"
+        return number_text(setting)
     if isinstance(setting, list | tuple):
-        return ", ".join(map(str, setting)) or "–"
+        return ", ".join(number_text(part) if isinstance(part, float) else str(part) for part in setting) or "–"
     return str(setting) or "–"

@@ -57,7 +57,7 @@ def _train_facts(train: TrainSnapshot) -> str:
     if train.place is None and train.status.state != "running":
         buttons += post_button("Delete train", "jobs/delete", body)
     facts = [f"{words('Base model:')} {value(train.base_model)}"] if train.base_model else []
-    facts += [value(train.summary)] if train.summary else []
+    facts += [value(text) for text in (train.family, train.summary) if text]
     return (
         f'<div class="train-tools-facts-row">{paragraph(apart(facts))}'
         f'<span class="train-tools-actions">{buttons}</span></div>'

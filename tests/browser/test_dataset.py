@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from lora_train.core.captioners import find_model
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.browser.conftest import Site, Tab
+    from tests.assets.hubs import Hub
+    from tests.browser.conftest import Kind, Site, Tab
 
 QUESTION = "What is to describe pictures that have no caption?"
 
@@ -130,6 +133,33 @@ def test_a_tagger_writes_captions_from_the_page(
     tab.shows(lambda: _count(tab, "general, blue sky, >_<") == 1)
     assert _count(tab, "red rose, rose (ruby), >_<") == 1, "only the chosen one is described"
     assert "general" not in next(_captions(site, "Tagged", "red"))
+    assert not tab.errors
+
+
+@pytest.mark.sites("standalone")
+def test_a_tagger_of_the_hub_is_fetched_when_asked_for(
+    kind: Kind, new_site: Callable[..., Site], open_tab: Callable[..., Tab], tmp_path: Path, taggers: Any, hub: Hub
+) -> None:
+    Image.new("RGB", (512, 512), "red").save(tmp_path / "red.png")
+    folder = taggers.make_colour_tagger(tmp_path / "colours")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files["model.onnx"] += b"\x32\xc0\xc3\x5e" + b"." * 1_548_736  # its doc_string, so that it takes a while
+    hub.offer(find_model("somebody/colours", "wd14"), files)
+    hub.large, hub.pause_s = {"model.onnx"}, 0.1
+    tab = open_tab(new_site(kind))
+    tab.make("Fetched")
+    tab.drop([tmp_path / "red.png"])
+    tab.open_group("Captioning")
+    tab.fill("caption_wd14_model", "somebody/colours")
+    tab.tick("caption_use_wd14", True)
+    offer = tab.live("captioning").get_by_role("button", name="Download", exact=True)
+    tab.shows(lambda: "somebody/colours to download" in tab.text("captioning") and offer.count() == 1)
+    assert hub.asked == [], "nothing is fetched without being asked"
+    offer.click()
+    tab.shows(lambda: re.search(r"Downloading somebody/colours [\d.]+ .?B / 1\.\d MB", tab.text("captioning")))
+    tab.shows(lambda: "Captions will be written by: WD14 tagger" in tab.text("captioning"))
+    tab.id("dataset_update").click()
+    tab.shows(lambda: _count(tab, "red rose, rose (ruby), >_<") == 1)
     assert not tab.errors
 
 

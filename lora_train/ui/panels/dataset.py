@@ -83,7 +83,7 @@ class DatasetPanel:
     def _add_form(self) -> None:
         self.upload = make(gr.File, label="Upload Dataset", file_count="multiple", elem_id="train_tools_dataset_upload")
         self._add_rows("dataset", _FIRST)
-        self._add_rows("train", (("repeats",),))
+        self._add_rows("train", (("repeats", "aimed_steps"),))
         with make(gr.Accordion, label="Cropping", open=False, elem_classes=["train-tools-group"]):
             _help("What becomes of pictures of another shape; without any of these the middle is kept.")
             for tick, rows in _CROPS.items():

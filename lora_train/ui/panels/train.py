@@ -31,64 +31,67 @@ GROUPS = (
         "Learning rate and optimizer",
         "How fast it learns, and how that changes over the run.",
         (
-            *("train_text_encoder", "text_encoder_lr", "train_sdxl_text_encoders", "aimed_steps"),
-            *("lr_scheduler", "lr_warmup_steps", "lr_cycles", "weight_decay", "max_grad_norm"),
-            *("gradient_accumulation_steps", "ema_decay", "optimizer_args", "sd_script_args"),
+            *(("train_text_encoder", "text_encoder_lr"), ("train_sdxl_text_encoders",)),
+            *(("lr_scheduler", "lr_cycles"), ("lr_warmup_steps", "gradient_accumulation_steps")),
+            *(("max_grad_norm", "weight_decay"), ("ema_decay",), ("optimizer_args",), ("sd_script_args",)),
         ),
     ),
     (
         "Network",
         "How much the LoRA can hold, and in which parts of the model.",
         (
-            *("continue_from", "conv_rank", "conv_alpha", "input_rank", "input_alpha", "middle_rank", "middle_alpha"),
-            *("output_rank", "output_alpha", "text_encoder_rank", "text_encoder_alpha"),
-            *("network_dropout", "rank_dropout", "module_dropout", "scale_weight_norms"),
+            *(("continue_from",), ("conv_rank", "conv_alpha"), ("input_rank", "input_alpha")),
+            *(("middle_rank", "middle_alpha"), ("output_rank", "output_alpha")),
+            ("text_encoder_rank", "text_encoder_alpha"),
+            *(("network_dropout", "rank_dropout"), ("module_dropout", "scale_weight_norms")),
         ),
     ),
     (
         "Captions",
         "How captions are read, and which of their tags are learned.",
         (
-            *("trigger_word", "prune_common_tags", "shuffle_captions", "keep_tags", "caption_dropout", "max_tokens"),
-            *("flip", "seed"),
+            *(("trigger_word", "prune_common_tags"), ("shuffle_captions", "keep_tags")),
+            ("caption_dropout", "max_tokens"),
         ),
     ),
     (
         "Loss and noise",
         "What training pays attention to: large shapes or details, brightness, odd pictures, masks.",
         (
-            *("min_snr_gamma", "debiased_estimation", "loss", "huber_schedule", "huber_c", "masked_loss"),
-            *("noise_offset", "prior_loss_weight", "multires_noise_iterations", "multires_noise_discount"),
-            *("min_timestep", "max_timestep", "timestep_sampling", "logit_mean", "logit_std"),
-            *("prediction", "zero_terminal_snr"),
+            *(("min_snr_gamma", "debiased_estimation"), ("masked_loss", "prior_loss_weight")),
+            *(("loss",), ("huber_schedule", "huber_c")),
+            *(("noise_offset", "seed"), ("multires_noise_iterations", "multires_noise_discount")),
+            *(("min_timestep", "max_timestep"), ("timestep_sampling",), ("logit_mean", "logit_std")),
+            ("prediction", "zero_terminal_snr"),
         ),
     ),
     (
         "Resolution and memory",
         "For other picture sizes, for small cards, and for training without one.",
         (
-            *("resolution", "bucket_step_px", "upscale_limit", "precision", "gradient_checkpointing"),
-            *("vae", "device", "cpu_threads"),
+            *(("resolution", "bucket_step_px"), ("upscale_limit", "flip")),
+            *(("gradient_checkpointing", "precision"), ("device", "cpu_threads"), ("vae",)),
         ),
     ),
     (
         "Previews",
         "Pictures that are drawn with every saved LoRA, to choose the best by eye.",
         (
-            *("preview_prompts", "preview_negative_prompt", "preview_weights", "preview_sampler", "preview_steps"),
-            *("preview_cfg_scale", "preview_seed", "preview_size_px"),
+            *(("preview_prompts",), ("preview_negative_prompt",), ("preview_weights", "preview_sampler")),
+            *(("preview_steps", "preview_cfg_scale"), ("preview_seed", "preview_size_px")),
         ),
     ),
     (
         "Output",
         "What the LoRA file holds, and how often work in progress is kept.",
-        ("save_precision", "private_metadata", "state_every_s"),
+        (("save_precision", "private_metadata"), ("state_every_s",)),
     ),
 )
-"""The rest, in closed accordions: title, one line of help, settings. `repeats` stands in the dataset panel."""
+"""The rest, in closed accordions: title, one line of help, settings row by row, those together that depend on each
+other. `repeats` and the steps aimed at stand in the dataset panel.
+"""
 
 _ABSENT = " (not installed)"
-_WIDE = ("preview_prompts", "preview_negative_prompt", "vae", "continue_from", "optimizer_args", "sd_script_args")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,27 +160,20 @@ class TrainPanel:
             self.base_model_refresh = refresh_button("train_base_model")
         controls: list[SettingControl] = [self.base_model]
         for names in FIRST:
-            with make(gr.Row):
-                controls += [self._control(name) for name in names]
-        self.page.add_live("optimizers")
-        for title, help_, names in GROUPS:
+            controls += self._row(names)
+            if "optimizer" in names:
+                self.page.add_live("optimizers")
+        for title, help_, rows in GROUPS:
             with make(gr.Accordion, label=title, open=False, elem_classes=["train-tools-group"]):
                 make(gr.HTML, value=f'<p class="train-tools-help">{help_}</p>')
-                controls += self._group(names)
+                for names in rows:
+                    controls += self._row(names)
         self.presets.add_own()
         return controls
 
-    def _group(self, names: tuple[str, ...]) -> list[SettingControl]:
-        """Two in a row; long texts have rows of their own."""
-        wide = [name for name in names if name in _WIDE]
-        rows = [(name,) for name in wide]
-        narrow = [name for name in names if name not in _WIDE]
-        rows += [tuple(narrow[start : start + 2]) for start in range(0, len(narrow), 2)]
-        controls: list[SettingControl] = []
-        for row in rows:
-            with make(gr.Row):
-                controls += [self._control(name) for name in row]
-        return controls
+    def _row(self, names: tuple[str, ...]) -> list[SettingControl]:
+        with make(gr.Row):
+            return [self._control(name) for name in names]
 
     def _control(self, name: str) -> SettingControl:
         if name == "optimizer":

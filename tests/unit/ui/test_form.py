@@ -66,8 +66,8 @@ def test_nonsense_is_told_with_the_range(name: str, given: Any) -> None:
 
 
 def test_every_setting_stands_on_the_page_once() -> None:
-    placed = [name for row in FIRST for name in row] + [name for *_, names in GROUPS for name in names]
-    assert Counter([*placed, "base_model", "repeats"]) == Counter(list(TRAIN))
+    placed = [name for row in FIRST for name in row] + [name for *_, rows in GROUPS for row in rows for name in row]
+    assert Counter([*placed, "base_model", "repeats", "aimed_steps"]) == Counter(list(TRAIN))
 
 
 def test_a_control_has_label_help_and_id() -> None:

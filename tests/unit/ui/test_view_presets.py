@@ -50,7 +50,7 @@ def test_what_changed_and_why() -> None:
     html = view.preset_html(PresetState("style", "How it is drawn.", family="SDXL", changed=ROWS), SHOWN)
     text = text_of(html)
     assert "Preset in use: Style for SDXL Undo How it is drawn." in text
-    assert "Learning rate 0.0001 → 5e-05 Slow." in text
+    assert "Learning rate 0.0001 → 0.00005 Slow." in text
     assert "Flip ✗ → ✓ More views." in text
     assert "Optimizer arguments – → a=1, b=2" in text
     assert buttons(html) == {"Undo": ("presets/undo", {"project": "cat", "version": "v1"}, "train_tools_preset_again")}
