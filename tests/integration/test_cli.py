@@ -243,7 +243,7 @@ def test_wrong_values_are_refused_at_once_and_together(studio: Studio, images: P
         "no.safetensors does not exist",
         "'0' is not a whole number from 1 to 10000",
         "'13' is not a whole number from 1 to 12",
-        "'Adagrad' is not one of AdamW, Adam, Lion, SGDNesterov",
+        "'Adagrad' is not one of AdamW, Adam, AdamW8bit, ",
         "learning_rate",
         "'perhaps' is not true or false",
         "epoch: there is no setting of this name (did you mean epochs?)",
