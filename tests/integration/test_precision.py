@@ -36,7 +36,7 @@ def prepare(job: JobFolder) -> setup.Run:
 
 def worker_here(job: JobFolder, monkeypatch: pytest.MonkeyPatch) -> int:
     """The worker's main function in this process, whose modules and environment it may not change."""
-    monkeypatch.setattr(worker, "_isolate", lambda: None)
+    monkeypatch.setattr(worker, "_isolate", lambda _: None)
     return worker.main([str(job.path)])
 
 

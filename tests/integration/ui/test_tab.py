@@ -50,7 +50,11 @@ def test_ids_are_ours_and_no_id_occurs_twice(app: App) -> None:
     assert all(name.startswith("train_tools_") for name in ids)
     classes = {name for block in blocks.blocks.values() for name in getattr(block, "elem_classes", None) or []}
     assert all(name.startswith("train-tools-") for name in classes)
-    settings = {f"train_tools_train_{field.name}" for field in setting_fields(TrainSettings) if field.name != "repeats"}
+    beside_the_pictures = ("repeats", "aimed_steps")
+    settings = {
+        f"train_tools_{'dataset' if field.name in beside_the_pictures else 'train'}_{field.name}"
+        for field in setting_fields(TrainSettings)
+    }
     assert settings <= set(ids)
 
 

