@@ -291,7 +291,12 @@ def _outputs(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     latents = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
     text = torch.randn(2, 77, 64, generator=generator, dtype=torch.float64)
     ids = torch.randint(0, 49000, (2, 77), generator=generator)
-    return model.unet(latents, torch.tensor([3, 900]), text).sample, model.text_encoders[0](ids).last_hidden_state
+    noise = model.unet(latents, torch.tensor([3, 900]), text).sample
+    torch.set_default_dtype(torch.float64)  # in which transformers 4.46 makes its mask
+    try:
+        return noise, model.text_encoders[0](ids).last_hidden_state
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @torch.no_grad()
