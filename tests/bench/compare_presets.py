@@ -159,7 +159,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    mean, low, high = (round(value, 2) + 0.0 for value in (statistics.mean(values), min(values), max(values)))  # no -0
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":
