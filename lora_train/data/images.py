@@ -81,19 +81,6 @@ class Fit(msgspec.Struct, frozen=True):
     """Left of the cut where the picture is mirrored: what lies right of it."""
 
 
-class Fitted(msgspec.Struct, frozen=True, eq=False):
-    """A picture cut to its bucket, and how that was done."""
-
-    pixels: NDArray[np.uint8]
-    """(H, W, 3), RGB, 0-255; H and W are the bucket's."""
-
-    original_size: tuple[int, int]
-    """(width_px, height_px) of the whole upright picture, before resizing."""
-
-    crop_left_top: tuple[int, int]
-    """(left_px, top_px) of the cut, measured in the resized picture."""
-
-
 def open_picture(path: Path, least_px: tuple[int, int] | None = None) -> Image.Image:
     """Decode the first frame as an upright 8-bit RGB picture.
 
@@ -174,16 +161,11 @@ def fit(size: tuple[int, int], bucket: tuple[int, int]) -> Fit:
     return Fit((resized_width_px, resized_height_px), (left_px, top_px), right_px)
 
 
-def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> Fitted:
-    """Resize (Lanczos, aspect ratio kept) until the RGB picture just covers the bucket
-    (width_px, height_px), then cut the centre out.
+def fit_to_bucket(picture: Image.Image, bucket: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3), 0-255: the RGB picture resized (Lanczos, aspect ratio kept) until it just covers the bucket
+    (width_px, height_px), then its centre.
     """
-    how = fit(picture.size, bucket)
-    return Fitted(
-        pixels=_cut(picture, how, bucket, Image.Resampling.LANCZOS),
-        original_size=picture.size,
-        crop_left_top=how.crop_left_top,
-    )
+    return _cut(picture, fit(picture.size, bucket), bucket, Image.Resampling.LANCZOS)
 
 
 def fit_mask_to_bucket(mask: Image.Image, bucket: tuple[int, int]) -> NDArray[np.uint8]:

@@ -118,4 +118,4 @@ def _moments(vae: Any, sides: torch.Tensor) -> torch.Tensor:
 def _pixels(path: Path, bucket: Bucket) -> torch.Tensor:
     """(3, H, W) in [-1, 1]."""
     fitted = fit_to_bucket(open_picture(path), bucket)
-    return torch.from_numpy(fitted.pixels).permute(2, 0, 1).float() / 127.5 - 1.0
+    return torch.from_numpy(fitted).permute(2, 0, 1).float() / 127.5 - 1.0

@@ -106,4 +106,4 @@ def _concept_pictures(folder: Path, size_px: int) -> list[Image.Image]:
     dataset = scan_dataset(folder)
     paths = [folder / own.path for own in dataset.pictures if not own.is_regularisation]
     fitted = [fit_to_bucket(open_picture(path), (size_px, size_px)) for path in paths]
-    return [Image.fromarray(own.pixels) for own in fitted]
+    return [Image.fromarray(own) for own in fitted]

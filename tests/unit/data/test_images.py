@@ -17,6 +17,7 @@ from lora_train.core.errors import DatasetError
 from lora_train.data.images import (
     LARGEST_MEGAPIXELS,
     PICTURE_SUFFIXES,
+    fit,
     fit_to_bucket,
     open_picture,
     picture_size,
@@ -350,39 +351,38 @@ class TestFitToBucket:
         picture = Image.new("RGB", (400, 100), BLUE)
         picture.paste(RED, (160, 0, 240, 100))
         fitted = fit_to_bucket(picture, (64, 64))
-        assert fitted.pixels.shape == (64, 64, 3)
-        assert fitted.pixels.dtype == np.uint8
-        assert fitted.original_size == (400, 100)
-        assert fitted.crop_left_top == (96, 0)
+        assert fitted.shape == (64, 64, 3)
+        assert fitted.dtype == np.uint8
+        assert fit((400, 100), (64, 64)).crop_left_top == (96, 0)
         # Red was 160-240, so it is 102.4-153.6 in the resized picture, 6.4-57.6 after the cut.
-        assert fitted.pixels[32, 32].tolist() == list(RED)
-        assert fitted.pixels[32, 10].tolist() == list(RED)
-        assert fitted.pixels[32, 2].tolist() == list(BLUE)
-        assert fitted.pixels[32, 61].tolist() == list(BLUE)
+        assert fitted[32, 32].tolist() == list(RED)
+        assert fitted[32, 10].tolist() == list(RED)
+        assert fitted[32, 2].tolist() == list(BLUE)
+        assert fitted[32, 61].tolist() == list(BLUE)
 
     def test_tall_picture_is_cut_above_and_below(self) -> None:
         fitted = fit_to_bucket(Image.new("RGB", (100, 300)), (128, 64))
         # 1.28 times: 128x384, and (384 - 64) / 2 = 160.
-        assert fitted.pixels.shape == (64, 128, 3)
-        assert fitted.crop_left_top == (0, 160)
+        assert fitted.shape == (64, 128, 3)
+        assert fit((100, 300), (128, 64)).crop_left_top == (0, 160)
 
     def test_picture_of_the_right_size_stays_as_it_is(self) -> None:
         picture = corner_picture((64, 128))
         fitted = fit_to_bucket(picture, (64, 128))
-        assert np.array_equal(fitted.pixels, pixels(picture))
-        assert fitted.crop_left_top == (0, 0)
+        assert np.array_equal(fitted, pixels(picture))
+        assert fit((64, 128), (64, 128)).crop_left_top == (0, 0)
 
     def test_lanczos(self) -> None:
         # Lanczos rings beside an edge: enlarging 100 | 200 goes below 100, bilinear never does.
         edge = np.full((8, 8, 3), 100, dtype=np.uint8)
         edge[:, 4:] = 200
         fitted = fit_to_bucket(Image.fromarray(edge), (64, 64))
-        assert fitted.pixels.min() < 100
+        assert fitted.min() < 100
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 500), (777, 3), (513, 511), (333, 1000)])
     def test_every_shape_covers_the_bucket(self, size: tuple[int, int]) -> None:
         for bucket in [(64, 64), (192, 64), (64, 192)]:
             fitted = fit_to_bucket(Image.new("RGB", size, RED), bucket)
-            assert fitted.pixels.shape == (bucket[1], bucket[0], 3)
+            assert fitted.shape == (bucket[1], bucket[0], 3)
             # Black would be the empty border of a cut that leaves the picture.
-            assert fitted.pixels.min(axis=(0, 1)).tolist() == list(RED)
+            assert fitted.min(axis=(0, 1)).tolist() == list(RED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from PIL import Image
 
 pytest.importorskip("hypothesis")
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_train.data.buckets import Size
-from lora_train.data.images import fit_to_bucket
+from lora_train.data.images import fit
 from lora_train.data.kept import kept_in_bucket, kept_of
 from lora_train.data.manifest import Made
 
@@ -88,9 +87,9 @@ def test_losses_add_up(size: Size, bucket: Size, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(("size", "bucket"), [((300, 200), (256, 256)), ((97, 401), (64, 128)), ((64, 64), (128, 64))])
 def test_it_is_what_training_cuts(size: Size, bucket: Size) -> None:
-    """Where `fit_to_bucket` cuts, back in the picture's pixels; it rounds to whole ones."""
-    fitted = fit_to_bucket(Image.new("RGB", size), bucket)
+    """Where `fit` cuts, back in the picture's pixels; it rounds to whole ones."""
+    how = fit(size, bucket)
     left, top, right, bottom = kept_in_bucket(size, bucket)
     scale = bucket[0] / (right - left)
-    assert fitted.crop_left_top == (pytest.approx(left * scale, abs=1), pytest.approx(top * scale, abs=1))
+    assert how.crop_left_top == (pytest.approx(left * scale, abs=1), pytest.approx(top * scale, abs=1))
     assert bucket[1] == pytest.approx((bottom - top) * scale)

@@ -146,7 +146,7 @@ def _share_that_differs(mask: np.ndarray, is_box: np.ndarray) -> float:
 )
 def test_mask_is_cut_to_the_bucket_as_its_picture(size: tuple[int, int], bucket: tuple[int, int]) -> None:
     mask = fit_mask_to_bucket(_box(size), bucket)
-    picture = fit_to_bucket(_box(size, "RGB"), bucket).pixels
+    picture = fit_to_bucket(_box(size, "RGB"), bucket)
     # Edges may fall on either side of one half, one pixel wide: at most 4 * 40 of 64 * 64 pixels.
     assert _share_that_differs(mask, picture[..., 0] > 127) <= 0.04
     assert mask.min() == 0
