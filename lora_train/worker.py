@@ -14,19 +14,18 @@ from pathlib import Path
 from lora_train.core import events as ev
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.failures import failure_of
-from lora_train.core.jobs import (
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import (
     BenchSpec,
     CaptionSpec,
     CheckSpec,
     CompareSpec,
     DatasetSpec,
     DownloadSpec,
-    JobFolder,
     JobSpec,
     MergeSpec,
     PreviewSpec,
     RegularisationSpec,
-    RequestedEnd,
     SamplesSpec,
     TrainSpec,
 )

@@ -47,21 +47,11 @@ from lora_train.core.config import SavePrecision, TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
-from lora_train.core.jobs import (
-    BENCH_MODELS,
-    BenchSpec,
-    CompareSpec,
-    JobFolder,
-    JobSpec,
-    JobStatus,
-    PreviewSpec,
-    Request,
-    StatusReader,
-    TrainSpec,
-)
+from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import parse_settings
+from lora_train.core.specs import BENCH_MODELS, BenchSpec, CompareSpec, JobSpec, PreviewSpec, TrainSpec
 from lora_train.core.workspace import Workspace, folder_name
 from lora_train.data.tokens import has_tokenizer, token_count
 from lora_train.launch import launcher

@@ -10,7 +10,8 @@ from lora_train.app.paces import remember_drawing_pace, remember_pace
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
-from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.specs import RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
 

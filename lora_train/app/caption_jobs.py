@@ -23,7 +23,8 @@ from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Phase
 from lora_train.core.host import Host
-from lora_train.core.jobs import CaptionPlan, CaptionSpec, DatasetSpec, JobFolder, JobStatus, RequestedEnd
+from lora_train.core.jobs import JobFolder, JobStatus, RequestedEnd
+from lora_train.core.specs import CaptionPlan, CaptionSpec, DatasetSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
 from lora_train.launch.job_thread import has_job_thread, start_job_thread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_train.core.caption_settings import CaptionerKind
 from lora_train.core.host import HostCaptioner
-from lora_train.core.jobs import CaptionPlan
+from lora_train.core.specs import CaptionPlan
 
 KINDS: dict[CaptionerKind, str] = {"wd14": "WD14 tagger", "blip": "BLIP"}
 HOST_LABELS: dict[HostCaptioner, tuple[str, str]] = {

@@ -32,7 +32,8 @@ from lora_train.core.captioners import (
 from lora_train.core.errors import JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, HostCaptioner
 from lora_train.core.installing import install_command
-from lora_train.core.jobs import CaptionPlan, DownloadSpec, JobFolder, JobStatus
+from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.specs import CaptionPlan, DownloadSpec
 from lora_train.core.workspace import Version, Workspace, read_json, write_json
 from lora_train.launch import launcher
 

@@ -21,8 +21,9 @@ from lora_train.app.version_settings import dataset_settings, fallback_caption, 
 from lora_train.app.watching import Watch
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
-from lora_train.core.jobs import CaptionPlan, DatasetSpec, JobFolder, JobStatus
+from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.settings import check_settings
+from lora_train.core.specs import CaptionPlan, DatasetSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.data.caption_edits import clean_caption
 from lora_train.launch import launcher

@@ -17,7 +17,8 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import DatasetError, JobError, TrainToolsError, WorkspaceError
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.health import Finding, HealthReport
-from lora_train.core.jobs import CheckSpec, JobFolder, JobStatus
+from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.specs import CheckSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
 

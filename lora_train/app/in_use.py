@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError
-from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import RegularisationSpec, SamplesSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 

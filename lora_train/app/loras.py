@@ -18,8 +18,9 @@ from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.host import Host
-from lora_train.core.jobs import JobFolder, JobStatus, TrainSpec
+from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.original import finished_train
+from lora_train.core.specs import TrainSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace, read_json, write_json
 

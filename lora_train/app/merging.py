@@ -10,7 +10,7 @@ from lora_train.app.planning import lora_family
 from lora_train.core.config import SavePrecision
 from lora_train.core.errors import ConfigError, ModelError
 from lora_train.core.families import FAMILY_LABELS, Family
-from lora_train.core.jobs import MergeSpec
+from lora_train.core.specs import MergeSpec
 
 _HIGHEST_RANK = 1024
 

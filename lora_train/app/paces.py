@@ -9,7 +9,8 @@ import msgspec
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Event, Phase
-from lora_train.core.jobs import DRAWING_REGULARISATION, JobStatus, RegularisationSpec, TrainSpec
+from lora_train.core.jobs import JobStatus
+from lora_train.core.specs import DRAWING_REGULARISATION, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import read_json, write_json
 
 _FEWEST_STEPS = 10

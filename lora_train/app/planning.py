@@ -19,11 +19,12 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DatasetError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts, Family
 from lora_train.core.inspection import inspect_file
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder
 from lora_train.core.lora_files import plain_lora_modules
 from lora_train.core.optimizers import absent_problem, is_absent, optimizer_warnings
 from lora_train.core.ranks import ranks_of
 from lora_train.core.sd_script_args import Effective, effective_settings
+from lora_train.core.specs import TrainSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Version
 

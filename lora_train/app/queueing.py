@@ -8,7 +8,8 @@ from typing import Literal
 from lora_train.app.projects import title_of
 from lora_train.app.snapshot import QueueEntry
 from lora_train.core.errors import TrainToolsError
-from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 

@@ -23,7 +23,8 @@ from lora_train.core import presets
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.families import CheckpointFacts
-from lora_train.core.jobs import JobFolder, RegularisationSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import RegularisationSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 

@@ -35,9 +35,10 @@ from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToo
 from lora_train.core.events import KILLED, EventWriter, Failed, read_events
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
-from lora_train.core.jobs import JobFolder, JobStatus, Request, SamplesSpec, TrainSpec, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, Request, status_from_events
 from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.original import finished_train, read_facts
+from lora_train.core.specs import SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue

@@ -11,8 +11,10 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
+from lora_train.core.grid_settings import GridSettings
 from lora_train.core.sd_script_args import Effective, effective_settings
 from lora_train.core.settings import Settings, check_settings, unknown_setting
+from lora_train.core.sweep_settings import SweepSettings
 from lora_train.core.workspace import Version, Workspace
 
 
@@ -36,6 +38,14 @@ class VersionSettings:
         """Every captioning setting, saved or default. Raises WorkspaceError where there is no such version."""
         return msgspec.structs.asdict(caption_settings(self._workspace.find_version(project, version)))
 
+    def preview(self, project: str, version: str) -> dict[str, Any]:
+        """Every setting of the preview panel, likewise."""
+        return msgspec.structs.asdict(grid_settings(self._workspace.find_version(project, version)))
+
+    def sweep(self, project: str, version: str) -> dict[str, Any]:
+        """Every setting of the sweep, likewise."""
+        return msgspec.structs.asdict(sweep_settings(self._workspace.find_version(project, version)))
+
     def notes(self, project: str, version: str) -> list[str]:
         """A sentence for every setting of the original extension that could not be taken over, until some are saved.
 
@@ -57,6 +67,8 @@ class VersionSettings:
         train: Mapping[str, Any] | None = None,
         dataset: Mapping[str, Any] | None = None,
         caption: Mapping[str, Any] | None = None,
+        preview: Mapping[str, Any] | None = None,
+        sweep: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Save what is right of some settings, and return a sentence for everything that is wrong.
 
@@ -68,7 +80,10 @@ class VersionSettings:
             new_caption, caption_problems = check_settings(caption or {}, _saved(info.caption, CaptionSettings))
             info.train, info.dataset = msgspec.to_builtins(new_train), msgspec.to_builtins(new_dataset)
             info.caption = msgspec.to_builtins(new_caption)
-        return train_problems + dataset_problems + caption_problems
+            new_preview, preview_problems = check_settings(preview or {}, _saved(info.preview, GridSettings))
+            new_sweep, sweep_problems = check_settings(sweep or {}, _saved(info.sweep, SweepSettings))
+            info.preview, info.sweep = msgspec.to_builtins(new_preview), msgspec.to_builtins(new_sweep)
+        return train_problems + dataset_problems + caption_problems + preview_problems + sweep_problems
 
     def change(self, project: str, version: str, values: Mapping[str, Any]) -> None:
         """Save dataset and captioning settings, by their names alone.
@@ -119,6 +134,16 @@ def dataset_settings(version: Version) -> DatasetSettings:
 def caption_settings(version: Version) -> CaptionSettings:
     """As `written_settings`."""
     return _saved(version.info().caption, CaptionSettings)
+
+
+def grid_settings(version: Version) -> GridSettings:
+    """As `written_settings`."""
+    return _saved(version.info().preview, GridSettings)
+
+
+def sweep_settings(version: Version) -> SweepSettings:
+    """As `written_settings`."""
+    return _saved(version.info().sweep, SweepSettings)
 
 
 def fallback_caption(version: Version) -> str:

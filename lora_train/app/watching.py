@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 
 from lora_train.core.curves import CurveReader, Point
-from lora_train.core.jobs import JobFolder, JobSpec, JobStatus, StatusReader
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
 from lora_train.core.original import finished_train
+from lora_train.core.specs import JobSpec
 from lora_train.launch import launcher
 
 

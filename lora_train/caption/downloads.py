@@ -21,7 +21,8 @@ from lora_train.core.captioners import CaptionerModel, find_model, is_whole
 from lora_train.core.errors import JobError, ModelError
 from lora_train.core.events import EventWriter, Phase
 from lora_train.core.files import lock, replace, write_bytes
-from lora_train.core.jobs import DOWNLOADING, DownloadSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import DOWNLOADING, DownloadSpec
 
 _CHUNK_BYTES = 256 * 1024
 _POLL_S = 0.2

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lora_train.caption.blip import ImageToText
 from lora_train.caption.wd14 import Wd14Tagger
-from lora_train.core.jobs import CaptionPlan
+from lora_train.core.specs import CaptionPlan
 from lora_train.data.captioner import Captioner
 from lora_train.data.images import open_picture
 

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lora_train.core.errors import TrainToolsError
-from lora_train.core.jobs import DOWNLOADING, JobFolder, JobStatus, StatusReader
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
+from lora_train.core.specs import DOWNLOADING
 
 if TYPE_CHECKING:
     from lora_train.app import App

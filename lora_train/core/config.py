@@ -1,7 +1,7 @@
 """The one schema: every setting of a version is declared here once, with type, range, label and help.
 
 The page, the command line, the JSON files and the docs are derived from it (`core.settings`). A struct of msgspec has
-one base at most, so the parts of the schema build on one another: previews, noise, network, and the rest here.
+one base at most, so the parts of the schema build on one another: validation, previews, noise, network, the rest here.
 """
 
 from __future__ import annotations

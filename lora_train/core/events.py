@@ -69,6 +69,15 @@ class Sampled(msgspec.Struct, tag="sampled", tag_field="kind"):
     t: float = 0.0
 
 
+class Validated(msgspec.Struct, tag="validated", tag_field="kind"):
+    """The mean loss on the held-out pictures, with the LoRA as it is now and of the base model alone."""
+
+    step: int
+    loss: float
+    base_loss: float
+    t: float = 0.0
+
+
 class Note(msgspec.Struct, tag="note", tag_field="kind"):
     """Something a person should know while the job goes on."""
 
@@ -113,7 +122,7 @@ class Failed(msgspec.Struct, tag="failed", tag_field="kind"):
     t: float = 0.0
 
 
-Event = Started | Phase | Step | Saved | Sampled | Note | Finished | Stopped | Paused | Failed
+Event = Started | Phase | Step | Saved | Sampled | Validated | Note | Finished | Stopped | Paused | Failed
 
 _DECODER = msgspec.json.Decoder(Event)
 _ENCODER = msgspec.json.Encoder()

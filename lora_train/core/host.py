@@ -21,6 +21,26 @@ class BaseModelChoice(msgspec.Struct, frozen=True):
     path: str
 
 
+class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture that the host is to draw, as its own txt2img would."""
+
+    prompt: str
+    """LoRA tags among it: those names must stand in the host's LoRA folder."""
+    negative_prompt: str
+    width_px: int
+    height_px: int
+    sampler: str
+    """By the host's own name."""
+    steps: int
+    cfg_scale: float
+    seed: int
+    base_model: str
+    """Path of a checkpoint that the host has in its list."""
+    clip_skip: int = 1
+    count: int = 1
+    """Pictures of one batch, with the seeds `seed`, `seed` + 1 ..."""
+
+
 class Host(Protocol):
     """One WebUI, or the standalone page. Every method is quick, may be called from any thread and never raises."""
 
@@ -63,6 +83,18 @@ class Host(Protocol):
         """Frees the card for a worker on `device` ("auto", "cpu", "cuda" ...) while entered, and gives it back."""
         ...
 
+    def samplers(self) -> tuple[str, ...]:
+        """The samplers of its txt2img by their names; none where the host can't draw for us."""
+        ...
+
+    def draw(self, picture: HostPicture) -> list[Any]:
+        """PIL pictures from its txt2img; waits until the host has drawn what it was asked for before.
+
+        This and `open_captioner` are the calls that may raise: ModelError where the host can't draw it, JobError while
+        a training has the card.
+        """
+        ...
+
     def captioners(self) -> tuple[HostCaptioner, ...]:
         """The captioners that the host has itself."""
         ...
@@ -76,7 +108,7 @@ class Host(Protocol):
     ) -> AbstractContextManager[Any]:
         """Loads some of its captioners while entered; gives a `data.captioner.Captioner`.
 
-        Entering waits for the picture that the host is making, and is the one call here that may raise: ModelError for
+        Entering waits for the picture that the host is making, and may raise as `draw`: ModelError for
         a captioner that can't be loaded, JobError while a training has the card.
         """
         ...
@@ -113,6 +145,12 @@ class NoHost:
 
     def parked(self, device: str) -> AbstractContextManager[None]:  # noqa: ARG002  (nothing to park)
         return nullcontext()
+
+    def samplers(self) -> tuple[str, ...]:
+        return ()
+
+    def draw(self, picture: HostPicture) -> list[Any]:  # noqa: ARG002
+        raise ModelError("There is no WebUI that could draw pictures.", "Let Train Tools draw them itself.")
 
     def captioners(self) -> tuple[HostCaptioner, ...]:
         return ()

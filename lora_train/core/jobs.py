@@ -10,11 +10,9 @@ from typing import IO, Literal
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.caption_settings import CaptionerKind, CaptionSettings
-from lora_train.core.config import SavePrecision, TrainSettings
-from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError
 from lora_train.core.files import lock, write_bytes
+from lora_train.core.specs import JobSpec
 
 Request = Literal["stop", "pause"]
 State = Literal["waiting", "running", "finished", "stopped", "paused", "failed"]
@@ -27,175 +25,6 @@ class RequestedEnd(Exception):  # noqa: N818  (no error: the person asked for it
         super().__init__(request)
         self.request: Request = request
 
-
-class TrainSpec(msgspec.Struct, frozen=True, tag="train", tag_field="kind", kw_only=True):
-    """Train a LoRA. Paths are absolute except `dataset`, which is relative to the job's folder."""
-
-    name: str
-    """Stem of the LoRA files, unique over the workspace."""
-    dataset: str
-    dataset_fingerprint: str
-    trash: str
-    """Folder, relative to the job's, that takes what a resume makes obsolete."""
-    settings: TrainSettings
-    concept: str = ""
-    """What the pictures show, as typed by the person (the project's name)."""
-    publish_to: str = ""
-    created: float = 0.0
-    version: str = ""
-    folder_repeats: dict[str, int] = {}
-    """Repeats of each folder of training pictures as they were chosen, whatever would be chosen now; empty in jobs of
-    releases that did not note them."""
-
-
-class PreviewSpec(msgspec.Struct, frozen=True, tag="preview", tag_field="kind", kw_only=True):
-    """Draw prompts x weights with one LoRA into a grid at `out`."""
-
-    lora: str
-    out: str
-    settings: TrainSettings
-
-
-class SamplesSpec(msgspec.Struct, frozen=True, tag="samples", tag_field="kind", kw_only=True):
-    """Draw the previews that LoRAs of a training lack, into its own samples."""
-
-    train: str
-    """The training's folder, relative to the job's."""
-    loras: tuple[str, ...]
-    """File names in it."""
-    settings: TrainSettings
-
-
-class CaptionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What writes captions: a sentence first, then tags. Without either, captions are the fallback."""
-
-    blip: str = ""
-    """Folder of an image-to-text model; empty for none."""
-    wd14: str = ""
-    """Folder of a WD14 tagger; empty for none."""
-    host: tuple[Literal["blip", "deepbooru"], ...] = ()
-    """The host's own, which only a thread of the host can use."""
-    settings: CaptionSettings = CaptionSettings()
-
-
-class DatasetSpec(msgspec.Struct, frozen=True, tag="dataset", tag_field="kind", kw_only=True):
-    """Make a version's trained pictures from the uploaded ones. Folders are relative to the job's."""
-
-    dataset: str
-    """The version's `dataset` folder."""
-    trash: str
-    settings: DatasetSettings
-    concept: str
-    """The caption of a picture that has no other: the trigger word, or else the project's name."""
-    repeats: int
-    project: str = ""
-    """The project's name, by which the folder of its pictures is called."""
-    captions: CaptionPlan = CaptionPlan()
-
-
-class CheckSpec(msgspec.Struct, frozen=True, tag="check", tag_field="kind", kw_only=True):
-    """Look at the pictures of a version's trained set, for its health check."""
-
-    dataset: str
-    """The version's `dataset` folder, relative to the job's."""
-
-
-class CaptionSpec(msgspec.Struct, frozen=True, tag="caption", tag_field="kind", kw_only=True):
-    """Write captions for pictures of a version's trained set. Folders are relative to the job's."""
-
-    dataset: str
-    """The version's `dataset` folder."""
-    trash: str
-    plan: CaptionPlan
-    files: tuple[str, ...] = ()
-    """Pictures relative to `processed`; none means all of them."""
-    concept: str = ""
-    """As in DatasetSpec."""
-
-
-class DownloadSpec(msgspec.Struct, frozen=True, tag="download", tag_field="kind", kw_only=True):
-    """Fetch a captioner that a person asked for."""
-
-    model: str
-    """Its name in `core.captioners`, or on the hub."""
-    folder: str
-    """Where it goes, absolute."""
-    captioner: CaptionerKind | None = None
-    """What one has to be whose name is that of the hub."""
-
-
-DOWNLOADING = "downloading"
-"""The phase of such a job that counts bytes."""
-
-
-class RegularisationSpec(msgspec.Struct, frozen=True, tag="regularisation", tag_field="kind", kw_only=True):
-    """Draw regularisation pictures of a class with the base model. Folders are relative to the job's."""
-
-    folder: str
-    """Of the class, `<repeats>_<class>`, where the pictures go."""
-    prompt: str
-    """What is drawn, and the caption of every picture."""
-    negative_prompt: str = ""
-    count: int = 1
-    settings: TrainSettings
-    """Base model, clip skip, device, and the sampler, steps, CFG scale, size and seed of previews."""
-
-
-DRAWING_REGULARISATION = "drawing regularisation pictures"
-"""The phase of such a job in which pictures come, one `done` for each."""
-
-
-class CompareSpec(msgspec.Struct, frozen=True, tag="compare", tag_field="kind", kw_only=True):
-    """Measure what a LoRA changed: likeness to pictures and retention of ordinary prompts, before and after."""
-
-    lora: str
-    prompts: tuple[str, ...]
-    ordinary_prompts: tuple[str, ...]
-    pictures: str
-    """Folder with pictures of the concept."""
-    settings: TrainSettings
-
-
-BENCH_MODELS = ("sd15", "sd2", "sdxl")
-"""Base models that a bench makes for itself: the full-size topology with random weights."""
-
-
-class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_only=True):
-    """Time some training steps. `settings.base_model` may be one of `BENCH_MODELS`."""
-
-    settings: TrainSettings
-    pictures: int
-    steps: int
-
-
-class MergeSpec(msgspec.Struct, frozen=True, tag="merge", tag_field="kind", kw_only=True):
-    """Add finished LoRAs up into a new one at `out`; with `rank` or `keep` reduced to a smaller rank."""
-
-    loras: tuple[str, ...]
-    """Absolute paths, as is `out`."""
-    weights: tuple[float, ...]
-    """One for each."""
-    out: str
-    rank: int = 0
-    """No module has more; 0 is no limit."""
-    keep: float = 0.0
-    """Share of the squared norm that a module keeps at least; 0 leaves the ranks as they are."""
-    precision: SavePrecision = "fp16"
-
-
-JobSpec = (
-    TrainSpec
-    | PreviewSpec
-    | SamplesSpec
-    | DatasetSpec
-    | CheckSpec
-    | CaptionSpec
-    | DownloadSpec
-    | RegularisationSpec
-    | CompareSpec
-    | BenchSpec
-    | MergeSpec
-)
 
 _DECODER = msgspec.json.Decoder(JobSpec)
 
@@ -219,6 +48,10 @@ class JobStatus(msgspec.Struct, kw_only=True):
     epochs: int = 0
     loss: float | None = None
     """Smoothed (exponential mean over about 50 steps)."""
+    validation_loss: float | None = None
+    """On the held-out pictures, at the last validation."""
+    base_validation_loss: float | None = None
+    """Of the base model alone, likewise."""
     lr: float | None = None
     s_per_step: float | None = None
     peak_memory_mb: int = 0
@@ -372,14 +205,15 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
         case ev.Sampled():
             status.sampled = [path for path in status.sampled if path != event.path] + [event.path]
             status.step_of_file[event.path] = event.step
+        case ev.Validated():
+            status.validation_loss, status.base_validation_loss = event.loss, event.base_loss
         case ev.Note():
             status.notes.append(event.message)
         case ev.Finished():
             status.state, status.result, status.eta_s = "finished", event.result, 0.0
-        case ev.Stopped():
-            status.state, status.step, status.eta_s = "stopped", event.step, None
-        case ev.Paused():
-            status.state, status.step, status.eta_s = "paused", event.step, None
+        case ev.Stopped() | ev.Paused():
+            status.state = "stopped" if isinstance(event, ev.Stopped) else "paused"
+            status.step, status.eta_s = event.step, None
         case ev.Failed():
             status.state = "stopped" if event.error == ev.KILLED else "failed"
             status.error, status.message, status.hint = event.error, event.message, event.hint

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
+
+from lora_train.core.validation_settings import ValidationSettings
 
 Sampler = Literal["DDIM", "Euler", "Euler a", "DPM++ 2M"]
 
 
-class PreviewSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PreviewSettings(ValidationSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is drawn with every saved LoRA, and how."""
 
     generate_previews: Annotated[

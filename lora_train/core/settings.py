@@ -15,7 +15,11 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
+from lora_train.core.grid_settings import GridSettings
 from lora_train.core.optimizers import argument_problems
+
+Kind = Literal["int", "float", "bool", "text", "choice", "texts", "ints", "floats", "choices"]
+"""The last four are lists: lines of text, comma lists, and some of `choices`."""
 
 
 class SettingField(msgspec.Struct, frozen=True):
@@ -24,7 +28,7 @@ class SettingField(msgspec.Struct, frozen=True):
     name: str
     label: str
     help: str
-    kind: Literal["int", "float", "bool", "text", "choice", "texts", "floats"]
+    kind: Kind
     default: Any
     basic: bool
     limits: str
@@ -49,7 +53,8 @@ def setting_fields(schema: type[msgspec.Struct] = TrainSettings) -> list[Setting
     defaults = schema()
     fields: list[SettingField] = []
     for name, (base, meta) in _annotations(schema).items():
-        choices = get_args(base) if get_origin(base) is Literal else ()
+        item = get_args(base)[0] if get_origin(base) is tuple else base
+        choices = get_args(item) if get_origin(item) is Literal else ()
         fields.append(
             SettingField(
                 name=name,
@@ -116,6 +121,8 @@ def _cross_checks(settings: msgspec.Struct) -> list[str]:
             f"blip_min_length (Caption min length): {settings.blip_min_length} is more than Caption max length, "
             f"{settings.blip_max_length}"
         )
+    if isinstance(settings, GridSettings):
+        problems += _grid_checks(settings)
     if isinstance(settings, TrainSettings):
         problems += _train_checks(settings)
     return problems
@@ -141,6 +148,15 @@ def _dataset_checks(settings: DatasetSettings) -> list[str]:
     return problems
 
 
+def _grid_checks(settings: GridSettings) -> list[str]:
+    sizes = {"width_px (Width)": settings.width_px, "height_px (Height)": settings.height_px}
+    return [
+        f"{name}: {value} is not 0 or a multiple of 8 from 32 to 2048"
+        for name, value in sizes.items()
+        if value and (value < 32 or value % 8)
+    ]
+
+
 def _train_checks(settings: TrainSettings) -> list[str]:
     problems = argument_problems(settings)
     if settings.repeats == 0:
@@ -162,18 +178,26 @@ def _from_text(hint: Any, value: Any) -> Any:
     """What a person typed into a list setting, as a list."""
     if get_origin(hint) is not tuple or not isinstance(value, str):
         return value
-    if _kind(hint) == "floats":
-        return [float(part) for part in value.split(",") if part.strip()]
-    return [line.strip() for line in value.splitlines() if line.strip()]
+    kind = _kind(hint)
+    if kind == "texts":
+        return [line.strip() for line in value.splitlines() if line.strip()]
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if kind == "ints":
+        return [int(part) for part in parts]
+    return parts if kind == "choices" else [float(part) for part in parts]
 
 
-def _kind(hint: Any) -> Literal["int", "float", "bool", "text", "choice", "texts", "floats"]:
+def _kind(hint: Any) -> Kind:
     origin = get_origin(hint)
     if origin is Literal:
         return "choice"
     if origin is tuple:
         item = get_args(hint)[0]
-        return "texts" if item is str else "floats"
+        if item is str:
+            return "texts"
+        if get_origin(item) is Literal:
+            return "choices"
+        return "ints" if get_args(item)[0] is int else "floats"
     kinds: dict[Any, Literal["int", "float", "bool", "text"]] = {
         int: "int",
         float: "float",
@@ -186,6 +210,8 @@ def _kind(hint: Any) -> Literal["int", "float", "bool", "text", "choice", "texts
 def _limits(hint: Any, meta: Meta) -> str:
     """The allowed values in words, e.g. "a whole number from 1 to 12"."""
     kind = _kind(hint)
+    if kind == "choices":
+        return "some of " + ", ".join(str(choice) for choice in get_args(get_args(hint)[0]))
     if kind == "choice":
         return "one of " + ", ".join(str(choice) for choice in get_args(hint))
     if kind == "bool":
@@ -194,10 +220,12 @@ def _limits(hint: Any, meta: Meta) -> str:
         return "text"
     if kind == "texts":
         return "a list of texts"
-    if kind == "floats":
+    if kind in ("ints", "floats"):
         item = get_args(hint)[0]
         low, high = get_args(item)[1].ge, get_args(item)[1].le
-        return f"a comma list of numbers from {low:g} to {high:g}, at least one"
+        nouns = "whole numbers" if kind == "ints" else "numbers"
+        least = ", at least one" if meta.min_length else ""
+        return f"a comma list of {nouns} from {_plain(low)} to {_plain(high)}{least}"
     noun = "a whole number" if kind == "int" else "a number"
     low = f"more than {meta.gt:g}" if meta.gt is not None else f"from {meta.ge:g}"
     high = f"up to {meta.le:g}" if meta.gt is not None else f"to {_plain(meta.le)}"

@@ -76,6 +76,8 @@ class VersionInfo(msgspec.Struct):
     train: dict[str, object] = {}
     dataset: dict[str, object] = {}
     caption: dict[str, object] = {}
+    preview: dict[str, object] = {}
+    sweep: dict[str, object] = {}
     update_job: str = ""
     """The last *Update Dataset*: its folder, relative to the workspace."""
     check_job: str = ""

@@ -20,7 +20,8 @@ from lora_train.core.dataset_settings import CaptionAction
 from lora_train.core.errors import DatasetError, JobError, ModelError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock, write_text
-from lora_train.core.jobs import CaptionSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import CaptionSpec
 from lora_train.core.trash import Trash
 from lora_train.data.captioner import Captioner
 from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes

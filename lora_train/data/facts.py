@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from lora_train.core.errors import DatasetError
 from lora_train.core.events import EventWriter, Phase
 from lora_train.core.files import write_bytes
-from lora_train.core.jobs import CheckSpec, JobFolder, Request, RequestedEnd
+from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.specs import CheckSpec
 from lora_train.data.dataset import training_files
 from lora_train.data.images import open_picture
 

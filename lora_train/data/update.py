@@ -20,7 +20,8 @@ from lora_train.core.dataset_settings import CaptionAction, DatasetSettings
 from lora_train.core.errors import DatasetError, JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock, replace, write_bytes, write_text
-from lora_train.core.jobs import DatasetSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import DatasetSpec
 from lora_train.core.trash import Trash
 from lora_train.core.workspace import fold, folder_name
 from lora_train.data.captioner import Captioner

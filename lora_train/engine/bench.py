@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.checkpoints import read_checkpoint, with_choices
 from lora_train.core.config import TrainSettings
-from lora_train.core.jobs import BENCH_MODELS, BenchSpec, JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder
 from lora_train.core.presets import native_resolution_px
+from lora_train.core.specs import BENCH_MODELS, BenchSpec, TrainSpec
 from lora_train.data.dataset import fingerprint, scan_dataset
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lora_train.core.jobs import CompareSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import CompareSpec
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.images import fit_to_bucket, open_picture
 from lora_train.engine.grids import make_grid, save_png

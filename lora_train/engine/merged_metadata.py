@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_train.core.families import FAMILY_LABELS
-from lora_train.core.jobs import MergeSpec
+from lora_train.core.specs import MergeSpec
 from lora_train.engine.metadata import dims_values, names_of
 
 _NO_LONGER_TRUE = (

@@ -7,7 +7,8 @@ from pathlib import Path
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Sampled
-from lora_train.core.jobs import JobFolder, PreviewSpec, SamplesSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import PreviewSpec, SamplesSpec
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel, load_base_model

@@ -13,8 +13,9 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ModelError
 from lora_train.core.events import Note, Phase
 from lora_train.core.files import write_text
-from lora_train.core.jobs import DRAWING_REGULARISATION, JobFolder, RegularisationSpec
+from lora_train.core.jobs import JobFolder
 from lora_train.core.seeds import derive_seed
+from lora_train.core.specs import DRAWING_REGULARISATION, RegularisationSpec
 from lora_train.data.regularisation import file_stem, free_numbers, remember_number
 from lora_train.engine.grids import save_png
 from lora_train.engine.loading import BaseModel

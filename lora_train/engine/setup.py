@@ -16,8 +16,8 @@ from lora_train.core.conditioning import Conditioning, conditioning_of, trains_t
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError
 from lora_train.core.events import Note
-from lora_train.core.jobs import TrainSpec
 from lora_train.core.seeds import derive_seed
+from lora_train.core.specs import TrainSpec
 from lora_train.core.tensorfiles import file_sha256, legacy_checkpoint_hash
 from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import common_tag, tag_frequency

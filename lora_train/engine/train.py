@@ -18,7 +18,8 @@ import torch
 
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled, Saved, Started
-from lora_train.core.jobs import JobFolder, Request, RequestedEnd, TrainSpec
+from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.data.tokens import CHUNK_TOKENS

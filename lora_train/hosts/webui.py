@@ -20,7 +20,8 @@ from typing import Any
 from lora_train.app import App
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.host import BaseModelChoice, HostCaptioner
-from lora_train.core.jobs import JobFolder, RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.hosts import captioners
 from lora_train.hosts.parking import Parking

@@ -12,7 +12,7 @@ from lora_train.core.settings import SettingField
 from lora_train.ui.compat import Component, make
 from lora_train.ui.html import number_text
 
-Section = Literal["train", "dataset", "caption"]
+Section = Literal["train", "dataset", "caption", "preview", "sweep"]
 
 _HELP = {"clip_skip": "2 if training anime model"}
 """Shorter words than the schema's, where the tutorial's reader knows them."""
@@ -35,7 +35,9 @@ class SettingControl:
             return number_text(value)
         if kind == "texts":
             return "\n".join(value)
-        if kind == "floats":
+        if kind == "choices":
+            return list(value)
+        if kind in ("ints", "floats"):
             return ", ".join(number_text(number) for number in value)
         return value
 
@@ -69,6 +71,8 @@ def setting_control(field: SettingField, section: Section, *, panel: str, **opti
 
 
 def _component(field: SettingField, options: dict[str, Any]) -> Component:
+    if field.kind == "choices":
+        return make(gr.Dropdown, **{"choices": list(field.choices), "multiselect": True, **options})
     if "choices" in options:
         return make(gr.Dropdown, **options)
     if field.kind == "choice":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import gradio as gr
+import msgspec
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
@@ -20,7 +21,9 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import TrainToolsError
+from lora_train.core.grid_settings import GridSettings
 from lora_train.core.settings import check_settings
+from lora_train.core.sweep_settings import SweepSettings
 from lora_train.ui import live, view
 from lora_train.ui.compat import Component, Updates, make, on, triggers_of_a_hand
 from lora_train.ui.form import SettingControl
@@ -31,6 +34,13 @@ Handler = Callable[[Values], Updates]
 
 _DRAWN_WITH = {"base_model": ("model", "preset"), "optimizer": ("optimizers",)}
 """What of the live parts a setting changes, besides the sum."""
+_SCHEMAS: dict[str, type[msgspec.Struct]] = {
+    "train": TrainSettings,
+    "dataset": DatasetSettings,
+    "caption": CaptionSettings,
+    "preview": GridSettings,
+    "sweep": SweepSettings,
+}
 _MISTAKE = "Something went wrong in Train Tools."
 
 _log = logging.getLogger(__name__)
@@ -202,8 +212,7 @@ class Page:
     def _wrong(self, values: Values) -> list[str]:
         """What is wrong with those of `values` that are controls, saved or not."""
         given = self._given(values)
-        schemas = {"train": TrainSettings(), "dataset": DatasetSettings(), "caption": CaptionSettings()}
-        return [problem for section, base in schemas.items() for problem in check_settings(given[section], base)[1]]
+        return [problem for section, base in _SCHEMAS.items() for problem in check_settings(given[section], base())[1]]
 
     def show_settings(self, selection: Selection) -> Updates:
         """Every control as it is saved, and nothing wrong any more."""
@@ -222,7 +231,7 @@ class Page:
         return self.app.settings.save(selection.project, selection.version, **given)
 
     def _given(self, values: Values) -> dict[str, dict[str, Any]]:
-        given: dict[str, dict[str, Any]] = {"train": {}, "dataset": {}, "caption": {}}
+        given: dict[str, dict[str, Any]] = {section: {} for section in _SCHEMAS}
         for control in self._settings:
             if control.component in values:
                 given[control.section][control.field.name] = control.meant(values[control.component])
@@ -231,10 +240,10 @@ class Page:
     def _saved_settings(self, selection: Selection) -> Updates:
         if not selection.version:
             return {}
+        settings = self.app.settings
+        readers = (settings.train, settings.dataset, settings.caption, settings.preview, settings.sweep)
         saved = {
-            "train": self.app.settings.train(selection.project, selection.version),
-            "dataset": self.app.settings.dataset(selection.project, selection.version),
-            "caption": self.app.settings.caption(selection.project, selection.version),
+            section: read(selection.project, selection.version) for section, read in zip(_SCHEMAS, readers, strict=True)
         }
         return {
             control.component: control.update(saved[control.section][control.field.name]) for control in self._settings

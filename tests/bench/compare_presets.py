@@ -83,7 +83,8 @@ def run(recipe: str, seed: int, root: Path, pictures: Path) -> dict[str, Any]:
     from lora_train.core import presets
     from lora_train.core.assets import DEMO_PICTURES
     from lora_train.core.config import TrainSettings
-    from lora_train.core.jobs import CompareSpec, JobFolder, TrainSpec
+    from lora_train.core.jobs import JobFolder
+    from lora_train.core.specs import CompareSpec, TrainSpec
     from lora_train.core.workspace import Workspace
     from lora_train.launch.launcher import read_status
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from lora_train.core import events as ev
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import TrainSpec
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter
 

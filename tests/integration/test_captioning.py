@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from lora_train.core.caption_settings import CaptionSettings
-from lora_train.core.jobs import CaptionPlan, CaptionSpec, JobFolder, status_from_events
+from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.specs import CaptionPlan, CaptionSpec
 from lora_train.data.captioning import Change, read_changes
 from lora_train.data.captions import read_caption
 from lora_train.launch import launcher

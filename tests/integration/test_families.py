@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from lora_train.core import events as ev
-from lora_train.core.jobs import JobFolder, PreviewSpec, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import PreviewSpec, TrainSpec
 from lora_train.engine.preview_job import preview
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.train import train

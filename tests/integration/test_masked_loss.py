@@ -12,7 +12,8 @@ from PIL import Image
 
 from lora_train.core import events as ev
 from lora_train.core.errors import DatasetError
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import TrainSpec
 from lora_train.engine import draws, losses, setup
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter

@@ -16,7 +16,8 @@ from torch import nn
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, ModelError
 from lora_train.core.inspection import inspect_file
-from lora_train.core.jobs import JobFolder, PreviewSpec, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import PreviewSpec, TrainSpec
 from lora_train.engine import setup
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_protocol import Draw, Network

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.core import events as ev
 from lora_train.core.assets import DEMO_PICTURES
-from lora_train.core.jobs import TrainSpec
+from lora_train.core.specs import TrainSpec
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files, Studio

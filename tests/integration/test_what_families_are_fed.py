@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from lora_train.core import events as ev
-from lora_train.core.jobs import TrainSpec
 from lora_train.core.seeds import derive_seed
+from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch, View
 from lora_train.engine import setup
 from lora_train.engine import train as engine

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from lora_train.core import events as ev
-from lora_train.core.jobs import TrainSpec
+from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch
 from lora_train.engine import draws, setup
 from lora_train.engine import train as engine

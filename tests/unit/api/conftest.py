@@ -17,7 +17,8 @@ from lora_train.app import App
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
 from lora_train.core.host import NoHost
-from lora_train.core.jobs import JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import EventWriter
 from lora_train.core.host import BaseModelChoice, NoHost
-from lora_train.core.jobs import DatasetSpec, JobFolder, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import DatasetSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.data.update import update_dataset
 from lora_train.launch import launcher

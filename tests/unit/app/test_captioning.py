@@ -10,7 +10,8 @@ from lora_train.app import captioning
 from lora_train.core import events as ev
 from lora_train.core.captioners import MODELS, CaptionerModel
 from lora_train.core.errors import JobError, ModelError, WorkspaceError
-from lora_train.core.jobs import CaptionPlan, CaptionSpec, DatasetSpec, DownloadSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import CaptionPlan, CaptionSpec, DatasetSpec, DownloadSpec
 from lora_train.launch import launcher
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from lora_train.app import captioning
 from lora_train.app.captions import AllPictures
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError
-from lora_train.core.jobs import CaptionPlan, CaptionSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import CaptionPlan, CaptionSpec
 from lora_train.data.caption_edits import AddTags
 from lora_train.data.captioning import write_captions
 from lora_train.launch import launcher

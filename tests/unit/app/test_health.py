@@ -12,7 +12,8 @@ from lora_train.app.health import Health
 from lora_train.core import events as ev
 from lora_train.core.errors import DatasetError, JobError, WorkspaceError
 from lora_train.core.events import EventWriter
-from lora_train.core.jobs import CheckSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import CheckSpec
 from lora_train.data.facts import check_pictures
 from lora_train.launch import launcher
 

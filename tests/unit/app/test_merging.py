@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lora_train.core.errors import ConfigError, ModelError
-from lora_train.core.jobs import MergeSpec
+from lora_train.core.specs import MergeSpec
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Desk

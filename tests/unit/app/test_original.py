@@ -16,7 +16,8 @@ from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import JobError
 from lora_train.core.events import EventWriter
 from lora_train.core.host import BaseModelChoice
-from lora_train.core.jobs import DatasetSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import DatasetSpec
 from lora_train.data.update import update_dataset
 from tests.unit.core.test_original import DATASET, NAME, PREVIEW, TRAIN
 

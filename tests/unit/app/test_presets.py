@@ -255,7 +255,7 @@ def test_a_damaged_file_stops_no_other(desk: Desk) -> None:
 def test_a_plan_with_a_preset(desk: Desk) -> None:
     """16 demo pictures and as many regularisation views in fours: 8 batches an epoch and repeat."""
     from lora_train.core.assets import DEMO_PICTURES
-    from lora_train.core.jobs import TrainSpec
+    from lora_train.core.specs import TrainSpec
 
     values = {"base_model": "demo", "epochs": "5", "rank": "4"}
     plan = desk.app.plan_train(name="sks", images=DEMO_PICTURES, values=values, preset="Character")

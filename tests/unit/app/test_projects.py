@@ -14,7 +14,8 @@ from lora_train.app.snapshot import Selection
 from lora_train.app.version_settings import dataset_settings
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, WorkspaceError
-from lora_train.core.jobs import DatasetSpec, JobFolder, SamplesSpec, TrainSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import DatasetSpec, SamplesSpec, TrainSpec
 from lora_train.data.update import update_dataset
 from lora_train.launch.queue import JobQueue
 

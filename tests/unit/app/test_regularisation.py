@@ -14,7 +14,7 @@ from PIL import Image
 from lora_train.app.paces import remember_drawing_pace
 from lora_train.core import events as ev
 from lora_train.core.errors import ConfigError, JobError, WorkspaceError
-from lora_train.core.jobs import DRAWING_REGULARISATION, RegularisationSpec, TrainSpec
+from lora_train.core.specs import DRAWING_REGULARISATION, RegularisationSpec, TrainSpec
 from lora_train.launch.queue import JobQueue
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.host import BaseModelChoice
-from lora_train.core.jobs import SamplesSpec, TrainSpec
+from lora_train.core.specs import SamplesSpec, TrainSpec
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
 

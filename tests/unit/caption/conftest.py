@@ -14,7 +14,8 @@ import pytest
 
 from lora_train.core import captioners
 from lora_train.core.captioners import CaptionerFile, CaptionerModel
-from lora_train.core.jobs import DownloadSpec, JobFolder, JobStatus, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
+from lora_train.core.specs import DownloadSpec
 
 if TYPE_CHECKING:
     from tests.assets.hubs import Hub

@@ -21,7 +21,7 @@ from lora_train.caption.devices import choose_device
 from lora_train.caption.together import open_captioner
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.errors import DeviceMemoryError, ModelError
-from lora_train.core.jobs import CaptionPlan
+from lora_train.core.specs import CaptionPlan
 
 pytestmark = pytest.mark.compat
 

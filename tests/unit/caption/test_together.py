@@ -14,7 +14,7 @@ from PIL import Image
 from lora_train.caption.together import Together, open_captioner
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.errors import DatasetError
-from lora_train.core.jobs import CaptionPlan
+from lora_train.core.specs import CaptionPlan
 
 
 class Part:

@@ -15,7 +15,7 @@ from lora_train.caption.together import open_captioner
 from lora_train.caption.wd14 import Input, input_of, prepared
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.errors import DatasetError, ModelError
-from lora_train.core.jobs import CaptionPlan
+from lora_train.core.specs import CaptionPlan
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 MODEL = Path("model.onnx")

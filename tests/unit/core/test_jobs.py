@@ -12,15 +12,8 @@ import pytest
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError
-from lora_train.core.jobs import (
-    BenchSpec,
-    CompareSpec,
-    JobFolder,
-    JobSpec,
-    PreviewSpec,
-    TrainSpec,
-    status_from_events,
-)
+from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.specs import BenchSpec, CompareSpec, JobSpec, PreviewSpec, TrainSpec
 
 SETTINGS = TrainSettings(base_model="demo", preview_prompts=("猫",), preview_weights=(0.0, 0.6))
 SPECS: list[JobSpec] = [

@@ -11,7 +11,8 @@ from PIL import Image
 
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.events import EventWriter, Note
-from lora_train.core.jobs import DatasetSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import DatasetSpec
 from lora_train.data.captioner import Captioner
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.update import update_dataset

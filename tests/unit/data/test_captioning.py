@@ -16,7 +16,8 @@ from lora_train.core.caption_settings import CaptionPolicy, CaptionSettings
 from lora_train.core.errors import DatasetError, JobError, ModelError
 from lora_train.core.events import EventWriter, Note, Phase
 from lora_train.core.files import lock
-from lora_train.core.jobs import CaptionPlan, CaptionSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import CaptionPlan, CaptionSpec
 from lora_train.data.captioning import Change, captioned, read_changes, write_captions
 from lora_train.data.captions import read_caption, split_tags
 from lora_train.data.manifest import Made, Manifest

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from lora_train.core.events import EventWriter, Phase
-from lora_train.core.jobs import CheckSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import CheckSpec
 from lora_train.data import facts as facts_module
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.facts import (

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from lora_train.core.errors import ModelError, TrainToolsError
 from lora_train.core.events import EventWriter
 from lora_train.core.inspection import inspect_file
-from lora_train.core.jobs import JobFolder, MergeSpec
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import MergeSpec
 from lora_train.engine.merging import Factors, balanced, merge, norm, reduce
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_file import file_tensors, load_network, save_lora

@@ -15,7 +15,8 @@ from PIL import Image
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError
-from lora_train.core.jobs import JobFolder, RegularisationSpec, RequestedEnd, status_from_events
+from lora_train.core.jobs import JobFolder, RequestedEnd, status_from_events
+from lora_train.core.specs import RegularisationSpec
 from lora_train.engine import regularisation
 from lora_train.engine.reporting import Reporter
 

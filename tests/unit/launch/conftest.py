@@ -15,7 +15,8 @@ import pytest
 
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
-from lora_train.core.jobs import BenchSpec, JobFolder
+from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import BenchSpec
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue, Runner
 

@@ -10,7 +10,8 @@ import pytest
 
 from lora_train.core.errors import ModelError
 from lora_train.core.events import EventWriter, Phase
-from lora_train.core.jobs import CaptionPlan, CaptionSpec, JobFolder, RequestedEnd
+from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.specs import CaptionPlan, CaptionSpec
 from lora_train.launch import job_thread, launcher
 
 
