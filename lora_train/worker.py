@@ -22,6 +22,7 @@ from lora_train.core.specs import (
     CompareSpec,
     DatasetSpec,
     DownloadSpec,
+    GridSpec,
     JobSpec,
     MergeSpec,
     PreviewSpec,
@@ -30,7 +31,7 @@ from lora_train.core.specs import (
     TrainSpec,
 )
 
-_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | RegularisationSpec | CompareSpec | BenchSpec | MergeSpec
+_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | GridSpec | RegularisationSpec | CompareSpec | BenchSpec | MergeSpec
 
 
 def main(arguments: list[str]) -> int:
@@ -123,6 +124,10 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.preview_job import draw_samples
 
                 return ev.Finished(result=draw_samples(spec, job, report))
+            case GridSpec():
+                from lora_train.engine.grid_job import draw_grid
+
+                return ev.Finished(result=draw_grid(spec, job, report))
             case RegularisationSpec():
                 from lora_train.engine.regularisation import draw_regularisation
 

@@ -17,6 +17,7 @@ from lora_train.app.background import Background
 from lora_train.app.captioning import Captioning
 from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
+from lora_train.app.grid_planning import plan_grid_job
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
@@ -45,12 +46,13 @@ from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
 from lora_train.core.config import SavePrecision, TrainSettings
 from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
+from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
-from lora_train.core.settings import parse_settings
+from lora_train.core.settings import check_settings, parse_settings
 from lora_train.core.specs import BENCH_MODELS, BenchSpec, CompareSpec, JobSpec, PreviewSpec, TrainSpec
 from lora_train.core.workspace import Workspace, folder_name
 from lora_train.data.tokens import has_tokenizer, token_count
@@ -250,6 +252,17 @@ class App:
             settings=with_threads(settings, facts),
         )
         return self._new_job("preview", spec)
+
+    def plan_grid(self, *, loras: Sequence[Path], grid: Mapping[str, Any], values: Mapping[str, Any]) -> JobFolder:
+        """A job that draws finished LoRAs by lists of values, `grid` being those of GridSettings that are given.
+
+        Raises as `plan_grid_job`.
+        """
+        lists, problems = check_settings(grid, GridSettings())
+        if problems:
+            raise ConfigError(problems)
+        spec = plan_grid_job(self.workspace, loras, lists, parse_settings(values), fallback_prompt="")
+        return self._new_job("grid", spec)
 
     def plan_demo(self) -> PlannedTrain:
         """The demo's training: the model and pictures that ship with the package."""

@@ -7,8 +7,10 @@ from pathlib import Path
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Sampled
+from lora_train.core.infotext import lora_tag
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import PreviewSpec, SamplesSpec
+from lora_train.data.prompts import without_tags
 from lora_train.engine import devices
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel, load_base_model
@@ -37,7 +39,8 @@ def preview(spec: PreviewSpec, report: Reporter) -> dict[str, object]:
         column_labels=[f"{weight:g}" for weight in settings.preview_weights],
         title=Path(spec.lora).stem,
     )
-    prompt = f"<lora:{Path(spec.lora).stem}:{settings.preview_weights[-1]:g}> {settings.preview_prompts[0]}"
+    tag = lora_tag(Path(spec.lora).stem, settings.preview_weights[-1])
+    prompt = f"{tag} {without_tags(settings.preview_prompts[0]).strip()}"
     save_png(grid, Path(spec.out), parameters_text(prompt, settings, draw_with))
     return {"grid": spec.out}
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
+from lora_train.core.infotext import DrawnFrom, Parameters, infotext, lora_tag
+from lora_train.data.prompts import without_tags
 from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network_protocol import Network
@@ -35,8 +38,8 @@ class PreviewTexts:
         if self._encoded is not None:
             return self._encoded
         assert self._prompts is not None, "neither the embeddings nor the text encoder were kept"
-        positive = self._prompts.encode_each(self._settings.preview_prompts)
-        return positive, self._prompts.encode_each([self._settings.preview_negative_prompt])[0]
+        positive = [self._prompts.encode_prompt(prompt) for prompt in self._settings.preview_prompts]
+        return positive, self._prompts.encode_prompt(self._settings.preview_negative_prompt, is_negative=True)
 
 
 def draw_previews(
@@ -74,7 +77,8 @@ def save_previews(
     for prompt_index, (prompt, row) in enumerate(zip(settings.preview_prompts, rows, strict=True)):
         for weight, picture in zip(settings.preview_weights, row, strict=True):
             path = folder / f"{stem}-p{prompt_index + 1}-w{weight:g}.png"
-            save_png(picture, path, parameters_text(f"<lora:{stem}:{weight:g}> {prompt}", settings, draw_with))
+            tagged = f"{lora_tag(stem, weight)} {without_tags(prompt).strip()}"
+            save_png(picture, path, parameters_text(tagged, settings, draw_with))
             told(path, prompt, weight)
     grid = make_grid(
         rows,
@@ -94,12 +98,19 @@ def grid_path(folder: Path, stem: str) -> Path:
 
 def parameters_text(prompt: str, settings: TrainSettings, draw_with: DrawSettings) -> str:
     """Generation parameters in the form that WebUIs write into PNGs and read back."""
-    lines = [prompt]
-    if settings.preview_negative_prompt:
-        lines.append(f"Negative prompt: {settings.preview_negative_prompt}")
-    values = (
-        f"Steps: {draw_with.steps}, Sampler: {draw_with.sampler}, CFG scale: {draw_with.cfg_scale:g}, "
-        f"Seed: {settings.preview_seed}, Size: {draw_with.width_px}x{draw_with.height_px}"
+    return infotext(
+        Parameters(
+            prompt=prompt,
+            negative_prompt=settings.preview_negative_prompt,
+            sampler=draw_with.sampler,
+            steps=draw_with.steps,
+            cfg_scale=draw_with.cfg_scale,
+            seed=settings.preview_seed,
+            size_px=(draw_with.width_px, draw_with.height_px),
+            clip_skip=draw_with.clip_skip,
+            files=DrawnFrom(
+                model=resolve_base_model(settings.base_model).stem,
+                vae=Path(settings.vae).name,
+            ),
+        )
     )
-    lines.append(values if draw_with.clip_skip is None else f"{values}, Clip skip: {draw_with.clip_skip}")
-    return "\n".join(lines)

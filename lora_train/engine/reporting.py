@@ -69,6 +69,10 @@ class Reporter:
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Tell what is going on outside the loop. Raises RequestedEnd when the person asked to end."""
         self.events.write(Phase(name=name, done=done, total=total))
+        self.end_if_asked()
+
+    def end_if_asked(self) -> None:
+        """Raises RequestedEnd when the person asked to end; costs nothing otherwise."""
         if self.request is not None and not (self.stop_waits and self.request == "stop"):
             raise RequestedEnd(self.request)
 

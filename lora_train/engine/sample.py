@@ -1,12 +1,12 @@
-"""Preview pictures: the loaded model with a diffusers scheduler, without any pipeline class.
+"""Preview pictures: the loaded model and a sampler, without any pipeline class.
 
 Legend: B pictures; sizes in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -15,19 +15,12 @@ from PIL import Image
 
 from lora_train.core.conditioning import conditioning_of
 from lora_train.core.config import TrainSettings
-from lora_train.core.preview_settings import Sampler
+from lora_train.core.samplers import Sampler
 from lora_train.core.seeds import derive_seed
 from lora_train.engine.denoiser import drawn_sizes, full_mask, predict
 from lora_train.engine.loading import BaseModel
+from lora_train.engine.samplers import NoiseLevels, initial_noise, sample
 from lora_train.engine.text import Embeddings
-
-_SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
-
 
 _MOST_TOGETHER = 8
 _TOGETHER_PX = 512 * 512
@@ -57,30 +50,6 @@ def draw_settings(settings: TrainSettings, model: BaseModel, size_px: int) -> Dr
         cfg_scale=settings.preview_cfg_scale,
         clip_skip=settings.clip_skip if conditioning_of(model.family).clip_skip_matters else None,
     )
-
-
-def make_scheduler(sampler: Sampler, prediction: str, *, zero_terminal_snr: bool = False) -> Any:
-    """diffusers' scheduler for a sampler as the WebUI names it, with the WebUI's spacing of timesteps.
-
-    With zero terminal SNR the steps begin at pure noise, timestep 999: trailing spacing (Lin et al. 2023, section 3.3).
-    """
-    import diffusers
-
-    spacing = "trailing" if zero_terminal_snr else "leading" if sampler == "DDIM" else "linspace"
-    shared = {
-        **_SCHEDULE,
-        "prediction_type": prediction,
-        "rescale_betas_zero_snr": zero_terminal_snr,
-        "timestep_spacing": spacing,
-    }
-    if sampler == "DDIM":
-        return diffusers.DDIMScheduler(**shared, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    kinds = {
-        "Euler": diffusers.EulerDiscreteScheduler,
-        "Euler a": diffusers.EulerAncestralDiscreteScheduler,
-        "DPM++ 2M": diffusers.DPMSolverMultistepScheduler,
-    }
-    return kinds[sampler](**shared)
 
 
 def draw(
@@ -120,26 +89,56 @@ def denoise(
     negative: Embeddings,
     seeds: Sequence[int],
     settings: DrawSettings,
+    told: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Latents (B, 4, h, w) for `decode`, of B prompts and a negative one for all of them."""
-    scheduler = make_scheduler(settings.sampler, model.prediction, zero_terminal_snr=model.zero_terminal_snr)
-    scheduler.set_timesteps(settings.steps)
-    text = Embeddings.join(_same_length(positive, negative.expand(len(seeds))))
-    sizes = drawn_sizes(model, settings.width_px, settings.height_px, 2 * len(seeds))
-    inpaint = full_mask(model, settings.width_px, settings.height_px)
+    """Latents (B, 4, h, w) for `decode`, of B prompts and a negative one for all of them.
+
+    `told` is called before each look of the UNet, and ends the drawing by raising. The noise is drawn on the CPU, each
+    picture's from its own seed: what a host draws whose "Random number generator source" is CPU.
+    """
+    levels = NoiseLevels(zero_terminal_snr=model.zero_terminal_snr)
+    steps = levels.steps(settings.sampler, settings.steps)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shape = (1, 4, settings.height_px // 8, settings.width_px // 8)
-    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-    latents = noise.to(model.device) * scheduler.init_noise_sigma
-    extra = {} if settings.sampler in ("DDIM", "DPM++ 2M") else {"generator": generators}
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep)
-        timesteps = timestep.to(model.device)
-        output = predict(model.unet, torch.cat([scaled, scaled]), timesteps, text, sizes, inpaint).float()
-        wanted, unwanted = output.chunk(2)
-        guided = unwanted + settings.cfg_scale * (wanted - unwanted)
-        latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
-    return latents
+
+    def noise() -> torch.Tensor:
+        return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(model.device)
+
+    guided = _Guided(model, positive, negative.expand(len(seeds)), settings)
+
+    def denoised(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        told()
+        scale = math.hypot(sigma, 1)
+        output = guided.predict(x / scale, levels.timestep(sigma))
+        if model.prediction == "v_prediction":
+            return x / scale**2 - output * (sigma / scale)
+        return x - output * sigma
+
+    return sample(settings.sampler, denoised, initial_noise(noise(), settings.sampler, steps[0]), steps, noise)
+
+
+class _Guided:
+    """The UNet with classifier-free guidance (Ho & Salimans 2022). Prompts of another length than the negative one's
+    are asked apart, as in the hosts: none is filled up because of the other.
+    """
+
+    def __init__(self, model: BaseModel, positive: Embeddings, negative: Embeddings, settings: DrawSettings) -> None:
+        self._model = model
+        self._cfg_scale = settings.cfg_scale
+        is_together = positive.hidden.shape == negative.hidden.shape
+        self._texts = [Embeddings.join([positive, negative])] if is_together else [positive, negative]
+        self._size_px = settings.width_px, settings.height_px
+        self._inpaint = full_mask(model, *self._size_px)
+
+    def predict(self, scaled: torch.Tensor, timestep: float) -> torch.Tensor:
+        """What the model predicts for scaled-down latents (B, 4, h, w), float32."""
+        model, count = self._model, 2 // len(self._texts)
+        told = torch.tensor(timestep, dtype=torch.float32, device=model.device)
+        seen = torch.cat([scaled] * count)
+        sizes = drawn_sizes(model, *self._size_px, len(seen))
+        outputs = [predict(model.unet, seen, told, text, sizes, self._inpaint).float() for text in self._texts]
+        wanted, unwanted = torch.cat(outputs).chunk(2)
+        return unwanted + self._cfg_scale * (wanted - unwanted)
 
 
 def decode(model: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
@@ -154,14 +153,3 @@ def decode(model: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
 def picture_seeds(seed: int, count: int) -> list[int]:
     """Seeds of a row of pictures: the first is `seed` itself."""
     return [seed, *(derive_seed(seed, "picture", index) for index in range(1, count))]
-
-
-def _same_length(first: Embeddings, second: Embeddings) -> tuple[Embeddings, Embeddings]:
-    """Pad the shorter text with its own last chunk of 77 tokens until both are equally long."""
-    length = max(first.hidden.shape[1], second.hidden.shape[1])
-    return _padded(first, length), _padded(second, length)
-
-
-def _padded(text: Embeddings, length: int) -> Embeddings:
-    missing = (length - text.hidden.shape[1]) // 77
-    return Embeddings(torch.cat([text.hidden, *[text.hidden[:, -77:]] * missing], dim=1), text.pooled)

@@ -1,4 +1,6 @@
-"""Captions to text embeddings, as the hosts do it: 75-token chunks, each between a begin and an end token.
+"""Captions and prompts to text embeddings, as the hosts do it: 75-token chunks, each between begin and end tokens.
+
+Only prompts are read for attention, `(word:1.2)`; a caption's brackets are brackets.
 
 Legend: B captions, C chunks, T = 77 C tokens, D text width, P pooled width.
 """
@@ -13,6 +15,7 @@ import torch
 
 from lora_train.core.conditioning import TextEncoderUse, conditioning_of
 from lora_train.core.errors import ConfigError
+from lora_train.data.prompts import WeightedChunk, read_attention, weighted_chunks, without_tags
 from lora_train.data.tokens import CHUNK_TOKENS, chunk_borders
 from lora_train.engine.loading import BaseModel
 
@@ -39,6 +42,22 @@ def pack(chunks: Sequence[Sequence[Sequence[int]]], begin: int, end: int, pad: i
         for caption in chunks
     ]
     return torch.tensor(rows, dtype=torch.long)
+
+
+def pack_weights(chunks: Sequence[WeightedChunk]) -> torch.Tensor:
+    """(C, 77) of one prompt: the weight of every token, 1 for begin, end and padding."""
+    return torch.tensor([[1.0, *chunk.weights, *[1.0] * (CHUNK_TOKENS + 1 - len(chunk.ids))] for chunk in chunks])
+
+
+def emphasized(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Hidden states (1, 77 C, D) of a prompt times their weights (C, 77), each chunk then scaled to its old mean.
+
+    The hosts' emphasis "Original", which is their default. The mean is that over all numbers of a chunk.
+    """
+    chunks = hidden.float().reshape(*weights.shape, -1)
+    weighted = chunks * weights.to(chunks).unsqueeze(-1)
+    scale = chunks.mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True)
+    return (weighted * scale).reshape(hidden.shape).to(hidden.dtype)
 
 
 def _wrap(tokens: Sequence[int], begin: int, end: int, pad: int) -> list[int]:
@@ -111,7 +130,9 @@ class Prompts:
 
     def __init__(self, model: BaseModel, *, clip_skip: int, max_tokens: int) -> None:
         self.text_encoders = model.text_encoders
-        self._uses = conditioning_of(model.family).text_encoders
+        conditioning = conditioning_of(model.family)
+        self._uses = conditioning.text_encoders
+        self._tells_sizes = conditioning.tells_sizes
         for encoder, use in zip(self.text_encoders, self._uses, strict=True):
             if use.layer is None:
                 check_clip_skip(encoder, clip_skip)
@@ -130,22 +151,48 @@ class Prompts:
 
     def ids(self, captions: Sequence[str]) -> torch.Tensor:
         """(E, B, C, 77) on the CPU. Captions that are cut are remembered in `cut_captions`."""
-        chunks = [self._tokenized(caption) for caption in captions]
-        begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        return torch.stack([pack(chunks, begin, end, pad) for pad in self._pads])
+        return self._packed([self._tokenized(caption) for caption in captions])
 
     def length(self, caption: str) -> int:
         """Tokens of this caption's embedding, begin, end and padding included: 77 for each chunk."""
         return (CHUNK_TOKENS + 2) * len(self._tokenized(caption))
 
-    def encode(self, ids: torch.Tensor) -> Embeddings:
-        """Token ids (E, B, C, 77) on the text encoders' device -> the family's embeddings, T = 77 C."""
+    def encode(self, ids: torch.Tensor, weights: torch.Tensor | None = None) -> Embeddings:
+        """Token ids (E, B, C, 77) on the text encoders' device -> the family's embeddings, T = 77 C.
+
+        `weights` (C, 77) are those of a single prompt's tokens (see `emphasized`); the pooled ones know none.
+        """
         parts = [
             encode(encoder, own, use, self.clip_skip)
             for encoder, own, use in zip(self.text_encoders, ids, self._uses, strict=True)
         ]
         pooled = next((part.pooled for part in parts if part.pooled is not None), None)
-        return Embeddings(torch.cat([part.hidden for part in parts], dim=-1), pooled)
+        hidden = [part.hidden if weights is None else emphasized(part.hidden, weights) for part in parts]
+        return Embeddings(torch.cat(hidden, dim=-1), pooled)
+
+    def encode_prompt(self, prompt: str, *, is_negative: bool = False) -> Embeddings:
+        """A prompt as the hosts understand it, B = 1, of as many chunks as it needs (see `data.prompts`).
+
+        As there, an empty negative prompt is all zeros for SDXL.
+        """
+        prompt = without_tags(prompt)
+        chunks = self._prompt_chunks(prompt)
+        weights = pack_weights(chunks)
+        text = self.encode(self._packed([[chunk.ids for chunk in chunks]]).to(self.device), weights)
+        if is_negative and not prompt and self._tells_sizes:
+            assert text.pooled is not None, "families that tell sizes have pooled embeddings"
+            return Embeddings(torch.zeros_like(text.hidden), torch.zeros_like(text.pooled))
+        return text
+
+    def _prompt_chunks(self, prompt: str) -> list[WeightedChunk]:
+        parts = read_attention(prompt)
+        ids = [self._tokenizer(part.text, add_special_tokens=False, truncation=False).input_ids for part in parts]
+        return weighted_chunks(parts, ids, self._tokenizer.convert_tokens_to_ids(",</w>"))
+
+    def _packed(self, chunks: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+        """(E, B, C, 77)"""
+        begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        return torch.stack([pack(chunks, begin, end, pad) for pad in self._pads])
 
     def forget(self) -> None:
         """Drop what was tokenized: shuffled captions are new in every epoch."""
