@@ -151,6 +151,7 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
         *(f"lora_train.core.{name}" for name in ("events", "files", "installing", "jobs", "optimizers", "purposes")),
+        "lora_train.core.samplers",
         *(f"lora_train.core.{name}_settings" for name in ("network", "noise", "preview")),
     }
 

@@ -131,7 +131,8 @@ def test_parameters_as_webuis_write_them() -> None:
     assert parameters_text("<lora:cat-v1:0.7> cat", settings, drawing) == (
         "<lora:cat-v1:0.7> cat\n"
         "Negative prompt: blurry\n"
-        "Steps: 24, Sampler: Euler a, CFG scale: 7, Seed: 7, Size: 512x768, Clip skip: 2"
+        "Steps: 24, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Seed: 7, Size: 512x768, "
+        "Clip skip: 2, RNG: CPU"
     )
     without = TrainSettings(preview_seed=7)
     assert "Negative" not in parameters_text("cat", without, drawing)
