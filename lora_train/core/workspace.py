@@ -86,6 +86,8 @@ class VersionInfo(msgspec.Struct):
     """The last job that drew regularisation pictures, as `update_job`."""
     caption_job: str = ""
     """The last captioning of the trained set, likewise."""
+    grid_jobs: list[str] = []
+    """The jobs that drew previews of the version's LoRAs, in the order of their beginnings; some may be deleted."""
     preset: PresetUse | None = None
 
 
