@@ -1,9 +1,9 @@
-"""From the preview panel's settings to a job that draws: what is left to be chosen is chosen here, once."""
+"""From the preview panel to a grid job: what the person left open is chosen, nothing is written or runs yet."""
 
 from __future__ import annotations
 
 import os
-import random
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,33 +12,71 @@ import msgspec
 from lora_train.app.planning import check_base_model, with_absolute_paths, with_threads
 from lora_train.core import presets
 from lora_train.core.config import TrainSettings
+from lora_train.core.errors import ConfigError
 from lora_train.core.grid_settings import GridSettings
+from lora_train.core.grids import ALL_GRIDS_FILE, grid_file
+from lora_train.core.samplers import unknown_sampler
 from lora_train.core.specs import GridSpec
 from lora_train.core.workspace import Workspace
 
-_MOST_RANDOM = 2_400_000_000
-"""Random seeds stay below it, as in the original extension."""
+_SEEDS = 2**32
 
 
 def plan_grid_job(
-    workspace: Workspace, loras: Sequence[Path], grid: GridSettings, settings: TrainSettings, *, fallback_prompt: str
+    workspace: Workspace,
+    loras: Sequence[Path],
+    grid: GridSettings,
+    settings: TrainSettings,
+    *,
+    fallback_prompt: str,
 ) -> GridSpec:
-    """A job that can be drawn: without seeds of -1, sizes of 0 or an empty prompt.
+    """The spec of a job in a folder of `workspace.jobs_dir`.
 
-    Raises ConfigError or ModelError where the base model can't be used.
+    A seed of -1 becomes a random one, the same for all LoRAs; a size of 0 the base model's own; an empty prompt
+    `fallback_prompt`. Raises ConfigError with all that is wrong, ModelError for the base model or VAE.
     """
-    settings = with_absolute_paths(settings)
     facts = check_base_model(settings)
-    side_px = presets.native_resolution_px(facts)
-    below = workspace.jobs_dir / "job"
-    return GridSpec(
-        loras=tuple(Path(os.path.relpath(lora, below)).as_posix() for lora in loras),
-        grid=msgspec.structs.replace(
-            grid,
-            prompt=grid.prompt.strip() or fallback_prompt,
-            width_px=grid.width_px or side_px,
-            height_px=grid.height_px or side_px,
-            seeds=tuple(random.randrange(_MOST_RANDOM) if seed < 0 else seed for seed in grid.seeds),
-        ),
-        settings=with_threads(settings, facts),
+    own_px = presets.native_resolution_px(facts)
+    prompt = grid.prompt.strip() or fallback_prompt
+    problems = _wrong_files(loras)
+    if not prompt:
+        problems.append("prompt (Prompt): give one")
+    if grid.drawn_by == "worker":
+        problems += [problem for name in grid.samplers if (problem := unknown_sampler(name))]
+    if problems:
+        raise ConfigError(problems)
+    ready = msgspec.structs.replace(
+        grid,
+        prompt=prompt,
+        width_px=grid.width_px or own_px,
+        height_px=grid.height_px or own_px,
+        seeds=tuple(secrets.randbelow(_SEEDS) if seed == -1 else seed for seed in grid.seeds),
     )
+    return GridSpec(
+        loras=tuple(_from_job(workspace, lora) for lora in loras),
+        grid=ready,
+        settings=with_threads(with_absolute_paths(settings), facts),
+    )
+
+
+def _wrong_files(loras: Sequence[Path]) -> list[str]:
+    """Also two whose grids would have the same name, on Windows whatever their case."""
+    if not loras:
+        return ["loras: give at least one"]
+    problems = [f"{lora} is not a LoRA file that exists" for lora in loras if not lora.is_file()]
+    taken = {ALL_GRIDS_FILE}
+    for lora in loras:
+        name = grid_file(lora.stem).casefold()
+        if name in taken:
+            problems.append(f"{lora}: another grid has the name {grid_file(lora.stem)}; rename the LoRA file")
+        taken.add(name)
+    return problems
+
+
+def _from_job(workspace: Workspace, lora: Path) -> str:
+    """The path from a job's folder: all of them stand beside each other."""
+    path = lora.absolute()
+    try:
+        return Path(os.path.relpath(path, workspace.jobs_dir / "job")).as_posix()
+    except ValueError:  # on another drive of Windows
+        return path.as_posix()

@@ -53,6 +53,8 @@ class GridJob(msgspec.Struct, kw_only=True):
     """Pictures of the whole job."""
     drawn: int
     """Those that are there."""
+    file: str = ""
+    """The grid over all LoRAs; empty where there is none, or only one LoRA."""
     loras: list[LoraGrid]
     """Of the LoRAs that still exist."""
 

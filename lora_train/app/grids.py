@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import msgspec
 
@@ -47,10 +47,10 @@ from lora_train.core import presets
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, JobError, TrainToolsError, WorkspaceError
 from lora_train.core.grid_settings import GridSettings
-from lora_train.core.grids import cells, grid_file, picture_count
+from lora_train.core.grids import ALL_GRIDS_FILE, cells, grid_file, picture_count
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
-from lora_train.core.preview_settings import Sampler
+from lora_train.core.samplers import SAMPLERS, unknown_sampler
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import GridSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
@@ -85,7 +85,7 @@ class Grids:
 
     def samplers(self) -> list[str]:
         """Those that can be chosen: ours, and the host's where it draws for us."""
-        return [*dict.fromkeys((*get_args(Sampler), *self._host.samplers()))]
+        return [*dict.fromkeys((*SAMPLERS, *self._host.samplers()))]
 
     def forecast(self, project: str, version: str) -> GridForecast:
         """What *Generate all checkpoint preview* would do now. Raises WorkspaceError for an unknown version."""
@@ -143,7 +143,7 @@ class Grids:
         """A picture or grid of a job, by its name as told. Raises WorkspaceError for any other file."""
         folder, spec = self._find(job)
         is_picture = is_picture_file(file)
-        is_grid = file in (grid_file(stem_of(lora)) for lora in spec.loras)
+        is_grid = file in (ALL_GRIDS_FILE, *(grid_file(stem_of(lora)) for lora in spec.loras))
         if not (is_picture or is_grid) or not (folder.path / file).is_file():
             raise WorkspaceError(f"There is no file {file!r} in {folder.path.name}.", "Refresh the page.")
         return folder.path / file
@@ -258,11 +258,10 @@ class Grids:
 
     def _forecast(self, grid: GridSettings, drawings: Sequence[_Drawing]) -> GridForecast:
         forecast = GridForecast(loras=sum(len(drawing.loras) for drawing in drawings))
-        lists = (grid.samplers, grid.steps, grid.cfg_scales, grid.seeds, grid.weights)
-        each = grid.batch_count * grid.batch_size
-        for values in lists:
-            each *= len(values)
-        forecast.pictures = each * forecast.loras
+        specs = [
+            GridSpec(loras=tuple(map(str, drawing.loras)), grid=grid, settings=drawing.settings) for drawing in drawings
+        ]
+        forecast.pictures = sum(map(picture_count, specs))
         forecast.problems = [*check_settings({}, grid)[1], *self._sampler_problems(grid)]
         if not drawings:
             forecast.problems.append("There is no LoRA yet: train one first.")
@@ -272,29 +271,28 @@ class Grids:
                 "Shorten the lists."
             )
         seconds: list[float | None] = []
-        for drawing in drawings:
-            problems, facts = self._training.check_model(drawing.settings)
+        for spec in specs:
+            problems, facts = self._training.check_model(spec.settings)
             forecast.problems += problems
             side_px = presets.native_resolution_px(facts)
-            size_px = grid.width_px or side_px, grid.height_px or side_px
-            count = each * len(drawing.loras) // len(grid.steps)
-            seconds.append(expected_grid_s(self._workspace.root, drawing.settings, grid, *size_px, count))
+            area_px = (grid.width_px or side_px) * (grid.height_px or side_px)
+            seconds.append(expected_grid_s(self._workspace.root, spec, area_px))
         forecast.problems = [*dict.fromkeys(forecast.problems)]
         known = [told for told in seconds if told is not None]
         forecast.seconds = sum(known) if known and len(known) == len(seconds) else None
         return forecast
 
     def _sampler_problems(self, grid: GridSettings) -> Iterator[str]:
-        if grid.drawn_by == "host":
-            known = self._host.samplers()
-            if not known:
-                yield "Drawn by: there is no WebUI that could draw; choose worker."
-                return
-        else:
-            known = get_args(Sampler)
+        if grid.drawn_by == "worker":
+            yield from filter(None, map(unknown_sampler, grid.samplers))
+            return
+        known = self._host.samplers()
+        if not known:
+            yield "Drawn by: there is no WebUI that could draw; choose worker."
+            return
         for sampler in grid.samplers:
             if sampler not in known:
-                yield f"Sampling method: {sampler} is none of {', '.join(known)}."
+                yield f"Sampling method: {sampler} is none of the WebUI's samplers."
 
     # --- what belongs to what ---
 
@@ -352,6 +350,8 @@ class Grids:
                 own = [folder.path / file for file in drawn[lora]]
                 grid = folder.path / grid_file(stem_of(lora))
                 paths += [*own, *([grid] if grid.is_file() else [])]
+            over_all = folder.path / ALL_GRIDS_FILE
+            paths += [over_all] if again and over_all.is_file() else []
         if paths:
             self._workspace.trash.put(f"earlier previews of {title_of(version)}", paths)
 
@@ -378,6 +378,7 @@ class Grids:
             grid=spec.grid,
             axes=axes_of(spec),
             total=picture_count(spec),
+            file=ALL_GRIDS_FILE if (folder.path / ALL_GRIDS_FILE).is_file() else "",
             drawn=sum(map(len, drawn.values())),
             loras=loras,
         )

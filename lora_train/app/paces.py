@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Event, Phase
-from lora_train.core.grid_settings import GridSettings
+from lora_train.core.grids import work_steps
 from lora_train.core.jobs import JobStatus
 from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import read_json, write_json
@@ -79,12 +79,10 @@ def remember_grid_pace(root: Path, spec: GridSpec, status: JobStatus) -> None:
     write_json(root / "paces.json", paces)
 
 
-def expected_grid_s(
-    root: Path, settings: TrainSettings, grid: GridSettings, width_px: int, height_px: int, count: int
-) -> float | None:
-    """Seconds for `count` pictures of each of the grid's numbers of steps; None before any was drawn so."""
-    pace = _read(root).s_per_megapixel_step.get(_grid_key(settings, grid.drawn_by))
-    return None if pace is None else pace * width_px * height_px / 1e6 * sum(grid.steps) * count
+def expected_grid_s(root: Path, spec: GridSpec, area_px: int) -> float | None:
+    """Seconds for all pictures of a job, of such a size; None before any was drawn so."""
+    pace = _read(root).s_per_megapixel_step.get(_grid_key(spec.settings, spec.grid.drawn_by))
+    return None if pace is None else pace * area_px / 1e6 * work_steps(spec)
 
 
 def _read(root: Path) -> _Paces:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
+from lora_train.core.samplers import Sampler
 from lora_train.core.validation_settings import ValidationSettings
-
-Sampler = Literal["DDIM", "Euler", "Euler a", "DPM++ 2M"]
 
 
 class PreviewSettings(ValidationSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_train.app.grid_snapshot import GridForecast, GridJob, GridsSnapshot, LoraGrid
+from lora_train.app.grid_snapshot import GridForecast, GridJob, GridsSnapshot
 from lora_train.core.grids import AxisName
 from lora_train.core.jobs import JobStatus
 from lora_train.ui.html import (
@@ -67,7 +67,8 @@ def grids_html(snapshot: GridsSnapshot, token: str, pictures: str = "") -> str:
 
 def _job(job: GridJob, token: str, page: int) -> str:
     key = attributes_text({"data-key": f"grids {job.job}"})
-    grids = "".join(_grid(job, lora, token) for lora in job.loras if lora.file)
+    over_all = [_grid(job, words("all LoRAs"), job.file, token)] if job.file else []
+    grids = "".join([*over_all, *(_grid(job, value(own.stem), own.file, token) for own in job.loras if own.file)])
     shown = f'<div class="train-tools-grids">{grids}</div>' if grids else ""
     return (
         f'<section class="train-tools-box"{key}>{_headline(job)}{_facts(job)}{_bar(job.status, job)}'
@@ -138,15 +139,16 @@ def _buttons(job: GridJob) -> str:
     return compare + resume + post_button("Delete", "grids/delete", body)
 
 
-def _grid(job: GridJob, lora: LoraGrid, token: str) -> str:
-    url = grid_picture_url(job.job, lora.file, token)
-    small = grid_picture_url(job.job, lora.file, token, size="thumb")
-    link = attributes_text({"href": url, "target": "_blank", "rel": "noopener", "data-key": f"{job.job} {lora.file}"})
-    image = attributes_text({"src": small, "alt": lora.file})
-    key = attributes_text({"data-key": f"grid {job.job} {lora.file}"})
+def _grid(job: GridJob, title: str, file: str, token: str) -> str:
+    """A finished grid; a click shows it at its full size."""
+    url = grid_picture_url(job.job, file, token)
+    small = grid_picture_url(job.job, file, token, size="thumb")
+    link = attributes_text({"href": url, "target": "_blank", "rel": "noopener", "data-key": f"{job.job} {file}"})
+    image = attributes_text({"src": small, "alt": file})
+    key = attributes_text({"data-key": f"grid {job.job} {file}"})
     return (
         f'<figure{key}><a class="train-tools-preview train-tools-value"{link}><img loading="lazy"{image}></a>'
-        f"<figcaption>{value(lora.stem)}</figcaption></figure>"
+        f"<figcaption>{title}</figcaption></figure>"
     )
 
 

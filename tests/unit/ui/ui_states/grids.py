@@ -20,6 +20,7 @@ def make_grid_job(status: JobStatus | None = None, **changes: object) -> GridJob
         grid=GRID,
         axes=[GridAxis("lora", ["a", "b"]), GridAxis("seed", ["1", "2"]), GridAxis("weight", ["0", "1"])],
         total=8,
+        file="all-grid.png",
         drawn=8,
         loras=[
             LoraGrid(
