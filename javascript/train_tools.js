@@ -715,6 +715,7 @@
         rows: -1, // an axis, as columns; -1 is none
         columns: -1,
         place: [],
+        enlarged: [], // the place that stands alone, in a second dialog
         pinned: null,
         isAsking: false,
 
@@ -733,6 +734,10 @@
             this.element.addEventListener("close", () => this.opener?.isConnected && this.opener.focus());
             this.table.addEventListener("click", (event) => this.onClick(event));
             this.table.addEventListener("keydown", (event) => this.onKey(event));
+            this.table.addEventListener("keyup", (event) => {
+                const button = event.target.closest("td[data-row] button");
+                if (button && event.key.toLowerCase() === "c") this.wipe(button, 50);
+            });
             for (const name of ["pointermove", "pointerout", "focusin", "focusout"]) {
                 this.table.addEventListener(name, (event) => this.onPoint(event));
             }
@@ -758,14 +763,21 @@
             row.addEventListener("click", (event) => this.act(event.target.dataset.action));
             this.big.addEventListener("keydown", (event) => this.onBigKey(event));
             this.big.addEventListener("keyup", (event) => event.key.toLowerCase() === "c" && this.wipe(this.frame, 50));
-            this.big.addEventListener("close", () => this.focusCell());
+            this.big.addEventListener("close", () => {
+                this.place = this.enlarged; // closing has put the focus, and so the place, back to where it was opened
+                this.draw();
+                this.focusCell();
+            });
             this.frame.addEventListener("pointermove", (event) => this.wipe(this.frame, this.share(this.frame, event)));
         },
 
         async open(opener) {
             if (!this.element?.isConnected || !this.big.isConnected) this.build();
             this.opener = opener;
-            if (!(await this.load(opener.dataset.grid))) return;
+            if (!(await this.load(opener.dataset.grid))) {
+                say([{ words: WORDS.wrong }], "error");
+                return;
+            }
             if (!this.element.open) this.element.showModal();
             const wanted = [...this.pictures].find(([, file]) => file === opener.dataset.file);
             if (wanted) {
@@ -779,10 +791,7 @@
         async load(job) {
             const response = await request(`grids/table?${new URLSearchParams({ job })}`).catch(() => null);
             const told = response?.ok ? await response.json() : null;
-            if (!told) {
-                say([{ words: response ? WORDS.wrong : WORDS.lost }], "error");
-                return false;
-            }
+            if (!told) return false;
             const most = Math.max(1, ...told.cells.map((cell) => cell.files.length));
             const isNew = job !== this.job;
             this.job = job;
@@ -809,7 +818,7 @@
         async refresh() {
             if (!this.element?.open || this.isAsking) return;
             this.isAsking = true;
-            await this.load(this.job).catch(() => {});
+            await this.load(this.job).catch(() => {}); // it may be deleted: what is shown stays
             this.isAsking = false;
         },
 
@@ -910,6 +919,7 @@
             }
             const button = cell.querySelector("button");
             if (button) button.tabIndex = isHere ? 0 : -1;
+            button?.setAttribute("aria-pressed", isPinned);
         },
 
         cellOf(place) {
@@ -1030,6 +1040,7 @@
             const file = this.fileAt(this.place);
             if (!file) return;
             const text = this.told(this.place);
+            this.enlarged = this.place;
             this.caption.textContent = text;
             this.frame.replaceChildren(create("img", { src: this.url(file, "full"), alt: text }));
             this.lay(this.frame, this.place, "full");
@@ -1038,6 +1049,8 @@
             const isCompared = Boolean(this.frame.querySelector(".train-tools-over"));
             const line = lineOf({ words: WORDS.comparedWith, value: this.told(partner) });
             this.note.replaceChildren(...(isCompared ? line.childNodes : []));
+            const isPinned = this.pinned?.join() === this.place.join();
+            this.big.querySelector('[data-action="pin"]').setAttribute("aria-pressed", isPinned);
             for (const [action, { key }] of Object.entries(WAYS)) {
                 this.big.querySelector(`[data-action="${action}"]`).disabled = !this.canGo(key);
             }
