@@ -279,6 +279,7 @@ class Version:
         info = VersionInfo(self.path.name, _oldest(self.path))
         if (original := self.original_settings()) is not None:
             info.train, info.dataset, info.caption = map(dict, (original.train, original.dataset, original.caption))
+            info.preview = dict(original.preview)
             if original.base_model and (path := self.project.workspace.path_of_title(original.base_model)):
                 info.train["base_model"] = path
         return info
