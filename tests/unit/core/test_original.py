@@ -128,14 +128,17 @@ def test_lists_of_previews_stay_lists(tmp_path: Path) -> None:
         preview_include_sub_img=True,
         preview_batch_size=101,
     )
-    assert found.preview.items() >= {
-        "samplers": ("DPM++ 2M SDE Karras", "DDIM"),
-        "steps": (20, 30),
-        "seeds": (-1, 7),
-        "width_px": 640,
-        "height_px": 512,
-        "include_sub_pictures": True,
-    }.items()
+    assert (
+        found.preview.items()
+        >= {
+            "samplers": ("DPM++ 2M SDE Karras", "DDIM"),
+            "steps": (20, 30),
+            "seeds": (-1, 7),
+            "width_px": 640,
+            "height_px": 512,
+            "include_sub_pictures": True,
+        }.items()
+    )
     assert "batch_size" not in found.preview
     assert [note for note in found.notes if note.startswith("batch_size (Batch size): 101 is not")]
 
