@@ -49,7 +49,7 @@ class PreviewsPanel:
     def __init__(self, page: Page) -> None:
         self.page = page
         self._fields = {field.name: field for field in setting_fields(GridSettings)}
-        with make(gr.Accordion, label="Previews", open=False, elem_id="train_tools_previews"):
+        with make(gr.Accordion, label="Previews of all LoRAs", open=False, elem_id="train_tools_previews"):
             make(gr.HTML, value=f'<p class="train-tools-help">{_HELP}</p>')
             with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
                 with make(gr.Column, scale=3, min_width=320):

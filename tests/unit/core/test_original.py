@@ -253,7 +253,7 @@ def test_arguments_for_sd_script_are_taken_over_as_far_as_they_are_known(tmp_pat
         ),
         ("train_num_repetitions", 0, "repeats (Train number of repetitions): 0 would train nothing"),
         ("preview_width", 768, "Preview size: previews are square here; the usual size is taken."),
-        ("preview_sampling_method", ["UniPC"], "preview_sampler (Preview sampler): 'UniPC' is not one of DDIM"),
+        ("preview_sampling_method", ["Restart"], "preview_sampler (Preview sampler): 'Restart' is not one of DDIM"),
         ("preview_lora_multiplier", "", "Preview LoRA weights: type a comma list of numbers"),
         ("sd_script_args", "--seed=1 --xformers", "sd_script_args: --xformers is not known here."),
         ("sd_script_args", '--lr_scheduler="constant', "sd_script_args: a quotation mark is not closed."),
