@@ -32,6 +32,7 @@
         next: "Next",
         picture: "Picture",
         pin: "Pin",
+        pinned: "Pinned",
         previous: "Previous",
         refresh: "Refresh",
         remove: "Remove",
@@ -869,10 +870,11 @@
 
         drawChoices() {
             const select = (name, label, options, chosen) => {
-                const element = create("select", { "data-choice": name });
+                const id = `train_tools_grid_choice_${name}`;
+                const element = create("select", { id, "data-choice": name });
                 for (const [value, text] of options) element.append(create("option", { value }, text));
                 element.value = chosen;
-                return create("label", {}, create("span", {}, label), " ", element);
+                return create("div", {}, create("label", { for: id }, label), " ", element);
             };
             const names = this.axes.map(({ name }, axis) => [axis, AXES[name]()]);
             const isFree = (axis) => axis !== this.rows && axis !== this.columns;
@@ -918,8 +920,9 @@
                 } else cell.append(create("span", { class: "train-tools-quiet" }, "–"));
             }
             const button = cell.querySelector("button");
-            if (button) button.tabIndex = isHere ? 0 : -1;
-            button?.setAttribute("aria-pressed", isPinned);
+            if (!button) return;
+            button.tabIndex = isHere ? 0 : -1;
+            button.title = isPinned ? WORDS.pinned : "";
         },
 
         cellOf(place) {

@@ -113,13 +113,13 @@ def test_pictures_are_compared_by_keyboard(site: Site, open_tab: Callable[..., T
     )
     tab.page.keyboard.up("c")
     tab.page.keyboard.press("Escape")
-    assert focused(tab) == "CFG scale: 3, Seed: 1, Lora multiplier: 0.5"
+    tab.shows(lambda: focused(tab) == "CFG scale: 3, Seed: 1, Lora multiplier: 0.5")
     assert table.is_visible()
 
-    table.get_by_label("CFG scale").select_option("7")
-    table.get_by_label("Rows").select_option("0")
+    table.get_by_label("CFG scale", exact=True).select_option("7")
+    table.get_by_label("Rows", exact=True).select_option("0")
     assert table.get_by_role("rowheader").all_inner_texts() == ["3", "7"]
-    assert table.get_by_label("Seed").count() == 1
+    assert table.get_by_label("Seed", exact=True).count() == 1
     tab.page.keyboard.press("Escape")
     tab.shows(lambda: opener.evaluate("element => element === document.activeElement"))
     assert not tab.errors
@@ -136,6 +136,7 @@ def test_new_pictures_come_while_the_table_is_open(site: Site, open_tab: Callabl
     tab.shows(lambda: big.locator("h3").inner_text() == "CFG scale: 3, Seed: 1, Lora multiplier: 0.5")
     tab.page.keyboard.press("ArrowLeft")
     tab.page.keyboard.press("Escape")
+    tab.shows(lambda: focused(tab) == "CFG scale: 3, Seed: 1, Lora multiplier: 0")
     table = tab.page.locator("#train_tools_grid")
     assert table.get_by_role("img").count() >= 2
     assert table.evaluate("element => element.scrollWidth <= element.clientWidth")
