@@ -45,7 +45,8 @@ def grids_sum_html(forecast: GridForecast) -> str:
     """`24 pictures, about 3 minutes on this machine`, or every reason why nothing can be drawn."""
     if forecast.problems:
         return paragraph(words("Previews cannot be drawn yet:")) + sentences(forecast.problems, "train-tools-warning")
-    loras = f"{value('(')}{counted(forecast.loras, 'LoRA', 'LoRAs')}{value(')')}"
+    each = f"{value(', ')}{value(forecast.pictures // forecast.loras)} {words('each')}" if forecast.loras > 1 else ""
+    loras = f"{value('(')}{counted(forecast.loras, 'LoRA', 'LoRAs')}{each}{value(')')}"
     pictures = counted(forecast.pictures, "picture", "pictures")
     time = f"{value('; ')}{words('the time is known after the first preview')}"
     if forecast.seconds is not None:

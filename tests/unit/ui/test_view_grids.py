@@ -60,7 +60,7 @@ def test_nothing_foreign_becomes_html(page_words: Callable[[str], set[str]]) -> 
 
 def test_the_sum_in_words() -> None:
     told = view.grids_sum_html(GridForecast(loras=2, pictures=24, seconds=180.0))
-    assert text_of(told) == "24 pictures (2 LoRAs), about 3 minutes on this machine"
+    assert text_of(told) == "24 pictures (2 LoRAs, 12 each), about 3 minutes on this machine"
     told = view.grids_sum_html(GridForecast(loras=1, pictures=1))
     assert text_of(told) == "1 picture (1 LoRA); the time is known after the first preview"
     told = view.grids_sum_html(GridForecast(pictures=24, problems=["No LoRA.", "No model."]))
