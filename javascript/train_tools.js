@@ -10,27 +10,45 @@
         back: "It is back.",
         cancel: "Cancel",
         caption: "Caption",
+        cfg: "CFG scale",
         changing: "In changing order:",
         leftOut: "Left out, as nearly all captions have it:",
         cutOff: "Cut off:",
         captionSaved: "The caption is saved.",
         close: "Close",
+        columns: "Columns",
+        compare: "Compare pictures",
+        comparedWith: "Compared with:",
         copied: "Copied. Paste it into a prompt.",
         copyByHand: "Copy this into a prompt:",
         copyPrompt: "Copy prompt",
         deleted: "Deleted:",
+        down: "Down",
+        gridHelp: "Point at a picture to compare it with the pinned one, or that of weight 0, or the first of its row.",
+        gridKeys: "Keys: arrows move, Enter enlarges, C shows the other picture, P pins.",
+        left: "Left",
         loginEnded: "The server was restarted, or your login has ended: reload the page.",
         lost: "The connection to the server is lost. Reload the page when it is back.",
         next: "Next",
+        picture: "Picture",
+        pin: "Pin",
+        pinned: "Pinned",
         previous: "Previous",
         refresh: "Refresh",
         remove: "Remove",
         replace: "Replace",
+        right: "Right",
+        rows: "Rows",
+        sampler: "Sampling method",
         save: "Save",
+        seed: "Seed",
         sent: "Put into the txt2img prompt.",
+        steps: "Sampling steps",
         tokens: "tokens",
         trainedAs: "Trained as:",
         undo: "Undo",
+        up: "Up",
+        weight: "Lora multiplier",
         waits: "The caption can be edited after Update Dataset.",
         wrong: "Something went wrong. The log of the server has more.",
     };
@@ -94,7 +112,7 @@
 
     // --- asking what is new ---
 
-    const params = { train: "", smoothing: "" };
+    const params = { train: "", smoothing: "", pictures: "" };
     const marks = new WeakMap(); // live element -> mark of what it shows
     let lastShown = "";
     let timer = 0;
@@ -158,6 +176,7 @@
             redraw(element, answer.fragments[name]);
             marks.set(element, answer.marks[name]);
         }
+        if (answer.fragments.grids !== undefined) grids.refresh();
         tellChosen();
         refreshLoras(answer.loras_revision);
         nameControls();
@@ -379,6 +398,7 @@
         else if (data.param) setParam(data.param, data.value);
         else if (data.send !== undefined) send(data.send);
         else if (data.open !== undefined) editor.open(target);
+        else if (data.grid !== undefined) grids.open(target);
         else if (data.tag !== undefined) toggleTag(data.tag);
         else if (data.close !== undefined) target.closest("[data-live]").replaceChildren();
     });
@@ -661,6 +681,410 @@
             if (event.target === this.caption) return;
             if (event.key === "ArrowLeft") this.step(-1);
             if (event.key === "ArrowRight") this.step(1);
+        },
+    };
+
+    // --- previews: the pictures of a job in a table, compared with each other ---
+
+    const AXES = {
+        lora: () => "LoRA",
+        sampler: () => WORDS.sampler,
+        steps: () => WORDS.steps,
+        cfg: () => WORDS.cfg,
+        seed: () => WORDS.seed,
+        weight: () => WORDS.weight,
+        picture: () => WORDS.picture,
+    };
+
+    const WAYS = {
+        left: { name: WORDS.left, sign: "←", key: "ArrowLeft", way: "columns", by: -1 },
+        right: { name: WORDS.right, sign: "→", key: "ArrowRight", way: "columns", by: 1 },
+        up: { name: WORDS.up, sign: "↑", key: "ArrowUp", way: "rows", by: -1 },
+        down: { name: WORDS.down, sign: "↓", key: "ArrowDown", way: "rows", by: 1 },
+    };
+
+    const moved = (place, axis, to) => place.map((own, index) => (index === axis ? to : own));
+
+    // The table stands in a dialog of its own, which redrawing the page does not touch. A picture that is pointed at
+    // shows half of the one that it is compared with; while the key C is held, the whole of that.
+    const grids = {
+        element: null,
+        opener: null,
+        job: "",
+        axes: [], // {name, labels}
+        pictures: new Map(), // places on all axes, with commas -> file
+        rows: -1, // an axis, as columns; -1 is none
+        columns: -1,
+        place: [],
+        enlarged: [], // the place that stands alone, in a second dialog
+        pinned: null,
+        isAsking: false,
+
+        build() {
+            this.title = create("h3", { id: "train_tools_grid_title" }, create("span", {}, WORDS.compare));
+            this.choices = create("div", { class: "train-tools-grid-choices" });
+            this.table = create("div", { class: "train-tools-grid-table" });
+            const helps = [WORDS.gridHelp, WORDS.gridKeys].flatMap((text) => [create("span", {}, text), " "]);
+            this.help = create("p", { class: "train-tools-line train-tools-quiet" }, ...helps);
+            const close = dialogButton(WORDS.close, "close");
+            close.addEventListener("click", () => this.element.close());
+            const row = create("div", { class: "train-tools-actions" }, close);
+            this.element = dialog("train_tools_grid", this.title, this.choices, this.help, this.table, row);
+            this.element.classList.add("train-tools-wide");
+            this.element.setAttribute("aria-labelledby", this.title.id);
+            this.element.addEventListener("close", () => this.opener?.isConnected && this.opener.focus());
+            this.table.addEventListener("click", (event) => this.onClick(event));
+            this.table.addEventListener("keydown", (event) => this.onKey(event));
+            this.table.addEventListener("keyup", (event) => {
+                const button = event.target.closest("td[data-row] button");
+                if (button && event.key.toLowerCase() === "c") this.wipe(button, 50);
+            });
+            for (const name of ["pointermove", "pointerout", "focusin", "focusout"]) {
+                this.table.addEventListener(name, (event) => this.onPoint(event));
+            }
+            this.choices.addEventListener("change", (event) => this.onChoice(event.target));
+            this.buildBig();
+        },
+
+        buildBig() {
+            this.caption = create("h3", { id: "train_tools_grid_caption", class: "train-tools-value" });
+            this.frame = create("div", { class: "train-tools-grid-big" });
+            this.note = create("p", { class: "train-tools-line train-tools-quiet", role: "status" });
+            const buttons = Object.entries(WAYS).map(([action, { name, sign }]) => {
+                const button = dialogButton(sign, action);
+                button.setAttribute("aria-label", name);
+                button.title = name;
+                return button;
+            });
+            buttons.push(dialogButton(WORDS.pin, "pin"), dialogButton(WORDS.close, "close"));
+            const row = create("div", { class: "train-tools-actions" }, ...buttons);
+            this.big = dialog("train_tools_grid_big", this.caption, this.frame, this.note, row);
+            this.big.classList.add("train-tools-wide");
+            this.big.setAttribute("aria-labelledby", this.caption.id);
+            row.addEventListener("click", (event) => this.act(event.target.dataset.action));
+            this.big.addEventListener("keydown", (event) => this.onBigKey(event));
+            this.big.addEventListener("keyup", (event) => event.key.toLowerCase() === "c" && this.wipe(this.frame, 50));
+            this.big.addEventListener("close", () => {
+                this.place = this.enlarged; // closing has put the focus, and so the place, back to where it was opened
+                this.draw();
+                this.focusCell();
+            });
+            this.frame.addEventListener("pointermove", (event) => this.wipe(this.frame, this.share(this.frame, event)));
+        },
+
+        async open(opener) {
+            if (!this.element?.isConnected || !this.big.isConnected) this.build();
+            this.opener = opener;
+            if (!(await this.load(opener.dataset.grid))) {
+                say([{ words: WORDS.wrong }], "error");
+                return;
+            }
+            if (!this.element.open) this.element.showModal();
+            const wanted = [...this.pictures].find(([, file]) => file === opener.dataset.file);
+            if (wanted) {
+                this.place = wanted[0].split(",").map(Number);
+                this.draw();
+                this.enlarge();
+            } else this.focusCell();
+        },
+
+        // Asks for the places of a job; the choices stay where it is the one that is shown.
+        async load(job) {
+            const response = await request(`grids/table?${new URLSearchParams({ job })}`).catch(() => null);
+            const told = response?.ok ? await response.json() : null;
+            if (!told) return false;
+            const most = Math.max(1, ...told.cells.map((cell) => cell.files.length));
+            const isNew = job !== this.job;
+            this.job = job;
+            this.axes = told.axes;
+            if (most > 1) {
+                this.axes.push({ name: "picture", labels: Array.from({ length: most }, (_, index) => `${index + 1}`) });
+            }
+            this.pictures = new Map();
+            for (const { place, files } of told.cells) {
+                files.forEach((file, index) => this.pictures.set((most > 1 ? [...place, index] : place).join(), file));
+            }
+            if (isNew || this.place.length !== this.axes.length) {
+                this.columns = this.axes.length - 1;
+                this.rows = this.axes.length - 2;
+                this.place = this.axes.map(() => 0);
+                this.pinned = null;
+            }
+            this.table.style.setProperty("--train-tools-shape", `${told.width_px} / ${told.height_px}`);
+            this.draw();
+            return true;
+        },
+
+        // New pictures of a job that is being drawn appear where they belong.
+        async refresh() {
+            if (!this.element?.open || this.isAsking) return;
+            this.isAsking = true;
+            await this.load(this.job).catch(() => {}); // it may be deleted: what is shown stays
+            this.isAsking = false;
+        },
+
+        fileAt(place) {
+            return this.pictures.get(place.join());
+        },
+
+        told(place) {
+            const texts = this.axes.map(({ name, labels }, axis) => `${AXES[name]()}: ${labels[place[axis]]}`);
+            return texts.join(", ") || WORDS.picture;
+        },
+
+        url(file, size) {
+            const { base, token } = connection();
+            return `${base}grids/picture?${new URLSearchParams({ job: this.job, file, size, token })}`;
+        },
+
+        // Weight 0 shows what the base model draws; a pinned picture comes first, else the first one of the row.
+        partner(place) {
+            if (this.pinned) return this.pinned;
+            const axis = this.axes.findIndex(({ name, labels }) => name === "weight" && labels.includes("0"));
+            if (axis >= 0) return moved(place, axis, this.axes[axis].labels.indexOf("0"));
+            return this.columns < 0 ? place : moved(place, this.columns, 0);
+        },
+
+        // --- the table ---
+
+        at(row, column) {
+            const place = [...this.place];
+            if (this.rows >= 0) place[this.rows] = row;
+            if (this.columns >= 0) place[this.columns] = column;
+            return place;
+        },
+
+        labelsOf(axis) {
+            return axis < 0 ? [""] : this.axes[axis].labels;
+        },
+
+        draw() {
+            const shape = JSON.stringify([this.job, this.rows, this.columns, this.axes]);
+            if (this.shape !== shape) {
+                this.shape = shape;
+                this.drawChoices();
+                this.drawTable();
+            }
+            for (const cell of this.table.querySelectorAll("td")) this.fillCell(cell);
+        },
+
+        drawChoices() {
+            const select = (name, label, options, chosen) => {
+                const id = `train_tools_grid_choice_${name}`;
+                const element = create("select", { id, "data-choice": name });
+                for (const [value, text] of options) element.append(create("option", { value }, text));
+                element.value = chosen;
+                return create("div", {}, create("label", { for: id }, label), " ", element);
+            };
+            const names = this.axes.map(({ name }, axis) => [axis, AXES[name]()]);
+            const isFree = (axis) => axis !== this.rows && axis !== this.columns;
+            const ways = this.axes.length > 1 ? [["rows", WORDS.rows], ["columns", WORDS.columns]] : [];
+            this.choices.replaceChildren(
+                ...ways.map(([way, label]) => select(way, label, names, this[way])),
+                ...names.filter(([axis]) => isFree(axis)).map(([axis, label]) =>
+                    select(axis, label, this.axes[axis].labels.map((text, value) => [value, text]), this.place[axis])),
+            );
+        },
+
+        drawTable() {
+            const head = create("tr", {});
+            if (this.rows >= 0) head.append(create("td", {}));
+            for (const label of this.labelsOf(this.columns)) {
+                if (this.columns >= 0) head.append(create("th", { scope: "col", class: "train-tools-value" }, label));
+            }
+            const rows = this.labelsOf(this.rows).map((label, row) => {
+                const line = create("tr", {});
+                if (this.rows >= 0) line.append(create("th", { scope: "row", class: "train-tools-value" }, label));
+                this.labelsOf(this.columns).forEach((_, column) => {
+                    line.append(create("td", { "data-row": row, "data-column": column }));
+                });
+                return line;
+            });
+            this.table.replaceChildren(create("table", {}, create("thead", {}, head), create("tbody", {}, ...rows)));
+        },
+
+        fillCell(cell) {
+            if (cell.dataset.row === undefined) return;
+            const place = this.at(Number(cell.dataset.row), Number(cell.dataset.column));
+            const file = this.fileAt(place) ?? "";
+            const isPinned = this.pinned?.join() === place.join();
+            cell.classList.toggle("train-tools-pinned", isPinned);
+            const isHere = place.join() === this.place.join();
+            if (cell.dataset.file !== file) {
+                cell.dataset.file = file;
+                cell.replaceChildren();
+                if (file) {
+                    const shown = { src: this.url(file, "thumb"), alt: this.told(place), loading: "lazy" };
+                    const image = create("img", shown);
+                    cell.append(create("button", { type: "button", class: "train-tools-value" }, image));
+                } else cell.append(create("span", { class: "train-tools-quiet" }, "–"));
+            }
+            const button = cell.querySelector("button");
+            if (!button) return;
+            button.tabIndex = isHere ? 0 : -1;
+            button.title = isPinned ? WORDS.pinned : "";
+        },
+
+        cellOf(place) {
+            const row = this.rows < 0 ? 0 : place[this.rows];
+            const column = this.columns < 0 ? 0 : place[this.columns];
+            return this.table.querySelector(`td[data-row="${row}"][data-column="${column}"]`);
+        },
+
+        placeOf(cell) {
+            return this.at(Number(cell.dataset.row), Number(cell.dataset.column));
+        },
+
+        focusCell() {
+            if (!this.element.open) return;
+            const button = this.cellOf(this.place)?.querySelector("button");
+            (button ?? this.table.querySelector("button"))?.focus();
+        },
+
+        onChoice(select) {
+            const { choice } = select.dataset;
+            const value = Number(select.value);
+            if (choice === "rows" || choice === "columns") {
+                const other = choice === "rows" ? "columns" : "rows";
+                if (this[other] === value) this[other] = this[choice];
+                this[choice] = value;
+            } else this.place[Number(choice)] = value;
+            this.draw();
+            this.choices.querySelector(`[data-choice="${choice}"]`)?.focus();
+        },
+
+        onClick(event) {
+            const cell = event.target.closest("td[data-row]");
+            if (!cell?.querySelector("button")) return;
+            this.place = this.placeOf(cell);
+            this.draw();
+            this.enlarge();
+        },
+
+        onKey(event) {
+            const cell = event.target.closest("td[data-row]");
+            if (!cell) return;
+            if (event.key.toLowerCase() === "c") this.wipe(cell.firstChild, 100);
+            else if (event.key.toLowerCase() === "p") this.pin();
+            else if (this.go(event.key)) {
+                event.preventDefault();
+                this.draw();
+                this.focusCell();
+            }
+        },
+
+        // To the next picture that is there; false where the key means no way, or there is none.
+        go(key) {
+            const { way, by } = Object.values(WAYS).find((one) => one.key === key) ?? {};
+            const axis = way ? this[way] : -1;
+            if (axis < 0) return false;
+            for (let to = this.place[axis] + by; to in this.axes[axis].labels; to += by) {
+                const place = moved(this.place, axis, to);
+                if (!this.fileAt(place)) continue;
+                this.place = place;
+                return true;
+            }
+            return false;
+        },
+
+        pin() {
+            const isPinned = this.pinned?.join() === this.place.join();
+            this.pinned = isPinned ? null : [...this.place];
+            this.draw();
+        },
+
+        // --- comparing ---
+
+        onPoint(event) {
+            const cell = event.target.closest?.("td[data-row]");
+            const button = cell?.querySelector("button");
+            if (!button) return;
+            if (event.type === "focusin") {
+                this.place = this.placeOf(cell);
+                this.draw();
+            }
+            const leaves = event.type === "pointerout" || event.type === "focusout";
+            if (leaves && !button.contains(event.relatedTarget)) button.querySelector(".train-tools-over")?.remove();
+            if (leaves) return;
+            this.lay(button, this.placeOf(cell), "thumb");
+            this.wipe(button, event.type === "focusin" ? 50 : this.share(button, event));
+        },
+
+        // The picture that `place` is compared with, over it.
+        lay(frame, place, size) {
+            const partner = this.partner(place);
+            const file = partner.join() === place.join() ? "" : this.fileAt(partner);
+            const over = frame.querySelector(".train-tools-over");
+            if (over?.dataset.file === file) return;
+            over?.remove();
+            if (!file) return;
+            const image = { src: this.url(file, size), alt: "", class: "train-tools-over", "data-file": file };
+            frame.append(create("img", image));
+        },
+
+        // So much of the other picture is seen, from the left, in percent.
+        wipe(frame, percent) {
+            frame.style.setProperty("--train-tools-share", `${percent}%`);
+        },
+
+        share(frame, event) {
+            const { left, width } = frame.getBoundingClientRect();
+            return Math.min(100, Math.max(0, (100 * (event.clientX - left)) / width));
+        },
+
+        // --- one picture, enlarged ---
+
+        enlarge() {
+            this.showBig();
+            if (!this.big.open) this.big.showModal();
+        },
+
+        showBig() {
+            const file = this.fileAt(this.place);
+            if (!file) return;
+            const text = this.told(this.place);
+            this.enlarged = this.place;
+            this.caption.textContent = text;
+            this.frame.replaceChildren(create("img", { src: this.url(file, "full"), alt: text }));
+            this.lay(this.frame, this.place, "full");
+            this.wipe(this.frame, 50);
+            const partner = this.partner(this.place);
+            const isCompared = Boolean(this.frame.querySelector(".train-tools-over"));
+            const line = lineOf({ words: WORDS.comparedWith, value: this.told(partner) });
+            this.note.replaceChildren(...(isCompared ? line.childNodes : []));
+            const isPinned = this.pinned?.join() === this.place.join();
+            this.big.querySelector('[data-action="pin"]').setAttribute("aria-pressed", isPinned);
+            for (const [action, { key }] of Object.entries(WAYS)) {
+                this.big.querySelector(`[data-action="${action}"]`).disabled = !this.canGo(key);
+            }
+        },
+
+        canGo(key) {
+            const before = this.place;
+            const can = this.go(key);
+            this.place = before;
+            return can;
+        },
+
+        act(action) {
+            if (action === "close") {
+                this.big.close();
+                return;
+            }
+            if (action === "pin") this.pin();
+            else if (!this.go(WAYS[action]?.key)) return;
+            this.draw();
+            this.showBig();
+        },
+
+        onBigKey(event) {
+            if (event.key.toLowerCase() === "c") this.wipe(this.frame, 100);
+            else if (event.key.toLowerCase() === "p") this.act("pin");
+            else if (this.go(event.key)) {
+                event.preventDefault();
+                this.draw();
+                this.showBig();
+            }
         },
     };
 

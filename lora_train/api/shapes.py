@@ -70,6 +70,7 @@ class SettingsBody(VersionBody):
     train: dict[str, Any] = {}
     dataset: dict[str, Any] = {}
     caption: dict[str, Any] = {}
+    preview: dict[str, Any] = {}
 
 
 class Upload(_Body):
@@ -186,6 +187,11 @@ class FileQuery(JobQuery):
     download: bool = False
 
 
+class GridPictureQuery(JobQuery):
+    file: str
+    size: Literal["thumb", "full"] = "full"
+
+
 class JobBody(_Body):
     job: str
 
@@ -208,6 +214,7 @@ class LiveQuery(_Query):
     filter: str = ""
     mode: str = ""
     order: str = ""
+    pictures: str = ""
 
 
 # --- given ---
@@ -240,6 +247,10 @@ class JobAnswer(msgspec.Struct, frozen=True):
     job: str
 
 
+class JobsAnswer(msgspec.Struct, frozen=True):
+    jobs: list[str]
+
+
 class NameAnswer(msgspec.Struct, frozen=True):
     name: str
 
@@ -248,6 +259,7 @@ class SettingsAnswer(msgspec.Struct, frozen=True):
     train: dict[str, Any]
     dataset: dict[str, Any]
     caption: dict[str, Any]
+    preview: dict[str, Any]
     notes: list[str]
     """One sentence for every setting of the original extension that could not be taken over."""
 
@@ -256,6 +268,7 @@ class SchemaAnswer(msgspec.Struct, frozen=True):
     train: list[SettingField]
     dataset: list[SettingField]
     caption: list[SettingField]
+    preview: list[SettingField]
 
 
 class LogAnswer(msgspec.Struct, frozen=True):

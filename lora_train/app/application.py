@@ -1,8 +1,8 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
-`health`, `regularisation`, `presets`, `training`, `loras` and `queue`. Here are the parts put together, and the jobs
-of the command line.
+`health`, `regularisation`, `presets`, `training`, `loras`, `grids` and `queue`. Here are the parts put together, and
+the jobs of the command line.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lora_train.app.captioning import Captioning
 from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
 from lora_train.app.grid_planning import plan_grid_job
+from lora_train.app.grids import Grids
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
@@ -82,6 +83,7 @@ class App:
         self.optimizers = self.training.optimizers
         self.presets = Presets(workspace, self.training)
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
+        self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
 

@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from lora_train.app.loras import Loras
-from lora_train.app.paces import remember_drawing_pace, remember_pace
+from lora_train.app.paces import remember_drawing_pace, remember_grid_pace, remember_pace
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, status_from_events
-from lora_train.core.specs import RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.specs import GridSpec, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
 
@@ -37,7 +37,7 @@ class Background:
 
     def _parked_for(self, job: JobFolder) -> AbstractContextManager[Any]:
         spec = job.read_spec()
-        assert isinstance(spec, TrainSpec | SamplesSpec | RegularisationSpec)
+        assert isinstance(spec, TrainSpec | SamplesSpec | RegularisationSpec | GridSpec)
         return self._host.parked(spec.settings.device)
 
     def _after(self, job: JobFolder) -> None:
@@ -45,6 +45,8 @@ class Background:
         spec = job.read_spec()
         if isinstance(spec, RegularisationSpec):
             remember_drawing_pace(self._workspace.root, spec, job.events())
+        if isinstance(spec, GridSpec):
+            remember_grid_pace(self._workspace.root, spec, status_from_events(job.events()))
         if not isinstance(spec, TrainSpec):
             return
         try:

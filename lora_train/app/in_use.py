@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lora_train.app.watching import Watch
-from lora_train.core.errors import JobError
+from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder
-from lora_train.core.specs import RegularisationSpec, SamplesSpec
+from lora_train.core.specs import GridSpec, RegularisationSpec, SamplesSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -34,6 +34,10 @@ class InUse:
         for version in versions:
             self.require_not_updating(version)
             self.require_not_drawing(version)
+        if any(lora.is_relative_to(folder.resolve()) for lora in self._drawn_loras()):
+            raise JobError(
+                f"Previews of {what} are being drawn, or wait for the card.", "Stop it, or wait for its end."
+            )
 
     def require_not_updating(self, version: Version) -> None:
         """Raise JobError while *Update Dataset* makes the version's pictures."""
@@ -57,6 +61,24 @@ class InUse:
     def is_drawn_for(self, train: Path) -> bool:
         """Whether a job that draws previews of this training waits or runs."""
         return any(drawn == train for job, drawn in self._queued() if job.path != drawn)
+
+    def is_grid_drawn(self, job: str) -> bool:
+        """Whether a job that draws grids waits or runs, in the queue or beside it."""
+        if self._jobs.place_of(job) is not None:
+            return True
+        with suppress(WorkspaceError):  # it is deleted
+            return self._watch.status(JobFolder(self._workspace.find_job(job))).state == "running"
+        return False
+
+    def _drawn_loras(self) -> Iterator[Path]:
+        """The LoRAs of which grids are drawn, or wait for the card."""
+        for job_id in (job for version in self._versions() for job in version.info().grid_jobs):
+            if self.is_grid_drawn(job_id):
+                with suppress(JobError):  # its folder is gone, or damaged
+                    job = JobFolder(self._workspace.root / job_id)
+                    spec = job.read_spec()
+                    assert isinstance(spec, GridSpec)
+                    yield from ((job.path / lora).resolve() for lora in spec.loras)
 
     def _queued_trains(self) -> list[Path]:
         return [needed for _, needed in self._queued() if needed.parent.name == "trains"]

@@ -199,8 +199,13 @@ def _all_previews(job: JobFolder) -> dict[str, list[str]]:
 
 def prompt_of(lora: Path, name: str) -> str:
     """What makes a picture with a LoRA: its tag, and its trigger words."""
-    trigger = _trigger_of(lora, lora.stat().st_mtime_ns)
+    trigger = trigger_of(lora)
     return f"<lora:{name}:1>" + (f" {trigger}" if trigger else "")
+
+
+def trigger_of(lora: Path) -> str:
+    """The trigger words in a LoRA's file; empty where it has none, or is damaged. Raises OSError where it is gone."""
+    return _trigger_of(lora, lora.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=10_000)

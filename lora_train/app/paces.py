@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Event, Phase
+from lora_train.core.grids import work_steps
 from lora_train.core.jobs import JobStatus
-from lora_train.core.specs import DRAWING_REGULARISATION, RegularisationSpec, TrainSpec
+from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import read_json, write_json
 
 _FEWEST_STEPS = 10
@@ -22,6 +25,16 @@ class _Paces(msgspec.Struct):
 
     s_per_step: dict[str, float] = {}
     s_per_picture: dict[str, float] = {}
+    s_per_megapixel_step: dict[str, float] = {}
+    """Of pictures that were drawn for grids: the time grows about as their area and their sampling steps do."""
+
+
+class _GridResult(msgspec.Struct):
+    """What of the result of such a job is needed here."""
+
+    s_per_picture_step: Annotated[float, Meta(gt=0)]
+    width_px: Annotated[int, Meta(ge=1)]
+    height_px: Annotated[int, Meta(ge=1)]
 
 
 def remember_pace(root: Path, spec: TrainSpec, status: JobStatus) -> None:
@@ -54,6 +67,24 @@ def expected_s_per_picture(root: Path, settings: TrainSettings) -> float | None:
     return _read(root).s_per_picture.get(_drawing_key(settings))
 
 
+def remember_grid_pace(root: Path, spec: GridSpec, status: JobStatus) -> None:
+    """Keep what a finished job measured: seconds for a sampling step of one picture, and the picture's size."""
+    try:
+        told = msgspec.convert(status.result, _GridResult)
+    except msgspec.ValidationError:  # it drew nothing, or did not come to its end
+        return
+    paces = _read(root)
+    megapixels = told.width_px * told.height_px / 1e6
+    paces.s_per_megapixel_step[_grid_key(spec.settings, spec.grid.drawn_by)] = told.s_per_picture_step / megapixels
+    write_json(root / "paces.json", paces)
+
+
+def expected_grid_s(root: Path, spec: GridSpec, area_px: int) -> float | None:
+    """Seconds for all pictures of a job, of such a size; None before any was drawn so."""
+    pace = _read(root).s_per_megapixel_step.get(_grid_key(spec.settings, spec.grid.drawn_by))
+    return None if pace is None else pace * area_px / 1e6 * work_steps(spec)
+
+
 def _read(root: Path) -> _Paces:
     return read_json(root / "paces.json", _Paces, _Paces())
 
@@ -72,6 +103,10 @@ def _key(settings: TrainSettings) -> str:
         settings.device,
     )
     return "|".join(str(part) for part in parts)
+
+
+def _grid_key(settings: TrainSettings, drawn_by: str) -> str:
+    return "|".join((Path(settings.base_model).name, settings.precision, settings.device, drawn_by))
 
 
 def _drawing_key(settings: TrainSettings) -> str:

@@ -159,6 +159,18 @@ def check_disk(root: Path, settings: TrainSettings, facts: CheckpointFacts) -> N
         )
 
 
+def require_room_for_pictures(root: Path, count: int, area_px: int) -> None:
+    """Raise WorkspaceError unless so many pictures fit onto the disk, even if none can be compressed."""
+    needed = count * area_px * 3 + _SPARE_BYTES
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WorkspaceError(
+            f"The disk of {root} has {free / 1e6:,.0f} MB free; {count} pictures may need {needed / 1e6:,.0f} MB.",
+            "Free some space, or draw fewer.",
+        )
+
+
 def _lora_bytes(settings: TrainSettings, family: str) -> int:
     """At most so large is a LoRA of these settings."""
     if settings.continue_from:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Projects:
     def delete(self, project: str) -> Undo:
         """Raises WorkspaceError where there is none, JobError while something of it trains."""
         found = self._workspace.find_project(project)
-        return self._to_trash(found.path, found.info().name)
+        return self._to_trash(found.path, found.info().name, found.versions())
 
     def create_version(self, project: str, name: str) -> Selection:
         """Raises WorkspaceError for a name that can't be one, or that another version has."""
@@ -112,12 +112,13 @@ class Projects:
         with copy.changing() as info:
             info.train, info.dataset, info.caption = settings.train, settings.dataset, settings.caption
             info.preset = settings.preset
+            info.preview = settings.preview
         return self.select(project, copy.path.name)
 
     def delete_version(self, project: str, version: str) -> Undo:
         """Raises WorkspaceError where there is none, JobError while something of it trains."""
         found = self._workspace.find_version(project, version)
-        return self._to_trash(found.path, title_of(found))
+        return self._to_trash(found.path, title_of(found), [found])
 
     def restore(self, entry: str) -> Selection:
         """Bring back what was deleted, and return what to look at. Raises WorkspaceError where it can't be."""
@@ -159,9 +160,14 @@ class Projects:
     def _newest(self, project: Project) -> str:
         return next((version.path.name for version in project.versions()), "")
 
-    def _to_trash(self, path: Path, what: str) -> Undo:
+    def _to_trash(self, path: Path, what: str, versions: Sequence[Version]) -> Undo:
+        """With the grids of the versions, which lie elsewhere."""
         self._in_use.require_idle(path, what)
-        return Undo(what, self._workspace.trash.put(what, [path]))
+        grids: list[Path] = []
+        for job in dict.fromkeys(job for version in versions for job in version.info().grid_jobs):
+            with suppress(WorkspaceError):  # deleted before
+                grids.append(self._workspace.find_job(job))
+        return Undo(what, self._workspace.trash.put(what, [path, *grids]))
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Literal
 
 from lora_train.app.projects import title_of
 from lora_train.app.snapshot import QueueEntry
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.jobs import JobFolder
-from lora_train.core.specs import RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.specs import GridSpec, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -50,6 +51,12 @@ class Queue:
                 kind = "preview"
                 folder = JobFolder(folder.path / spec.train)
                 spec = folder.read_spec()
+            if isinstance(spec, GridSpec):
+                kind = "preview"
+                train_dir = (folder.path / spec.loras[0]).parent.resolve()
+                version = self._workspace.find_version(train_dir.parents[3].name, train_dir.parents[1].name)
+                stem = PurePosixPath(spec.loras[0]).name.removesuffix(".safetensors")
+                title = f"{title_of(version)}: {stem if len(spec.loras) == 1 else f'{len(spec.loras)} LoRAs'}"
             if isinstance(spec, RegularisationSpec):
                 kind = "regularisation"
                 class_dir = (folder.path / spec.folder).resolve()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,14 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
 from lora_train.app.incoming import as_files
 from lora_train.app.paces import expected_s_per_picture
-from lora_train.app.planning import count_steps, make_plan, with_absolute_paths, with_chosen_repeats, with_threads
+from lora_train.app.planning import (
+    count_steps,
+    make_plan,
+    require_room_for_pictures,
+    with_absolute_paths,
+    with_chosen_repeats,
+    with_threads,
+)
 from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Undo
 from lora_train.app.training import Training
 from lora_train.app.version_settings import train_settings
@@ -35,7 +41,6 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 1000
 _CLASS = "class"
 """Of pictures to come whose class was not told: the steps hardly depend on it."""
-_SPARE_BYTES = 200_000_000
 
 
 class Regularisation:
@@ -136,7 +141,7 @@ class Regularisation:
         if problems:
             raise ConfigError(problems)
         folder = class_dir(found.dataset_dir, class_name)
-        _check_disk(self._workspace.root, count, _size_px(settings, facts))
+        require_room_for_pictures(self._workspace.root, count, _size_px(settings, facts) ** 2)
         with self._changing:
             self._require_unused(found)
             job = JobFolder(self._workspace.new_job_dir("regularisation"))
@@ -233,15 +238,3 @@ def _pictures_to_come(version: Version, class_name: str, count: int, size_px: in
         )
         for number in free_numbers(path, count)
     ]
-
-
-def _check_disk(root: Path, count: int, size_px: int) -> None:
-    """Raise WorkspaceError unless the pictures fit onto the disk, even if none can be compressed."""
-    needed = count * size_px**2 * 3 + _SPARE_BYTES
-    existing = next(path for path in (root, *root.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise WorkspaceError(
-            f"The disk of {root} has {free / 1e6:,.0f} MB free; {count} pictures may need {needed / 1e6:,.0f} MB.",
-            "Free some space, or draw fewer.",
-        )

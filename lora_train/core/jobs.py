@@ -89,6 +89,10 @@ class JobFolder:
         """Write `job.json`. Raises JobError where there is one already."""
         if self.spec_path.exists():
             raise JobError(f"{self.path} already holds a job.")
+        self.replace_spec(spec)
+
+    def replace_spec(self, spec: JobSpec) -> None:
+        """Write `job.json` anew: only where what it points to was moved, and while no worker has it."""
         write_bytes(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=2))
 
     def read_spec(self) -> JobSpec:

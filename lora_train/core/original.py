@@ -20,6 +20,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ModelError
+from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import JobStatus
 from lora_train.core.sd_script_args import known_part
@@ -72,6 +73,23 @@ _TRAIN = {
     "preview_lora_multiplier": "preview_weights",
     "preview_width": "preview_size_px",
 }
+_PREVIEW = {
+    "preview_width": "width_px",
+    "preview_height": "height_px",
+    "preview_batch_count": "batch_count",
+    "preview_batch_size": "batch_size",
+    "preview_include_sub_img": "include_sub_pictures",
+}
+_PREVIEW_LISTS = {
+    "preview_txt2img_prompt": "prompt",
+    "preview_txt2img_negative_prompt": "negative_prompt",
+    "preview_sampling_method": "samplers",
+    "preview_sampling_steps": "steps",
+    "preview_cfg_scale": "cfg_scales",
+    "preview_seed": "seeds",
+    "preview_lora_multiplier": "weights",
+}
+"""Those that the previews of a training take too: what is wrong with them is told there."""
 _ONE_OF_MANY = {
     "train_learning_rate": "Learning rate",
     "train_optimizer_type": "Optimizer type",
@@ -98,6 +116,7 @@ class OriginalSettings(msgspec.Struct, frozen=True):
     train: dict[str, object]
     dataset: dict[str, object]
     caption: dict[str, object]
+    preview: dict[str, object]
     base_model: str
     """The title of a checkpoint in a WebUI, which may end in ` [hash]`; "" where none was chosen."""
     notes: list[str]
@@ -132,11 +151,14 @@ def _read_settings(files: tuple[tuple[Path, int], ...]) -> OriginalSettings:
         except (msgspec.DecodeError, UnicodeDecodeError):
             notes.append(f"{path.name} is damaged; its settings are the usual ones.")
     title = values.get("train_base_model")
+    preview = _taken_over(values, _PREVIEW_LISTS, GridSettings(), [])
+    preview |= _taken_over(values, _PREVIEW, GridSettings(), notes)
     _prepare(values, notes)
     return OriginalSettings(
         train=_taken_over(values, _TRAIN, TrainSettings(), notes),
         dataset=_taken_over(values, _DATASET, DatasetSettings(), notes),
         caption=_taken_over(values, _CAPTION, CaptionSettings(), notes),
+        preview=preview,
         base_model=title if isinstance(title, str) else "",
         notes=notes,
     )

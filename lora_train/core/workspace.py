@@ -86,6 +86,8 @@ class VersionInfo(msgspec.Struct):
     """The last job that drew regularisation pictures, as `update_job`."""
     caption_job: str = ""
     """The last captioning of the trained set, likewise."""
+    grid_jobs: list[str] = []
+    """The jobs that drew previews of the version's LoRAs, in the order of their beginnings; some may be deleted."""
     preset: PresetUse | None = None
 
 
@@ -277,6 +279,7 @@ class Version:
         info = VersionInfo(self.path.name, _oldest(self.path))
         if (original := self.original_settings()) is not None:
             info.train, info.dataset, info.caption = map(dict, (original.train, original.dataset, original.caption))
+            info.preview = dict(original.preview)
             if original.base_model and (path := self.project.workspace.path_of_title(original.base_model)):
                 info.train["base_model"] = path
         return info

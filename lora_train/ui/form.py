@@ -84,7 +84,7 @@ def _component(field: SettingField, options: dict[str, Any]) -> Component:
     if field.kind == "texts":
         return make(gr.Textbox, lines=3, **options)
     # Fractions are text: number fields of gradio 3 know no step smaller than 1.
-    return make(gr.Textbox, max_lines=1, **options)
+    return make(gr.Textbox, **{"max_lines": 1, **options})
 
 
 def refresh_button(name: str) -> Component:

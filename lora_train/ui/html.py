@@ -128,6 +128,21 @@ def job_file_url(job: str, file: str, token: str, *, download: bool = False) -> 
     return f"{BASE}jobs/file?{_query(query, token)}"
 
 
+def grid_picture_url(job: str, file: str, token: str, *, size: str = "full") -> str:
+    """Address of a grid or single picture of a job that draws previews."""
+    return f"{BASE}grids/picture?{_query({'job': job, 'file': file, 'size': size}, token)}"
+
+
+def rounded_time(seconds: float) -> tuple[str, str]:
+    """A number and its unit in words, as exact as a forecast deserves."""
+    if seconds < 90:
+        count = max(1, round(seconds))
+        return str(count), "second" if count == 1 else "seconds"
+    if seconds < 5400:
+        return str(round(seconds / 60)), "minutes"
+    return f"{seconds / 3600:.1f}", "hours"
+
+
 def duration_text(seconds: float) -> str:
     """`45 s`, `4 min 10 s`, `1 h 05 min`."""
     whole = round(seconds)

@@ -41,6 +41,8 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "captions": lambda: _captions(app, snapshot.selection, query, token),
         "health": lambda: _health(app, snapshot.selection, token),
         "regularisation": lambda: _regularisation(app, snapshot.selection),
+        "grids_sum": lambda: _grids_sum(app, snapshot.selection),
+        "grids": lambda: _grids(app, snapshot.selection, query, token),
     }
     wanted = query["parts"].split(",") if query.get("parts") else list(makers)
     everything = {name: make() for name, make in makers.items() if name in wanted}
@@ -117,6 +119,16 @@ def _regularisation(app: App, shown: Selection) -> str:
     if not snapshot.classes:
         return listed
     return listed + view.effect_html(app.regularisation.estimate(shown.project, shown.version, 0))
+
+
+def _grids_sum(app: App, shown: Selection) -> str:
+    return view.grids_sum_html(app.grids.forecast(shown.project, shown.version)) if shown.version else ""
+
+
+def _grids(app: App, shown: Selection, query: Mapping[str, str], token: str) -> str:
+    if not shown.version:
+        return ""
+    return view.grids_html(app.grids.snapshot(shown.project, shown.version), token, query.get("pictures", ""))
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

@@ -13,6 +13,7 @@ from lora_train.ui.html import BASE
 from lora_train.ui.page import Page, Values
 from lora_train.ui.panels.captions import CaptionsPanel
 from lora_train.ui.panels.dataset import DatasetPanel
+from lora_train.ui.panels.previews import PreviewsPanel
 from lora_train.ui.panels.project import ProjectPanel
 from lora_train.ui.panels.regularisation import RegularisationPanel
 from lora_train.ui.panels.results import add_results
@@ -34,6 +35,7 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
                 regularisation = RegularisationPanel(page)
                 train = TrainPanel(page)
                 add_results(page)
+                previews = PreviewsPanel(page)
 
         def show_body(selection: Selection) -> Updates:
             return {body: gr.update(visible=bool(selection.version))}
@@ -47,6 +49,7 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
         captions.bind()
         regularisation.bind()
         train.bind()
+        previews.bind()
         page.save_as_changed()
         page.on(blocks.load, load, [], page.everything())
     for block in blocks.blocks.values():

@@ -14,6 +14,7 @@ from lora_train.ui.html import counted, live, paragraph, post_button, sentence, 
 from lora_train.ui.view_captioning import captioning_html
 from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
+from lora_train.ui.view_grids import grids_html, grids_sum_html
 from lora_train.ui.view_health import health_html
 from lora_train.ui.view_optimizers import optimizers_html
 from lora_train.ui.view_presets import own_presets_html, preset_html
@@ -28,6 +29,8 @@ __all__ = [
     "counted_message_html",
     "dataset_html",
     "effect_html",
+    "grids_html",
+    "grids_sum_html",
     "health_html",
     "live",
     "message_html",

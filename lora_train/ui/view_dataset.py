@@ -21,6 +21,7 @@ from lora_train.ui.html import (
     picture_url,
     post_button,
     progress_bar,
+    rounded_time,
     sentences,
     value,
     values,
@@ -173,18 +174,8 @@ def _views(forecast: Forecast) -> str:
 def _expected_time(forecast: Forecast) -> str:
     if forecast.seconds is None:
         return f"{value('; ')}{words('the time will be known after the first training on this machine')}"
-    number, unit = _rounded_time(forecast.seconds)
+    number, unit = rounded_time(forecast.seconds)
     return f"{value(', ')}{words('about')} {value(number)} {words(unit)} {words('on this machine')}"
-
-
-def _rounded_time(seconds: float) -> tuple[str, str]:
-    """A number and its unit in words, as exact as a forecast deserves."""
-    if seconds < 90:
-        count = max(1, round(seconds))
-        return str(count), "second" if count == 1 else "seconds"
-    if seconds < 5400:
-        return str(round(seconds / 60)), "minutes"
-    return f"{seconds / 3600:.1f}", "hours"
 
 
 def model_html(base_model: BaseModelSnapshot) -> str:

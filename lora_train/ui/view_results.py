@@ -54,6 +54,8 @@ def _train_facts(train: TrainSnapshot) -> str:
     lacks_previews = any(not lora.previews for lora in train.loras)
     if lacks_previews and train.status.state != "running" and not train.is_original:
         buttons = post_button("Draw previews", "jobs/previews", body, done="Drawing previews is in the queue.")
+    if train.loras:
+        buttons += post_button("Generate previews", "grids/train", body, done="Put into the queue.")
     if train.place is None and train.status.state != "running":
         buttons += post_button("Delete train", "jobs/delete", body)
     facts = [f"{words('Base model:')} {value(train.base_model)}"] if train.base_model else []
@@ -105,7 +107,8 @@ def _lora_buttons(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
             "data-key": f"download {lora.file}",
         }
     )
+    grid = post_button("Generate preview", "grids/lora", body, done="Put into the queue.")
     return (
         f'<button type="button" class="train-tools-button"{send}>Send to txt2img</button>{publish}'
-        f'<a class="train-tools-button"{download}>Download</a>{post_button("Delete", "loras/delete", body)}'
+        f'<a class="train-tools-button"{download}>Download</a>{grid}{post_button("Delete", "loras/delete", body)}'
     )

@@ -108,6 +108,39 @@ def test_the_settings_at_its_start(tmp_path: Path) -> None:
         "preview_weights": (0.6, 0.7, 0.8, 1.0),
         "preview_size_px": 512,
     }
+    assert found.preview == {
+        "prompt": "best quality,Amazing,\nfinely detail",
+        "negative_prompt": "low quality",
+        "width_px": 512,
+        "height_px": 512,
+        "cfg_scales": (10.0,),
+    }, "the others are our defaults too"
+
+
+def test_lists_of_previews_stay_lists(tmp_path: Path) -> None:
+    """The previews of a training take the first value, and say so; the preview panel takes all."""
+    found = read(
+        tmp_path,
+        preview_sampling_method=["DPM++ 2M SDE Karras", "DDIM"],
+        preview_sampling_steps="20, 30",
+        preview_seed="-1,7",
+        preview_width=640,
+        preview_include_sub_img=True,
+        preview_batch_size=101,
+    )
+    assert (
+        found.preview.items()
+        >= {
+            "samplers": ("DPM++ 2M SDE Karras", "DDIM"),
+            "steps": (20, 30),
+            "seeds": (-1, 7),
+            "width_px": 640,
+            "height_px": 512,
+            "include_sub_pictures": True,
+        }.items()
+    )
+    assert "batch_size" not in found.preview
+    assert [note for note in found.notes if note.startswith("batch_size (Batch size): 101 is not")]
 
 
 def test_every_control_is_taken_over(tmp_path: Path) -> None:

@@ -119,5 +119,5 @@ def test_a_model_that_knows_the_picture_is_followed(sampler: Sampler, zero_termi
         return torch.randn(1, 4, 8, 8, generator=generator)
 
     first = initial_noise(noise(), sampler, levels[0])
-    latents = sample(sampler, lambda x, sigma: picture, first, levels, noise)  # noqa: ARG005
+    latents = sample(sampler, lambda x, sigma: picture, first, levels, noise)
     torch.testing.assert_close(latents, picture, rtol=0, atol=0.15 if sampler == "DDIM" else 1e-3)

@@ -12,6 +12,7 @@ import pytest
 
 from lora_train.app import App
 from lora_train.app.captions import CaptionsSnapshot
+from lora_train.app.grid_snapshot import GridForecast, GridsSnapshot
 from lora_train.app.snapshot import (
     CaptioningSnapshot,
     DatasetSnapshot,
@@ -32,7 +33,7 @@ from lora_train.ui.live import live
 
 PARTS = {
     *("dataset", "sum", "optimizers", "progress", "queue", "results"),
-    *("captioning", "captions", "health", "regularisation", "preset", "presets"),
+    *("captioning", "captions", "health", "regularisation", "preset", "presets", "grids", "grids_sum"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
 
@@ -57,6 +58,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         regularisation=SimpleNamespace(
             snapshot=lambda *_: RegularisationSnapshot(), estimate=lambda *_: RegularisationForecast()
         ),
+        grids=SimpleNamespace(snapshot=lambda *_: GridsSnapshot(), forecast=lambda *_: GridForecast()),
         asked=asked,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ui_states.captioning import captioning_states
 from ui_states.captions import caption_states
 from ui_states.dataset import dataset_states, model_states, sum_states
+from ui_states.grids import grid_states
 from ui_states.health import health_states
 from ui_states.optimizers import optimizer_states
 from ui_states.presets import preset_states
@@ -19,6 +20,7 @@ _SUBJECTS = (
     captioning_states,
     caption_states,
     health_states,
+    grid_states,
     preset_states,
     regularisation_states,
     train_states,
