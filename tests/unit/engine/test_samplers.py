@@ -66,7 +66,7 @@ def test_levels_are_those_of_the_host(sampler: Sampler) -> None:
 
 @pytest.mark.parametrize(("steps", "count"), [(20, 20), (24, 25), (28, 29), (150, 167), (1, 2)])
 def test_ddims_timesteps_are_those_of_the_host(steps: int, count: int) -> None:
-    """Every 1000 // steps from 1 on, however many that are. A single step goes half the way here: the host takes none."""
+    """Every 1000 // steps from 1 on, however many that are. A single step is one here; the host takes none."""
     levels = NoiseLevels()
     found = levels.steps("DDIM", steps)
     assert len(found) == count
@@ -119,5 +119,5 @@ def test_a_model_that_knows_the_picture_is_followed(sampler: Sampler, zero_termi
         return torch.randn(1, 4, 8, 8, generator=generator)
 
     first = initial_noise(noise(), sampler, levels[0])
-    latents = sample(sampler, lambda x, sigma: picture, first, levels, noise)  # noqa: ARG005
+    latents = sample(sampler, lambda x, sigma: picture, first, levels, noise)
     torch.testing.assert_close(latents, picture, rtol=0, atol=0.15 if sampler == "DDIM" else 1e-3)
