@@ -17,7 +17,7 @@ from PIL import Image
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import conditioning_of
-from lora_train.core.errors import ConfigError, ModelError, TrainToolsError
+from lora_train.core.errors import ConfigError, DeviceMemoryError, ModelError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled
 from lora_train.core.grids import (
     ALL_GRIDS_FILE,
@@ -34,6 +34,7 @@ from lora_train.core.samplers import Sampler, sampler_calls, unknown_sampler
 from lora_train.core.specs import GridSpec
 from lora_train.core.tensorfiles import file_sha256, read_tensor_file
 from lora_train.data.prompts import unread_syntax, without_tags
+from lora_train.engine.devices import is_out_of_memory
 from lora_train.engine.grid_sheet import make_sheet
 from lora_train.engine.grids import parameters_in, save_png
 from lora_train.engine.loading import BaseModel
@@ -49,12 +50,21 @@ def draw_grid(spec: GridSpec, job: JobFolder, report: Reporter) -> dict[str, obj
 
     A LoRA that can't be used, or not at some weight, is told in a note, and the others are drawn. Raises ConfigError
     for a sampler that is not ours, ModelError for the base model, its VAE, or where nothing at all can be drawn,
-    RequestedEnd between two looks of the UNet.
+    DeviceMemoryError, RequestedEnd between two looks of the UNet.
     """
     problems = [problem for name in spec.grid.samplers if (problem := unknown_sampler(name))]
     if problems:
         raise ConfigError(problems)
-    return _GridJob(spec, job, report).draw()
+    try:
+        return _GridJob(spec, job, report).draw()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceMemoryError(
+            f"The device has too little memory for {spec.grid.batch_size} pictures of {spec.grid.width_px}x"
+            f"{spec.grid.height_px} pixels at once.",
+            "Lower the batch size of the previews (the batch count makes up for it), or their width and height.",
+        ) from error
 
 
 class _GridJob:

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from lora_train.app.grid_planning import plan_grid_job
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
-from lora_train.core.errors import ConfigError, ModelError
+from lora_train.core.errors import ConfigError, DeviceMemoryError, ModelError
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.grids import ALL_GRIDS_FILE, cells, grid_file
 from lora_train.core.jobs import JobFolder, JobStatus, RequestedEnd, status_from_events
 from lora_train.core.specs import GridSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace
+from lora_train.engine import grid_job
 from lora_train.engine.grid_job import draw_grid
 from lora_train.engine.network_file import file_tensors, save_lora
 from lora_train.engine.reporting import Reporter
@@ -232,6 +233,16 @@ def test_an_unknown_sampler_is_told_before_anything_is_loaded(desk: Desk, loras:
     with pytest.raises(ConfigError, match=r"'Restart'.*DPM\+\+ 2M"):
         desk.run(job)
     assert not [event for event in job.events() if isinstance(event, ev.Phase)]
+
+
+def test_too_little_memory_is_told(desk: Desk, loras: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(grid_job, "denoise", full)
+    with pytest.raises(DeviceMemoryError, match="for 4 pictures of 64x64") as error:
+        desk.run(desk.plan(loras, batch_size=4))
+    assert "batch size" in error.value.hint
 
 
 def test_what_only_hosts_understand_is_told(desk: Desk, loras: list[Path]) -> None:
