@@ -17,7 +17,7 @@ from PIL import Image
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import conditioning_of
-from lora_train.core.errors import ConfigError, ModelError, TrainToolsError
+from lora_train.core.errors import ConfigError, DeviceMemoryError, ModelError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled
 from lora_train.core.grids import (
     ALL_GRIDS_FILE,
@@ -34,6 +34,7 @@ from lora_train.core.samplers import Sampler, sampler_calls, unknown_sampler
 from lora_train.core.specs import GridSpec
 from lora_train.core.tensorfiles import file_sha256, read_tensor_file
 from lora_train.data.prompts import unread_syntax, without_tags
+from lora_train.engine.devices import is_out_of_memory
 from lora_train.engine.grid_sheet import make_sheet
 from lora_train.engine.grids import parameters_in, save_png
 from lora_train.engine.loading import BaseModel
@@ -47,13 +48,23 @@ from lora_train.engine.text import Embeddings, Prompts
 def draw_grid(spec: GridSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
     """Draw what is missing of the job's pictures and grids (names in `core.grids`), LoRA by LoRA.
 
-    A LoRA that can't be used is told in a note, and the others are drawn. Raises ConfigError for a sampler that is not
-    ours, ModelError for the base model, its VAE, or where no LoRA can be used, RequestedEnd between two steps.
+    A LoRA that can't be used, or not at some weight, is told in a note, and the others are drawn. Raises ConfigError
+    for a sampler that is not ours, ModelError for the base model, its VAE, or where nothing at all can be drawn,
+    DeviceMemoryError, RequestedEnd between two looks of the UNet.
     """
     problems = [problem for name in spec.grid.samplers if (problem := unknown_sampler(name))]
     if problems:
         raise ConfigError(problems)
-    return _GridJob(spec, job, report).draw()
+    try:
+        return _GridJob(spec, job, report).draw()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceMemoryError(
+            f"The device has too little memory for {spec.grid.batch_size} pictures of {spec.grid.width_px}x"
+            f"{spec.grid.height_px} pixels at once.",
+            "Lower the batch size of the previews (the batch count makes up for it), or their width and height.",
+        ) from error
 
 
 class _GridJob:
@@ -77,7 +88,7 @@ class _GridJob:
             _ = model.unet, model.vae  # what is wrong with them is told before any LoRA
             for path, own in groupby(cells(self.spec), key=lambda cell: cell.path):
                 self._draw_lora(path, list(own), model, prompts, files)
-        if len(self._errors) == len(self.spec.loras):
+        if self._errors and self._first_picture("") is None:
             raise self._errors[0]
         if len(self.spec.loras) > 1:
             self._write_sheet(ALL_GRIDS_FILE, "", is_new=self._drawn > 0)
@@ -89,16 +100,15 @@ class _GridJob:
         self._done = own[0].index * len(own[0].files)
         try:
             lora = _Lora(self.job.path / path, model, prompts, self.spec)
-            try:
-                drawn_from = files.behind(lora.path)
-                for cell in own:
-                    self._draw_cell(cell, lora, drawn_from)
-            finally:
-                lora.network.detach()
         except ModelError as error:
-            self._errors.append(error)
-            self.report.events.write(Note("warning", f"No more previews with {stem}: {error.message}"))
+            self._note(error)
             return
+        try:
+            drawn_from = files.behind(lora.path)
+            for cell in own:
+                self._draw_cell(cell, lora, drawn_from)
+        finally:
+            lora.network.detach()
         self._write_sheet(grid_file(stem), stem, is_new=self._drawn > before)
 
     def _draw_cell(self, cell: Cell, lora: _Lora, drawn_from: DrawnFrom) -> None:
@@ -117,14 +127,19 @@ class _GridJob:
     def _draw_batch(self, cell: Cell, numbers: Sequence[int], lora: _Lora, drawn_from: DrawnFrom) -> None:
         began = time.monotonic()
         seeds = [cell.seed + number for number in numbers]
-        for number, seed, picture in zip(numbers, seeds, lora.pictures(cell, seeds, self.report), strict=True):
+        self._done += len(numbers)
+        try:
+            pictures = lora.pictures(cell, seeds, self.report)
+        except ModelError as error:
+            self._note(error)
+            return
+        for number, seed, picture in zip(numbers, seeds, pictures, strict=True):
             name = cell.files[number]
             save_png(picture, self.job.path / name, self._infotext(cell, seed, lora.clip_skip, drawn_from))
             self._tell(name, cell.weight)
         self._seconds += time.monotonic() - began
         self._calls += sampler_calls(cell.sampler, cell.steps) * len(numbers)
         self._drawn += len(numbers)
-        self._done += len(numbers)
 
     def _infotext(self, cell: Cell, seed: int, clip_skip: int | None, drawn_from: DrawnFrom) -> str:
         grid = self.spec.grid
@@ -144,7 +159,9 @@ class _GridJob:
 
     def _write_sheet(self, name: str, stem: str, *, is_new: bool) -> None:
         """The grid of one LoRA, or without a stem of all, with the parameters of its first picture."""
-        path = self.job.path / name
+        path, first = self.job.path / name, self._first_picture(stem)
+        if first is None:
+            return
         if is_new or not path.is_file():
             grid, table = self.spec.grid, Table(self.spec, stem)
             sheet = make_sheet(
@@ -155,15 +172,18 @@ class _GridJob:
                 pictures=grid.batch_count * grid.batch_size,
                 note=lambda message: self.report.events.write(Note("info", message)),
             )
-            save_png(sheet, path, self._first_parameters(stem))
+            save_png(sheet, path, parameters_in(first))
         self._tell(name, None)
 
-    def _first_parameters(self, stem: str) -> str:
-        for cell in cells(self.spec):
-            path = self.job.path / cell.files[0]
-            if (not stem or cell.lora == stem) and path.is_file():
-                return parameters_in(path)
-        return ""
+    def _first_picture(self, stem: str) -> Path | None:
+        """Of those that are there of a LoRA, or without a stem of any."""
+        files = (file for cell in cells(self.spec) if not stem or cell.lora == stem for file in cell.files)
+        return next((path for file in files if (path := self.job.path / file).is_file()), None)
+
+    def _note(self, error: TrainToolsError) -> None:
+        """Tell what is not drawn; the others are."""
+        self._errors.append(error)
+        self.report.events.write(Note("warning", error.message))
 
     def _tell(self, name: str, weight: float | None) -> None:
         if name not in self._told:

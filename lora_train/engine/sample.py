@@ -141,13 +141,20 @@ class _Guided:
         return unwanted + self._cfg_scale * (wanted - unwanted)
 
 
+@torch.no_grad()
 def decode(model: BaseModel, latents: torch.Tensor) -> list[Image.Image]:
-    """Latents (B, 4, h, w) of the UNet's scale -> pictures of 8 h x 8 w pixels."""
+    """Latents (B, 4, h, w) of the UNet's scale -> pictures of 8 h x 8 w pixels, one after the other as in the hosts:
+    the VAE takes more memory for a picture than the UNet."""
     vae_weight = next(model.vae.parameters())
-    with torch.no_grad():
-        pixels = model.vae.decode((latents / model.vae_scale).to(vae_weight.dtype)).sample
+    return [
+        _picture(model.vae.decode((row / model.vae_scale).to(vae_weight.dtype)).sample[0]) for row in latents.split(1)
+    ]
+
+
+def _picture(pixels: torch.Tensor) -> Image.Image:
+    """(3, H, W) from -1 to 1 -> RGB."""
     array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
-    return [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).numpy())) for row in array]
+    return Image.fromarray(np.ascontiguousarray(array.permute(1, 2, 0).numpy()))
 
 
 def picture_seeds(seed: int, count: int) -> list[int]:

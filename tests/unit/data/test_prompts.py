@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ def test_any_text_can_be_read(prompt: str) -> None:
     """Nothing is lost but syntax: the letters come out in their order."""
     parts = read_attention(prompt)
     assert [char for part in parts for char in part.text if char in "ab"] == [char for char in prompt if char in "ab"]
-    assert all(one.weight != other.weight for one, other in zip(parts, parts[1:], strict=False))
+    assert all(one.weight != other.weight for one, other in pairwise(parts))
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="()[]\\:", exclude_categories=["Cs"]), min_size=1))

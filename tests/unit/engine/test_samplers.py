@@ -66,7 +66,7 @@ def test_levels_are_those_of_the_host(sampler: Sampler) -> None:
 
 @pytest.mark.parametrize(("steps", "count"), [(20, 20), (24, 25), (28, 29), (150, 167), (1, 2)])
 def test_ddims_timesteps_are_those_of_the_host(steps: int, count: int) -> None:
-    """Every 1000 // steps from 1 on, however many that are. A single step goes half the way here: the host takes none."""
+    """Every 1000 // steps from 1 on, however many that are. A single step is one here; the host takes none."""
     levels = NoiseLevels()
     found = levels.steps("DDIM", steps)
     assert len(found) == count
