@@ -46,6 +46,8 @@ class PlannedTrain(msgspec.Struct):
     total_steps: int
     problems: tuple[str, ...]
     """What was wrong with single pictures; they are left out."""
+    held_out: int = 0
+    """Pictures that are measured, not trained."""
     warnings: tuple[str, ...] = ()
     """Settings that the sd_script args have changed, and what is allowed, but hardly meant."""
 
@@ -72,6 +74,7 @@ def plan_job(
     taken = publish.stems_in(lora_root) if lora_root is not None and lora_root.is_dir() else ()
     stem = workspace.free_stem(version.stem(), taken)
     job = JobFolder(version.trains_dir / stem)
+    held = held_out(dataset, settings)
     job.create(
         TrainSpec(
             name=stem,
@@ -83,12 +86,19 @@ def plan_job(
             publish_to=str(publish_to.absolute()) if publish_to is not None else "",
             created=time.time(),
             version=version.info().name,
-            held_out=held_out(dataset, settings),
+            held_out=held,
             folder_repeats=folder_repeats(dataset),
         )
     )
     steps = count_steps(make_plan(dataset, settings, facts, concept), settings)
-    return PlannedTrain(job=job, total_steps=steps, problems=dataset.problems)
+    picture_count = sum(not picture.is_regularisation for picture in dataset.pictures)
+    return PlannedTrain(
+        job=job,
+        total_steps=steps,
+        problems=dataset.problems,
+        held_out=len(held),
+        warnings=tuple(validation_warnings(settings, picture_count, len(held))),
+    )
 
 
 def with_chosen_repeats(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts | None = None) -> Dataset:
@@ -220,7 +230,9 @@ def require_effective(settings: TrainSettings) -> Effective:
 
 
 def with_warnings(plan: PlannedTrain, effective: Effective) -> PlannedTrain:
-    return msgspec.structs.replace(plan, warnings=(*effective.overridden, *optimizer_warnings(effective.settings)))
+    return msgspec.structs.replace(
+        plan, warnings=(*effective.overridden, *optimizer_warnings(effective.settings), *plan.warnings)
+    )
 
 
 def with_absolute_paths(settings: TrainSettings) -> TrainSettings:

@@ -210,6 +210,7 @@ def _encode_pictures(run: Run, sets: Sequence[tuple[Dataset, list[Bucket]]], rep
     if run.dtype == torch.float16 and run.conditioning.vae_works_in_half:
         vae.to(torch.float16)
     together_px = _ENCODE_TOGETHER_CPU_PX if run.device.is_cpu else _ENCODE_TOGETHER_PX
+    total = sum(len(buckets) for _, buckets in sets)
     caches = [
         build_latent_cache(
             vae,
@@ -219,10 +220,10 @@ def _encode_pictures(run: Run, sets: Sequence[tuple[Dataset, list[Bucket]]], rep
             with_flips=settings.flip,
             batch_size=max(1, together_px // run.resolution_px**2 // (2 if settings.flip else 1)),
             device=run.device.torch,
-            progress=lambda done, total: report.phase("encoding the pictures", done, total),
+            progress=lambda done, _, before=before: report.phase("encoding the pictures", before + done, total),
             warn=lambda message: report.events.write(Note("warning", message)),
         )
-        for dataset, buckets in sets
+        for before, (dataset, buckets) in zip((0, len(sets[0][1])), sets, strict=False)
     ]
     del vae
     run.model.drop_vae()  # previews load it anew
