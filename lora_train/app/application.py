@@ -112,6 +112,7 @@ class App:
             trains=trains,
             shown=shown,
             curve=self.training.curve(shown.job) if shown else [],
+            validations=self.training.validations(shown.job) if shown else [],
             log_tail=self.training.log(shown.job) if shown else "",
             queue=self.queue.entries(),
             foreign=self.queue.foreign(found),

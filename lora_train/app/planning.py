@@ -46,6 +46,8 @@ class PlannedTrain(msgspec.Struct):
     total_steps: int
     problems: tuple[str, ...]
     """What was wrong with single pictures; they are left out."""
+    held_out: int = 0
+    """Pictures that are measured, not trained."""
     warnings: tuple[str, ...] = ()
     """Settings that the sd_script args have changed, and what is allowed, but hardly meant."""
 
@@ -64,6 +66,7 @@ def plan_job(
     `dataset` has the repeats that are trained (see `with_chosen_repeats`).
     """
     from lora_train.data.dataset import fingerprint
+    from lora_train.data.holding_out import held_out
     from lora_train.data.repeats import folder_repeats
 
     workspace = version.project.workspace
@@ -71,6 +74,7 @@ def plan_job(
     taken = publish.stems_in(lora_root) if lora_root is not None and lora_root.is_dir() else ()
     stem = workspace.free_stem(version.stem(), taken)
     job = JobFolder(version.trains_dir / stem)
+    held = held_out(dataset, settings)
     job.create(
         TrainSpec(
             name=stem,
@@ -82,11 +86,19 @@ def plan_job(
             publish_to=str(publish_to.absolute()) if publish_to is not None else "",
             created=time.time(),
             version=version.info().name,
+            held_out=held,
             folder_repeats=folder_repeats(dataset),
         )
     )
     steps = count_steps(make_plan(dataset, settings, facts, concept), settings)
-    return PlannedTrain(job=job, total_steps=steps, problems=dataset.problems)
+    picture_count = sum(not picture.is_regularisation for picture in dataset.pictures)
+    return PlannedTrain(
+        job=job,
+        total_steps=steps,
+        problems=dataset.problems,
+        held_out=len(held),
+        warnings=tuple(validation_warnings(settings, picture_count, len(held))),
+    )
 
 
 def with_chosen_repeats(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts | None = None) -> Dataset:
@@ -95,14 +107,17 @@ def with_chosen_repeats(dataset: Dataset, settings: TrainSettings, facts: Checkp
     `facts` are the base model's; without them they are read, and a model that can't be used counts as SD 1.x. A
     resolution that is too small for any picture chooses nothing: `make_plan` tells it.
     """
-    from lora_train.data.repeats import with_aimed_repeats
+    from lora_train.data.holding_out import held_out, parted
+    from lora_train.data.repeats import folder_repeats, with_aimed_repeats, with_folder_repeats
 
     if facts is None:
         facts = _facts_or_usual(settings)
+    trained, _ = parted(dataset, held_out(dataset, settings))
     try:
-        return with_aimed_repeats(dataset, choose_buckets(dataset, settings, facts), settings)
+        aimed = with_aimed_repeats(trained, choose_buckets(trained, settings, facts), settings)
     except DatasetError:
         return dataset
+    return with_folder_repeats(dataset, folder_repeats(aimed))
 
 
 def _facts_or_usual(settings: TrainSettings) -> CheckpointFacts:
@@ -114,9 +129,29 @@ def _facts_or_usual(settings: TrainSettings) -> CheckpointFacts:
 
 def make_plan(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts, concept: str) -> EpochPlanner:
     """The plan of all epochs, as the loop will make it too."""
+    from lora_train.data.holding_out import held_out, not_shown
     from lora_train.data.plan import make_planner
 
-    return make_planner(dataset, choose_buckets(dataset, settings, facts), settings, concept)
+    shown = not_shown(dataset, held_out(dataset, settings))
+    return make_planner(shown, choose_buckets(shown, settings, facts), settings, concept)
+
+
+def validation_warnings(settings: TrainSettings, picture_count: int, held_out_count: int) -> list[str]:
+    """A sentence for everything that was asked for and will not be, with so many pictures, of which so many are held
+    out.
+    """
+    from lora_train.data.holding_out import LEAST_PICTURES
+
+    warnings: list[str] = []
+    if settings.hold_out > 0 and not held_out_count:
+        warnings.append(
+            f"No picture is held out: there are {picture_count}, and that is done from {LEAST_PICTURES} on."
+            if picture_count < LEAST_PICTURES
+            else "No picture is held out: too many of them belong together as pieces of one original."
+        )
+    if settings.early_stopping_patience and not held_out_count:
+        warnings.append("Early stopping has no effect: no picture is held out.")
+    return warnings
 
 
 def choose_buckets(dataset: Dataset, settings: TrainSettings, facts: CheckpointFacts) -> list[Bucket]:
@@ -195,7 +230,9 @@ def require_effective(settings: TrainSettings) -> Effective:
 
 
 def with_warnings(plan: PlannedTrain, effective: Effective) -> PlannedTrain:
-    return msgspec.structs.replace(plan, warnings=(*effective.overridden, *optimizer_warnings(effective.settings)))
+    return msgspec.structs.replace(
+        plan, warnings=(*effective.overridden, *optimizer_warnings(effective.settings), *plan.warnings)
+    )
 
 
 def with_absolute_paths(settings: TrainSettings) -> TrainSettings:

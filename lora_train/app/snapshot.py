@@ -162,10 +162,21 @@ class CurvePoint(msgspec.Struct, frozen=True):
     lr: float
 
 
+class Validation(msgspec.Struct, frozen=True):
+    """The mean loss on the held-out pictures after a step, and that of the base model alone."""
+
+    step: int
+    loss: float
+    base_loss: float
+
+
 class Forecast(msgspec.Struct):
     """What *Begin Train* would do now, in numbers that the loop keeps to."""
 
     pictures: int = 0
+    """Those that are trained."""
+    held_out: int = 0
+    """Those that are measured instead."""
     repeats: int | None = None
     """Of each picture; None where folders differ."""
     views_per_epoch: int = 0
@@ -350,6 +361,8 @@ class Snapshot(msgspec.Struct):
     """The train whose progress is shown: the one asked for, else the running one, else what happened last."""
     curve: list[CurvePoint] = []
     """Of the shown train, at most 400 points."""
+    validations: list[Validation] = []
+    """Of the shown train, in the order of steps."""
     log_tail: str = ""
     queue: list[QueueEntry] = []
     foreign: str = ""

@@ -21,10 +21,11 @@ from lora_train.app.planning import (
     count_steps,
     make_plan,
     plan_job,
+    validation_warnings,
     with_absolute_paths,
     with_threads,
 )
-from lora_train.app.snapshot import BaseModelSnapshot, CurvePoint, Forecast, TrainSnapshot, Undo
+from lora_train.app.snapshot import BaseModelSnapshot, CurvePoint, Forecast, TrainSnapshot, Undo, Validation
 from lora_train.app.version_settings import effective_of, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets
@@ -98,6 +99,8 @@ class Training:
 
         Raises WorkspaceError for an unknown version; everything else that is wrong stands in `problems`.
         """
+        from lora_train.data.holding_out import held_out
+
         found = self._workspace.find_version(project, version)
         effective, problems = effective_of(found)
         settings = effective.settings
@@ -129,10 +132,12 @@ class Training:
             forecast.problems.append(error.message)
             return forecast
         training = [picture for picture in dataset.pictures if not picture.is_regularisation]
-        repeats = {picture.repeats for picture in training}
-        forecast.pictures = len(training)
+        held = held_out(dataset, settings)
+        repeats = {picture.repeats for picture in training if picture.path not in held}
+        forecast.pictures, forecast.held_out = len(training) - len(held), len(held)
         forecast.repeats = min(repeats) if len(repeats) == 1 else None
         forecast.regularisation_pictures = len(dataset.pictures) - len(training)
+        forecast.warnings += validation_warnings(settings, len(training), len(held))
         forecast.views_per_epoch = len(list(plan.shown(0)))
         forecast.total_steps = count_steps(plan, settings)
         if settings.repeats < 0:
@@ -268,6 +273,11 @@ class Training:
         """Loss and learning rate over the steps. Raises JobError or WorkspaceError for what is no training."""
         points = self._watch.curve(self._any_folder(job), _MOST_CURVE_POINTS)
         return [CurvePoint(point.step, point.loss, point.lr) for point in points]
+
+    def validations(self, job: str) -> list[Validation]:
+        """The losses on the held-out pictures, in the order of steps. Raises as `curve`."""
+        found = self._watch.validations(self._any_folder(job))
+        return [Validation(point.step, point.loss, point.base_loss) for point in found]
 
     def log(self, job: str) -> str:
         """The end of the worker's log. Raises JobError or WorkspaceError for what is no job."""

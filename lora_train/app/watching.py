@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from lora_train.core.curves import CurveReader, Point
+from lora_train.core.curves import CurveReader, Point, ValidationPoint
 from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
 from lora_train.core.original import finished_train
 from lora_train.core.specs import JobSpec
@@ -48,6 +48,11 @@ class Watch:
         """Loss and learning rate over the steps, in at most so many points."""
         with self._lock:
             return self._of(job).curve.read(most)
+
+    def validations(self, job: JobFolder) -> list[ValidationPoint]:
+        """The losses on the held-out pictures, in the order of steps."""
+        with self._lock:
+            return self._of(job).curve.validations()
 
     def _of(self, job: JobFolder) -> _Readers:
         """The job's readers; new ones where a project was renamed or deleted, and another made under its name."""

@@ -122,6 +122,8 @@ def line_of(status: JobStatus) -> str:
             f"{status.s_per_step:.2f} s/step",
             f"{minutes}:{seconds:02} left",
         ]
+    if status.validation_loss is not None:
+        parts.append(f"held-out loss {status.validation_loss:.4f}")
     if status.silent_s > _SILENCE_S:
         parts.append(f"no sign of life for {status.silent_s:.0f} s")
     return "  ".join(parts)

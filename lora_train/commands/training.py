@@ -117,6 +117,8 @@ def _train(options: argparse.Namespace) -> Result:
         tell(f"Left out: {problem}")
     for warning in plan.warnings:
         tell(warning)
+    if plan.held_out:
+        tell(f"Held out to measure the training: {plan.held_out} of the pictures.")
     tell(f"{plan.total_steps} steps. Ctrl-C stops and saves.")
     return _run_and_publish(app, plan.job, options)
 

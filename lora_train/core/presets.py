@@ -50,6 +50,7 @@ DEMO_SETTINGS: dict[str, Any] = {
     "text_encoder_lr": 4e-3,
     "lr_warmup_steps": 20,
     "save_every_epochs": 0,
+    "hold_out": 0,
     "preview_prompts": ("sks, white background",),
     "preview_sampler": "DDIM",
     "preview_cfg_scale": 3.0,

@@ -159,6 +159,12 @@ def _grid_checks(settings: GridSettings) -> list[str]:
 
 def _train_checks(settings: TrainSettings) -> list[str]:
     problems = argument_problems(settings)
+    if settings.hold_out not in (-1.0, 0.0) and not (
+        0 < settings.hold_out < 1 or (settings.hold_out >= 1 and settings.hold_out.is_integer())
+    ):
+        problems.append(
+            f"hold_out (Held-out pictures): {settings.hold_out:g} is not -1, 0, a share below 1 or a whole number"
+        )
     if settings.repeats == 0:
         problems.append("repeats (Train number of repetitions): 0 would train nothing; use -1 or 1 and more")
     if settings.min_timestep >= settings.max_timestep:

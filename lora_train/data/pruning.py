@@ -21,11 +21,12 @@ def trained_captions(
     The word that calls the LoRA up always stays: the trigger word, also inside a tag, or else the first tag that every
     caption has. Where there is neither, nothing would take the meaning of other tags, so all stay. So do the first
     `keep_tags` tags of each caption (behind the trigger word), and every caption of a regularisation picture.
-    Spellings of a tag count as one (see `tag_key`). With 0 % nothing is left out.
+    Spellings of a tag count as one (see `tag_key`). With 0 % nothing is left out. Pictures that are not shown (no
+    repeats) don't count.
     """
     trigger_word = trigger_word.strip()
     captions = [picture.caption for picture in pictures]
-    training = [picture.caption for picture in pictures if not picture.is_regularisation]
+    training = [picture.caption for picture in pictures if picture.repeats and not picture.is_regularisation]
     calling = trigger_word or common_tag(training)
     if not prune_percent or not calling:
         return captions

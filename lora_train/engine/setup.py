@@ -14,7 +14,7 @@ from torch import nn
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import Conditioning, conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
-from lora_train.core.errors import JobError
+from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
@@ -22,9 +22,11 @@ from lora_train.core.tensorfiles import file_sha256, legacy_checkpoint_hash
 from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import common_tag, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
-from lora_train.data.epochs import Bucket, EpochPlanner, total_steps
+from lora_train.data.epochs import Batch, Bucket, EpochPlanner, total_steps
+from lora_train.data.holding_out import not_shown, parted
 from lora_train.data.plan import captions_of, make_planner, place_in_buckets
 from lora_train.data.repeats import with_folder_repeats
+from lora_train.data.trained_text import plain_texts
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
@@ -39,6 +41,7 @@ from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
+from lora_train.engine.validation import HeldOut, validation_batches
 
 _ENCODE_TOGETHER_PX = 4 * 512 * 512
 _ENCODE_TOGETHER_CPU_PX = 256 * 256
@@ -67,6 +70,8 @@ class Run:
     sizes: SizeTable | None
     inpaint: dict[Bucket, torch.Tensor | None]
     masks: MaskCache | None
+    held_out: HeldOut | None
+    """What the run is measured with; None where no picture is held out."""
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
     groups: dict[str, list[nn.Parameter]]
@@ -119,7 +124,8 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
-    dataset = _scan(spec, job_dir, report)
+    everything = not_shown(_scan(spec, job_dir, report), spec.held_out)
+    dataset, held = parted(everything, spec.held_out)
 
     run.model = model = _open_model(run, report)
     run.conditioning = conditioning_of(model.family)
@@ -130,13 +136,25 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.total_steps = total_steps(run.planner, settings.epochs, settings.gradient_accumulation_steps)
     run.dataset_fingerprint = spec.dataset_fingerprint
     run.facts = _facts(run, dataset, buckets)
+    held_buckets = place_in_buckets(held, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px)
+    batches = _validation_batches(run, everything, held, held_buckets)
     # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
-    _prepare_texts(run, report)
-    run.masks = None
-    run.latents = _encode_pictures(run, dataset, buckets, report)
+    held_texts = _prepare_texts(run, batches, report)
+    sets = [(dataset, buckets), (held, held_buckets)] if batches else [(dataset, buckets)]
+    run.latents, *held_latents = _encode_pictures(run, sets, report)
     run.sizes = _sizes(run, dataset, buckets)
-    if settings.masked_loss:
-        run.masks = _read_masks(run, dataset, buckets, report)
+    run.masks = _read_masks(run, dataset, buckets, report) if settings.masked_loss else None
+    run.held_out = None
+    if held_texts is not None:
+        run.held_out = HeldOut(
+            dataset=held,
+            batches=batches,
+            latents=held_latents[0],
+            sizes=_sizes(run, held, held_buckets),
+            masks=_read_held_masks(run, held, held_buckets, held_latents[0], report),
+            inpaint=run.inpaint,
+            texts=held_texts,
+        )
     _build_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     return run
@@ -176,28 +194,41 @@ def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
     return dataset
 
 
-def _encode_pictures(run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: Reporter) -> LatentCache:
+def _validation_batches(run: Run, everything: Dataset, held: Dataset, buckets: Sequence[Bucket]) -> list[Batch]:
+    """Captions as they are trained, but never shuffled or left out."""
+    texts = plain_texts(everything, run.settings, run.spec.concept)
+    captions = {picture.path: text for picture, text in zip(everything.pictures, texts, strict=True)}
+    return validation_batches(buckets, [captions[picture.path] for picture in held.pictures], run.settings.batch_size)
+
+
+def _encode_pictures(run: Run, sets: Sequence[tuple[Dataset, list[Bucket]]], report: Reporter) -> list[LatentCache]:
+    """One cache for each set: what one is encoded with must not change another's numbers."""
     settings, vae = run.settings, run.model.vae
     # Before the VAE becomes less exact; one for each shape is all that an inpainting model needs.
-    run.inpaint = {bucket: full_mask(run.model, *bucket) for bucket in sorted(set(buckets))}
+    all_buckets = sorted({bucket for _, buckets in sets for bucket in buckets})
+    run.inpaint = {bucket: full_mask(run.model, *bucket) for bucket in all_buckets}
     if run.dtype == torch.float16 and run.conditioning.vae_works_in_half:
         vae.to(torch.float16)
     together_px = _ENCODE_TOGETHER_CPU_PX if run.device.is_cpu else _ENCODE_TOGETHER_PX
-    cache = build_latent_cache(
-        vae,
-        [dataset.root / picture.path for picture in dataset.pictures],
-        buckets,
-        vae_scale=run.model.vae_scale,
-        with_flips=settings.flip,
-        batch_size=max(1, together_px // run.resolution_px**2 // (2 if settings.flip else 1)),
-        device=run.device.torch,
-        progress=lambda done, total: report.phase("encoding the pictures", done, total),
-        warn=lambda message: report.events.write(Note("warning", message)),
-    )
+    total = sum(len(buckets) for _, buckets in sets)
+    caches = [
+        build_latent_cache(
+            vae,
+            [dataset.root / picture.path for picture in dataset.pictures],
+            buckets,
+            vae_scale=run.model.vae_scale,
+            with_flips=settings.flip,
+            batch_size=max(1, together_px // run.resolution_px**2 // (2 if settings.flip else 1)),
+            device=run.device.torch,
+            progress=lambda done, _, before=before: report.phase("encoding the pictures", before + done, total),
+            warn=lambda message: report.events.write(Note("warning", message)),
+        )
+        for before, (dataset, buckets) in zip((0, len(sets[0][1])), sets, strict=False)
+    ]
     del vae
     run.model.drop_vae()  # previews load it anew
     devices.free_cached_memory(run.device)
-    return cache
+    return caches
 
 
 def _sizes(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> SizeTable | None:
@@ -216,6 +247,25 @@ def _read_masks(run: Run, dataset: Dataset, buckets: Sequence[Bucket], report: R
         device=run.device.torch,
         warn=lambda message: report.events.write(Note("warning", message)),
     )
+
+
+def _read_held_masks(
+    run: Run, held: Dataset, buckets: Sequence[Bucket], latents: LatentCache, report: Reporter
+) -> MaskCache | None:
+    """None also where the masks can't be used: then the whole pictures are measured."""
+    if run.masks is None:
+        return None
+    try:
+        return build_mask_cache(
+            held,
+            buckets,
+            latent_size=lambda bucket: latents.latent_shape(bucket)[1:],
+            device=run.device.torch,
+            warn=lambda _: None,
+        )
+    except DatasetError as error:
+        report.events.write(Note("warning", f"Held-out pictures are measured without masks: {error.message}"))
+        return None
 
 
 def _build_network(run: Run) -> None:
@@ -237,7 +287,8 @@ def _build_network(run: Run) -> None:
         model.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in it
 
 
-def _prepare_texts(run: Run, report: Reporter) -> None:
+def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> TrainedTexts | CachedTexts | None:
+    """Returns the texts of the held-out pictures, where there are any: apart, as `_encode_pictures`."""
     settings, model = run.settings, run.model
     keeps_texts = run.continued is not None and run.continued.has_text_encoder and not run.trains_text
     if run.continued is not None and keeps_texts:
@@ -253,10 +304,10 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
         report.events.write(Note("warning", message))
     wants_previews = settings.generate_previews and settings.preview_prompts
     run.preview_texts = PreviewTexts(prompts, settings) if wants_previews else None
-    if run.trains_text:
-        run.texts = TrainedTexts(prompts, run.device.torch)
-    else:
-        run.texts = CachedTexts(prompts)
+    run.texts = TrainedTexts(prompts, run.device.torch) if run.trains_text else CachedTexts(prompts)
+    held_texts = TrainedTexts(prompts, run.device.torch) if run.trains_text else CachedTexts(prompts)
+    held_texts.prepare(held_batches)
+    if isinstance(run.texts, CachedTexts):
         report.phase("encoding the captions")
         run.texts.prepare(run.planner.batches(0))
         message = f"Captions encoded ahead: {run.texts.count} ({run.texts.size_bytes / 1e6:.1f} MB)."
@@ -265,9 +316,12 @@ def _prepare_texts(run: Run, report: Reporter) -> None:
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()
             run.texts.let_go()
+            if isinstance(held_texts, CachedTexts):
+                held_texts.let_go()
             del prompts
             model.drop_text_encoders()
             devices.free_cached_memory(run.device)
+    return held_texts if held_batches else None
 
 
 def _captions_never_change(run: Run) -> bool:

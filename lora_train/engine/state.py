@@ -19,6 +19,7 @@ from safetensors.torch import save
 
 from lora_train.core.errors import JobError
 from lora_train.core.files import write_bytes
+from lora_train.engine.validation import Progress
 
 _GENERATIONS = 2
 
@@ -43,6 +44,7 @@ class StateFacts(msgspec.Struct, kw_only=True):
     optimizer_scalars: dict[str, int | float]
     schedule: dict[str, Any]
     scaler: dict[str, Any]
+    validation: Progress = msgspec.field(default_factory=Progress)
     continued_sha256: str = ""
     """Of the LoRA that the training began with."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -45,6 +45,7 @@ from lora_train.engine.state import (
     restore_optimizer,
     save_state,
 )
+from lora_train.engine.validation import Validator
 
 _MOST_ROLL_BACKS = 2
 
@@ -78,6 +79,7 @@ class Training:
         self.report = report
         self.clock = Clock()
         self.halvings = 0
+        self.validator = Validator(run)
         decay = run.settings.ema_decay
         self.averages = Averages(run.network.tensors(), decay) if decay else None
         self.state_at = time.monotonic()
@@ -89,33 +91,46 @@ class Training:
             self.save_if_due()
             if clock.epoch == settings.epochs:
                 return "finished"
+            if self.validator.is_out_of_patience():
+                return self.end_early()
             batches = run.planner.batches(clock.epoch)
             run.texts.prepare(batches)
             groups = _groups_of(batches, settings.gradient_accumulation_steps)
             self.report.restart_clock()
-            rolled_back = False
-            while clock.step_in_epoch < len(groups):
-                lr = coming_rate(run.optimizer)
-                loss = train_step(run, groups[clock.step_in_epoch])
-                clock.step += 1
-                clock.step_in_epoch += 1
-                if self.averages is not None:
-                    self.averages.update(clock.step)
-                self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
+            ending = self.train_epoch(groups)
+            if ending is not None:
+                return ending
 
-                if self.report.bad_step is not None:
-                    self.roll_back()
-                    rolled_back = True
-                    break
-                if self.report.request is not None:
-                    return self.end_on_request(self.report.request)
-                if time.monotonic() - self.state_at >= settings.state_every_s > 0:
-                    if not self.is_healthy():
-                        rolled_back = True
-                        break
-                    self.save_state()
-            if not rolled_back and self.is_healthy():
-                clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
+    def train_epoch(self, groups: Sequence[Sequence[Batch]]) -> Ending | None:
+        """Step by step to the end of the epoch, or back to the last state (None); or to the end of the run."""
+        run, clock, settings = self.run, self.clock, self.run.settings
+        while clock.step_in_epoch < len(groups):
+            lr = coming_rate(run.optimizer)
+            loss = train_step(run, groups[clock.step_in_epoch])
+            clock.step += 1
+            clock.step_in_epoch += 1
+            if self.averages is not None:
+                self.averages.update(clock.step)
+            self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
+
+            if self.report.bad_step is not None:
+                self.roll_back()
+                return None
+            if self.report.request is not None:
+                return self.end_on_request(self.report.request)
+            validates = settings.validate_every_steps and clock.step % settings.validate_every_steps == 0
+            saves = time.monotonic() - self.state_at >= settings.state_every_s > 0
+            if (validates or saves) and not self.is_healthy():
+                return None
+            if validates:
+                self.validate()
+                if self.validator.is_out_of_patience():
+                    return self.end_early()
+            if saves:
+                self.save_state()
+        if self.is_healthy():
+            clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
+        return None
 
     def start_or_go_on(self) -> None:
         """Take up the newest whole state, or write the first one, so that there is always a way back."""
@@ -124,6 +139,7 @@ class Training:
             self.go_back_to(state)
         self.tell_started()
         if state is None:
+            self.validate()
             self.save_state()
         self.report.events.write(Phase(name="training"))
 
@@ -157,6 +173,7 @@ class Training:
         if not at_epoch_end or not (is_last or (every and clock.epoch % every == 0)):
             return
         stem = self.run.spec.name + ("" if is_last else f"-{clock.epoch:06d}")
+        self.validate()
         self.save_state()
         self.save_lora_and_previews(stem)
 
@@ -168,6 +185,7 @@ class Training:
             clock=self.clock,
             dataset_fingerprint=run.dataset_fingerprint,
             halvings=self.halvings,
+            validation=self.validator.progress,
             session_id=run.facts.session_id,
             started_at=run.facts.started_at,
             continued_sha256=run.continued.sha256 if run.continued is not None else "",
@@ -201,10 +219,15 @@ class Training:
         save_lora(path, tensors, metadata)
         self.report.events.write(saved)
 
-    def save_lora_and_previews(self, stem: str) -> None:
-        """Of the averages, where they are kept."""
+    @contextmanager
+    def resting(self) -> Generator[None, None, None]:
+        """Within the block the network is what a LoRA file holds: the averages, where they are kept."""
         averages = self.averages.shown() if self.averages is not None else nullcontext()
         with resting_weights(self.run.optimizer), averages:
+            yield
+
+    def save_lora_and_previews(self, stem: str) -> None:
+        with self.resting():
             self.save_lora(stem)
             if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
                 self.draw_previews(stem)
@@ -227,6 +250,29 @@ class Training:
         run.model.drop_vae()
         self.report.events.write(Phase(name="training"))
         devices.free_cached_memory(run.device)
+
+    # --- validation ---
+
+    def validate(self) -> None:
+        """Measure the held-out pictures, where there are any, with the LoRA as it would be saved now."""
+        if self.validator.is_due(self.clock.step):
+            self.report.events.write(Phase(name="validating"))
+            with self.resting():
+                self.report.events.write(self.validator.measure(self.clock.step))
+            self.report.events.write(Phase(name="training"))
+            self.report.restart_clock()
+
+    def end_early(self) -> Ending:
+        """Save as after the last epoch, and say why there are no more steps."""
+        best = self.validator.progress.best_step
+        message = (
+            f"Stopped early at step {self.clock.step}: the validation loss has not improved since step {best}. "
+            "The LoRA saved nearest to that step is the best."
+        )
+        self.save_state()
+        self.save_lora_and_previews(self.run.spec.name)
+        self.report.events.write(Note("info", message))
+        return "finished"
 
     # --- the way back ---
 
@@ -294,6 +340,7 @@ class Training:
         self.clock.step, self.clock.epoch = clock.step, clock.epoch
         self.clock.step_in_epoch = clock.step_in_epoch
         self.halvings = facts.halvings
+        self.validator.progress = facts.validation
         forget_states_after(self.job.state_dir, clock.step)
         self._trash_what_came_after(clock.step)
 

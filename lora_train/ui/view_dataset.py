@@ -142,6 +142,9 @@ def sum_html(forecast: Forecast) -> str:
     epochs = counted(forecast.epochs, "epoch", "epochs")
     line = f"{_views(forecast)} {value('×')} {epochs} {divided} {equals} {total}{_expected_time(forecast)}"
     notes = [_aim(forecast)] if forecast.aimed_steps else []
+    if forecast.held_out:
+        held = counted(forecast.held_out, "picture is held out", "pictures are held out")
+        notes.append(f"{held} {words('to measure the training.')}")
     if not forecast.is_exact:
         notes.append(words("Partial batches count as steps: pictures of several sizes never share a batch."))
     told = sentences(forecast.warnings, "train-tools-warning") + sentences(forecast.overridden, "train-tools-quiet")

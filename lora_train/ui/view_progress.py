@@ -40,6 +40,7 @@ _PHASES = {
     "encoding the captions": "Encoding the captions",
     "reading the masks": "Reading the masks",
     "training": "Training",
+    "validating": "Measuring the held-out pictures",
     "drawing previews": "Drawing previews",
     "waiting for the WebUI's picture": "Waiting for the WebUI's picture",
 }
@@ -63,7 +64,7 @@ def progress_html(snapshot: Snapshot, smoothing: float, token: str = "") -> str:
         f'<div class="train-tools-actions">{_buttons(train)}</div>',
     ]
     if status.state != "waiting" or snapshot.curve:
-        parts += [chart_html(snapshot.curve, smoothing), _strip(train, token)]
+        parts += [chart_html(snapshot.curve, smoothing, snapshot.validations), _strip(train, token)]
     if snapshot.log_tail:
         parts.append(_log(snapshot.log_tail))
     return "".join(parts)
@@ -106,6 +107,8 @@ def _numbers(status: JobStatus) -> str:
         cells.append(("Epoch", f"{status.epoch} / {status.epochs}"))
     if status.loss is not None:
         cells.append(("Loss", f"{status.loss:.4g}"))
+    if status.validation_loss is not None:
+        cells.append(("Held-out loss", f"{status.validation_loss:.4g}"))
     if status.lr is not None:
         cells.append(("Learning rate", f"{status.lr:.3g}"))
     if status.s_per_step is not None:

@@ -28,6 +28,7 @@ WAIT_S = 120
 
 QUICK: dict[str, Any] = {
     "base_model": "demo",
+    "hold_out": 0,
     "rank": 2,
     "alpha": 2,
     "learning_rate": 4e-3,

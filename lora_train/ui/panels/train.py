@@ -74,6 +74,11 @@ GROUPS = (
         ),
     ),
     (
+        "Validation",
+        "Pictures that are not trained show whether the training still learns, or only learns by heart.",
+        (("hold_out",), ("validate_every_steps", "early_stopping_patience")),
+    ),
+    (
         "Previews",
         "Pictures that are drawn with every saved LoRA, to choose the best by eye.",
         (

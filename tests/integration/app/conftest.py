@@ -28,6 +28,7 @@ WAIT_S = 120
 
 QUICK: dict[str, Any] = {
     "base_model": "demo",
+    "hold_out": 0,
     "epochs": 1,
     "repeats": 1,
     "rank": 2,

@@ -163,7 +163,7 @@ def test_options_of_sd_scripts_are_what_is_trained(desk: Desk) -> None:
     """The sum, the job and the health report go by them; the page keeps what was typed."""
     desk.trained(*(f"9_cat/{number}.png" for number in range(18)))
     text = "--max_train_epochs=2 --train_batch_size 3 --seed=7"
-    desk.app.settings.save("cat", "v1", train={"base_model": "demo", "sd_script_args": text})
+    desk.app.settings.save("cat", "v1", train={"base_model": "demo", "hold_out": 0, "sd_script_args": text})
     forecast = desk.app.training.forecast("cat", "v1")
     assert (forecast.epochs, forecast.batch_size, forecast.total_steps) == (2, 3, 18 * 9 * 2 // 3)
     assert forecast.overridden == [

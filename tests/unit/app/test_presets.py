@@ -257,7 +257,7 @@ def test_a_plan_with_a_preset(desk: Desk) -> None:
     from lora_train.core.assets import DEMO_PICTURES
     from lora_train.core.specs import TrainSpec
 
-    values = {"base_model": "demo", "epochs": "5", "rank": "4"}
+    values = {"base_model": "demo", "epochs": "5", "rank": "4", "hold_out": "0"}
     plan = desk.app.plan_train(name="sks", images=DEMO_PICTURES, values=values, preset="Character")
     spec = plan.job.read_spec()
     assert isinstance(spec, TrainSpec)

@@ -32,7 +32,7 @@ PICTURES = [f"9_cat/{number}.png" for number in range(18)]
 
 def save(desk: Desk, **settings: Any) -> None:
     desk.version()
-    assert desk.app.settings.save("cat", "v1", train={"base_model": "demo", **settings}) == []
+    assert desk.app.settings.save("cat", "v1", train={"base_model": "demo", "hold_out": 0, **settings}) == []
 
 
 # --- the sum ---
@@ -256,7 +256,7 @@ def test_auto_publish_is_the_hosts_choice(desk: Desk, publishes: bool) -> None:
 )
 def test_previews_have_a_prompt(desk: Desk, settings: dict[str, Any], prompts: tuple[str, ...]) -> None:
     desk.trained("4_cat/a.png", project="自作 猫")
-    desk.app.settings.save("自作 猫", "v1", train={"base_model": "demo", **settings})
+    desk.app.settings.save("自作 猫", "v1", train={"base_model": "demo", "hold_out": 0, **settings})
     spec = desk.job(desk.app.training.begin("自作 猫", "v1")).read_spec()
     assert isinstance(spec, TrainSpec)
     assert spec.settings.preview_prompts == prompts

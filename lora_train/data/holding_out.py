@@ -1,0 +1,102 @@
+"""Which pictures a training is measured with instead of trained on: chosen by the seed, with nothing of them left in.
+
+Pieces of one original, their flipped copies and equal files are held out together: a training that has seen one of
+them knows the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+
+from lora_train.core.config import TrainSettings
+from lora_train.core.original import origin_stem
+from lora_train.core.seeds import derive_seed
+from lora_train.data.dataset import Dataset, Picture
+from lora_train.data.manifest import read_manifest
+
+LEAST_PICTURES = 10
+"""With fewer, each is worth more to the training than to its measurement."""
+_AUTOMATIC_FROM = 16
+_AUTOMATIC_SHARE = 8
+
+
+def held_out(dataset: Dataset, settings: TrainSettings) -> tuple[str, ...]:
+    """Paths of the held-out pictures, in the dataset's order; regularisation pictures never are.
+
+    As near to what `settings.hold_out` asks for as whole groups of pictures allow without exceeding it, at least one
+    group, and at most half of the pictures.
+    """
+    training = [picture for picture in dataset.pictures if not picture.is_regularisation]
+    wanted = wanted_count(len(training), settings.hold_out)
+    if not wanted:
+        return ()
+    groups = _groups(training, _origins(dataset.root))
+    by_chance = sorted(groups, key=lambda group: derive_seed(settings.seed, "hold out", group[0]))
+    chosen: list[str] = []
+    for group in by_chance:
+        if len(chosen) + len(group) <= wanted:
+            chosen += group
+    if not chosen:
+        smallest = min(by_chance, key=len)
+        chosen = smallest if len(smallest) <= len(training) // 2 else []
+    return tuple(picture.path for picture in training if picture.path in set(chosen))
+
+
+def wanted_count(count: int, hold_out: float) -> int:
+    """How many of `count` training pictures a value of the setting means."""
+    if count < LEAST_PICTURES:
+        return 0
+    if hold_out < 0:
+        return count // _AUTOMATIC_SHARE if count >= _AUTOMATIC_FROM else 0
+    wanted = round(count * hold_out) if hold_out < 1 else int(hold_out)
+    return min(max(wanted, 1), count // 2) if hold_out else 0
+
+
+def not_shown(dataset: Dataset, held: Collection[str]) -> Dataset:
+    """The dataset with no repeats of these pictures: an epoch shows none of them, every other place stays."""
+    pictures = (
+        msgspec.structs.replace(picture, repeats=0) if picture.path in held else picture for picture in dataset.pictures
+    )
+    return msgspec.structs.replace(dataset, pictures=tuple(pictures))
+
+
+def parted(dataset: Dataset, held: Collection[str]) -> tuple[Dataset, Dataset]:
+    """What is trained, and what it is measured with."""
+    trained = tuple(picture for picture in dataset.pictures if picture.path not in held)
+    measured = tuple(picture for picture in dataset.pictures if picture.path in held)
+    return msgspec.structs.replace(dataset, pictures=trained), msgspec.structs.replace(dataset, pictures=measured)
+
+
+def _groups(pictures: list[Picture], origins: dict[str, str]) -> list[list[str]]:
+    """Paths that belong together, each group in the order of the dataset."""
+    group_of: dict[str, list[str]] = {}
+    for picture in pictures:
+        keys = [f"origin {_origin(picture, origins)}", f"content {picture.content or picture.path}"]
+        known = {id(group_of[key]): group_of[key] for key in keys if key in group_of}
+        joined = [path for group in known.values() for path in group] + [picture.path]
+        group_of.update({key: joined for key, group in group_of.items() if id(group) in known})
+        group_of.update(dict.fromkeys(keys, joined))
+    return list({id(group): group for group in group_of.values()}.values())
+
+
+def _origin(picture: Picture, origins: dict[str, str]) -> str:
+    """What the picture was made from, as well as the set's memory or its name tells."""
+    stem = Path(picture.path).stem
+    return origins.get(picture.path) or origin_stem(stem) or picture.path
+
+
+def _origins(root: Path) -> dict[str, str]:
+    try:
+        changed_ns = (root / ".made.json").stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _read_origins(root, changed_ns)
+
+
+@lru_cache(maxsize=16)  # the page asks every second
+def _read_origins(root: Path, changed_ns: int) -> dict[str, str]:  # noqa: ARG001
+    return {file: made.origin for file, made in read_manifest(root.parent).files.items()}
