@@ -19,6 +19,7 @@ import torch
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled, Saved, Started
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.limits import read_limits
 from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
@@ -78,6 +79,7 @@ class Training:
         self.report = report
         self.clock = Clock()
         self.halvings = 0
+        self.pause_at_step = read_limits(job.path).pause_at_step
         decay = run.settings.ema_decay
         self.averages = Averages(run.network.tensors(), decay) if decay else None
         self.state_at = time.monotonic()
@@ -89,6 +91,8 @@ class Training:
             self.save_if_due()
             if clock.epoch == settings.epochs:
                 return "finished"
+            if 0 < self.pause_at_step <= clock.step:
+                return "paused"
             batches = run.planner.batches(clock.epoch)
             run.texts.prepare(batches)
             groups = _groups_of(batches, settings.gradient_accumulation_steps)
@@ -109,10 +113,13 @@ class Training:
                     break
                 if self.report.request is not None:
                     return self.end_on_request(self.report.request)
-                if time.monotonic() - self.state_at >= settings.state_every_s > 0:
+                is_at_limit = clock.step == self.pause_at_step
+                if is_at_limit or time.monotonic() - self.state_at >= settings.state_every_s > 0:
                     if not self.is_healthy():
                         rolled_back = True
                         break
+                    if is_at_limit:
+                        return self.pause_at_limit()
                     self.save_state()
             if not rolled_back and self.is_healthy():
                 clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
@@ -143,8 +150,18 @@ class Training:
         if self.is_healthy():
             self.save_state()
         if request == "stop" and self.clock.step > 0:
-            self.save_lora_and_previews(f"{self.run.spec.name}-step{self.clock.step:06d}")
+            self.save_lora_and_previews(self.early_stem(), draws=not self.report.is_out_of_time)
         return _ENDINGS[request]
+
+    def pause_at_limit(self) -> Ending:
+        """Leave state and LoRA, so that what paused can be compared and, without a worker, be left as it is."""
+        self.save_state()
+        self.save_lora_and_previews(self.early_stem(), draws=False)
+        return "paused"
+
+    def early_stem(self) -> str:
+        """Of a LoRA that is saved within an epoch."""
+        return f"{self.run.spec.name}-step{self.clock.step:06d}"
 
     # --- saving ---
 
@@ -201,12 +218,12 @@ class Training:
         save_lora(path, tensors, metadata)
         self.report.events.write(saved)
 
-    def save_lora_and_previews(self, stem: str) -> None:
+    def save_lora_and_previews(self, stem: str, *, draws: bool = True) -> None:
         """Of the averages, where they are kept."""
         averages = self.averages.shown() if self.averages is not None else nullcontext()
         with resting_weights(self.run.optimizer), averages:
             self.save_lora(stem)
-            if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
+            if draws and self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
                 self.draw_previews(stem)
 
     def draw_previews(self, stem: str) -> None:
