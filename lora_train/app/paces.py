@@ -23,6 +23,8 @@ class Pace(msgspec.Struct, frozen=True):
     s_per_step: float
     start_s: float | None = None
     """Everything beside the steps of one start: loading, encoding, saving; None where it was not measured."""
+    steps: int = 0
+    """Of the start that was measured."""
 
 
 class _Paces(msgspec.Struct):
@@ -63,7 +65,7 @@ def measured_pace(events: Sequence[Event]) -> Pace | None:
     if first is None or not steps:
         return None
     stepping_s = sum(step.s_per_step for step in steps)
-    return Pace(stepping_s / len(steps), max(0.0, events[-1].t - events[first].t - stepping_s))
+    return Pace(stepping_s / len(steps), max(0.0, events[-1].t - events[first].t - stepping_s), len(steps))
 
 
 def _is_start(event: Event) -> bool:

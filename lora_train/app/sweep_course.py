@@ -7,7 +7,7 @@ first one after a restart, and calling once too often does no harm.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import EventWriter, Note, Stopped
 from lora_train.core.files import lock
-from lora_train.core.halving import Basis, Rung, halving_plan, strongest_first
+from lora_train.core.halving import Basis, Rung, halving_plan, seconds_of, strongest_first
 from lora_train.core.jobs import JobFolder, JobStatus
-from lora_train.core.limits import Limits, read_limits, write_limits
+from lora_train.core.limits import Limits, write_limits
 from lora_train.core.sweep_record import Ending, SweepRecord, SweepRun, read_sweep, write_sweep
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
@@ -31,6 +31,7 @@ _LOCK_WAIT_S = 10.0
 _SHARE_FOR_SAVING = 0.02
 _MOST_FOR_SAVING_S = 60.0
 """So long before the time that a sweep is to finish by, its last run is stopped, to save its LoRA."""
+_SHORTENED = "Runs went slower than planned: those that came later in a rung have fewer steps."
 _COMPARED: dict[Basis, str] = {
     "validation and judge": "Runs were compared by validation loss and the judge's score.",
     "validation": "Runs were compared by validation loss.",
@@ -55,18 +56,20 @@ class Course:
                 self._end(version, sweep_dir, record, "out of time")
                 return
             self._hand_out(version, record)
+            if just_ended:
+                self._correct(version, record)
             while not record.ended and not self._is_busy(version, record, just_ended):
                 self._climb(version, sweep_dir, record)
                 self._hand_out(version, record)
 
-    def take_next(self, version: Version, sweep_dir: Path) -> JobFolder | None:
+    def take_next(self, version: Version, sweep_dir: Path, just_ended: str = "") -> JobFolder | None:
         """The next run of a sweep that a command line works off in its foreground; None at the end."""
-        self.go_on(version, sweep_dir)
+        self.go_on(version, sweep_dir, just_ended)
         with self._changing(sweep_dir) as record:
-            while not record.ended and record.to_hand_out:
-                job = JobFolder(version.trains_dir / record.to_hand_out.pop(0))
-                if job.path.is_dir():
-                    return job
+            for run in record.runs:
+                if run.train in record.to_hand_out:
+                    record.to_hand_out.remove(run.train)
+                    return self._limited(version, record, run)
         return None
 
     def stop(self, version: Version, sweep_dir: Path) -> None:
@@ -98,28 +101,30 @@ class Course:
 
     def _hand_out(self, version: Version, record: SweepRecord) -> None:
         """Put what is to run in this rung into the queue, with its limits. A command line takes it one by one."""
-        for train in list(record.to_hand_out):
-            run = next(run for run in record.runs if run.train == train)
+        for run in record.runs:
+            if run.train not in record.to_hand_out:
+                continue
             status = self.status(version, run)
             if status is None or status.state == "finished":
-                record.to_hand_out.remove(train)
-                continue
-            rung = record.rungs[record.rung]
-            limit = rung.limit(run.total_steps)
-            goes_to_its_end = (
-                limit >= run.total_steps or rung.runs == 1
-            )  # the last one goes on as long as there is time
-            job = JobFolder(version.trains_dir / train)
-            write_limits(job.path, Limits(0 if goes_to_its_end else limit, stop_at(record)))
-            if record.is_queued:
+                record.to_hand_out.remove(run.train)
+            elif record.is_queued:
+                job = self._limited(version, record, run)
                 job.clear_requests()
                 with suppress(JobError):  # it is in there already: this was interrupted before
                     self._jobs.add(self._workspace.id_of(job.path))
-                record.to_hand_out.remove(train)
+                record.to_hand_out.remove(run.train)
+
+    def _limited(self, version: Version, record: SweepRecord, run: SweepRun) -> JobFolder:
+        """The run's folder, with its limits for the next worker."""
+        job = JobFolder(version.trains_dir / run.train)
+        write_limits(job.path, Limits(run.limit, stop_at(record)))
+        return job
 
     def _climb(self, version: Version, sweep_dir: Path, record: SweepRecord) -> None:
         """The present rung is over: drop the weaker half, and plan anew with what was measured."""
         come = [(run, status) for run in record.present() if (status := self._come_so_far(version, run)) is not None]
+        for run, status in come:
+            run.come = status.step
         if not record.finish_by or all(status.state == "finished" for _, status in come):
             self._end(version, sweep_dir, record, "finished")
             return
@@ -133,7 +138,7 @@ class Course:
             return
         record.rung += 1
         record.rungs = [*record.rungs[: record.rung], *plan]
-        record.to_hand_out = [run.train for run, _ in ahead]
+        begin_rung(record, [run for run, _ in ahead])
         write_sweep(sweep_dir, record)  # before any is handed out: after a crash the rest of them is
         self._settle(version, record)
 
@@ -142,8 +147,51 @@ class Course:
         status = self.status(version, run)
         if status is None or status.state == "finished":
             return status
-        limit = read_limits(version.trains_dir / run.train).pause_at_step
-        return status if status.state == "paused" and 0 < limit <= status.step else None
+        return status if status.state == "paused" and 0 < run.limit <= status.step else None
+
+    def _correct(self, version: Version, record: SweepRecord) -> None:
+        """Where runs of this rung went so much slower than planned that time will be short, those that wait get fewer
+        steps: the rest of the rung takes the share of the time that is left that it had in the plan.
+        """
+        rung = record.rungs[record.rung]
+        waiting = [run for run in record.present() if self._waits(version, record, run)]
+        slowness = self._slowness(version, record, waiting)
+        if not record.finish_by or rung.runs == 1 or not waiting or slowness <= 1:
+            return
+        done = {run.train: run.come for run in waiting}
+        steps_s = sum(((run.limit or run.total_steps) - done[run.train]) * (run.s_per_step or 0) for run in waiting)
+        starts_s = sum(run.start_s or 0 for run in waiting)
+        later_s = seconds_of(record.rungs[record.rung + 1 :]) or 0.0
+        left_s = USED_OF_TIME * (stop_at(record) - time.time())
+        planned_s = steps_s + starts_s
+        if slowness * (planned_s + later_s) <= left_s:
+            return
+        share = (left_s * planned_s / (planned_s + later_s) / slowness - starts_s) / steps_s
+        if share <= 0:  # not even for their starts: the time itself ends the sweep
+            return
+        for run in waiting:
+            more = (run.limit or run.total_steps) - done[run.train]
+            run.limit = done[run.train] + max(1, int(share * more))
+            self._limited(version, record, run)
+        if _SHORTENED not in record.notes:
+            record.notes.append(_SHORTENED)
+
+    def _waits(self, version: Version, record: SweepRecord, run: SweepRun) -> bool:
+        job = self._workspace.id_of(version.trains_dir / run.train)
+        return run.train in record.to_hand_out or job in self._jobs.waiting()
+
+    def _slowness(self, version: Version, record: SweepRecord, waiting: list[SweepRun]) -> float:
+        """How many times as long as planned the runs took that this rung is over for; 1 where nobody knows."""
+        planned_s = measured_s = 0.0
+        for run in record.present():
+            status = self.status(version, run)
+            if run in waiting or status is None or status.step <= run.come:
+                continue
+            pace = measured_pace(JobFolder(version.trains_dir / run.train).events())
+            if pace is not None and run.s_per_step is not None and run.start_s is not None:
+                planned_s += pace.steps * run.s_per_step + run.start_s
+                measured_s += pace.steps * pace.s_per_step + (pace.start_s or 0.0)
+        return measured_s / planned_s if planned_s else 1.0
 
     def _drop_weaker(
         self, version: Version, record: SweepRecord, come: list[tuple[SweepRun, JobStatus]], keep: int
@@ -190,8 +238,8 @@ class Course:
             job = JobFolder(version.trains_dir / run.train)
             if not (run.is_dropped or record.ended):
                 continue
-            status = self._come_so_far(version, run)
-            if status is None or status.state != "paused":
+            status = self.status(version, run)
+            if status is None or status.state != "paused" or status.step not in (run.come, run.limit):
                 continue
             events = EventWriter(job.events_path)
             if run.is_dropped:
@@ -219,6 +267,16 @@ class Course:
                 raise JobError(f"{sweep_dir} is no sweep.")
             yield record
             write_sweep(sweep_dir, record)
+
+
+def begin_rung(record: SweepRecord, runs: Sequence[SweepRun]) -> None:
+    """Let these runs go on to the end of the present rung."""
+    rung = record.rungs[record.rung]
+    for run in runs:
+        limit = rung.limit(run.total_steps)
+        # The last one goes on as long as there is time.
+        run.limit = 0 if limit >= run.total_steps or rung.runs == 1 else limit
+    record.to_hand_out = [run.train for run in runs]
 
 
 def stop_at(record: SweepRecord) -> float:

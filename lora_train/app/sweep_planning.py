@@ -25,7 +25,7 @@ from lora_train.core.sweep_record import SweepRun
 from lora_train.core.sweeps import Combination, combinations
 from lora_train.core.workspace import Version
 
-USED_OF_TIME = 0.95
+USED_OF_TIME = 0.9
 """No training goes as fast as the last one did to the second."""
 
 

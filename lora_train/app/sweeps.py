@@ -14,7 +14,7 @@ from pathlib import Path
 from lora_train.app.loras import Loras
 from lora_train.app.planning import require_free_disk
 from lora_train.app.presets import Presets
-from lora_train.app.sweep_course import Course
+from lora_train.app.sweep_course import Course, begin_rung
 from lora_train.app.sweep_planning import Plan, plan_rows, plan_sweep
 from lora_train.app.sweep_snapshot import SweepForecast, SweepRow, SweepSnapshot
 from lora_train.app.sweep_table import row_of, with_best
@@ -65,9 +65,9 @@ class Sweeps:
             runs=runs,
             finish_by=plan.forecast.finish_by,
             rungs=plan.rungs,
-            to_hand_out=[run.train for run in runs],
             is_queued=is_queued,
         )
+        begin_rung(record, runs)
         sweep_dir = _free_dir(found)
         write_sweep(sweep_dir, record)
         self._course.go_on(found, sweep_dir)
@@ -100,9 +100,10 @@ class Sweeps:
         rows = self._snapshot(version, sweep_dir, record).rows if record is not None else []
         return [version.trains_dir / row.name / row.lora for row in rows if row.lora]
 
-    def take_next(self, sweep: str) -> JobFolder | None:
+    def take_next(self, sweep: str, just_ended: JobFolder | None = None) -> JobFolder | None:
         """The next run of a sweep that is worked off without the queue; None at its end."""
-        return self._course.take_next(*self._find(sweep))
+        ended = self._workspace.id_of(just_ended.path) if just_ended is not None else ""
+        return self._course.take_next(*self._find(sweep), ended)
 
     def snapshot(self, sweep: str) -> SweepSnapshot:
         """One sweep. Raises WorkspaceError where there is none."""

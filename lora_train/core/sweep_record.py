@@ -27,6 +27,10 @@ class SweepRun(msgspec.Struct):
     s_per_step: float | None = None
     """Expected when the sweep began, as is `start_s`; None where nobody knew."""
     start_s: float | None = None
+    limit: int = 0
+    """Where it pauses in the present rung; 0 lets it go to its end."""
+    come: int = 0
+    """The step at which it paused at the end of its last rung."""
     is_dropped: bool = False
     """Whether it was among the weaker ones of a rung."""
 

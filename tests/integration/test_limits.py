@@ -52,7 +52,9 @@ def test_reached_limit_pauses_at_once(studio: Studio) -> None:
 
     from tests.integration.conftest import environment
 
-    subprocess.run([sys.executable, "-m", "lora_train.worker", str(job.path)], check=True, env=environment(), timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "lora_train.worker", str(job.path)], check=True, env=environment(), timeout=60
+    )
     status = studio.app.status(job)
     assert (status.state, status.step) == ("paused", 3)
     assert studio.run(job).state == "finished"
