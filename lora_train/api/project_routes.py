@@ -25,6 +25,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.settings import setting_fields
+from lora_train.core.sweep_settings import SweepSettings
 
 
 def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
@@ -32,12 +33,15 @@ def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
         train=app.settings.train(query.project, query.version),
         dataset=app.settings.dataset(query.project, query.version),
         caption=app.settings.caption(query.project, query.version),
+        sweep=app.settings.sweep(query.project, query.version),
         notes=app.settings.notes(query.project, query.version),
     )
 
 
 def _save_settings(app: App, body: SettingsBody) -> ProblemsAnswer:
-    return ProblemsAnswer(app.settings.save(body.project, body.version, body.train, body.dataset, body.caption))
+    return ProblemsAnswer(
+        app.settings.save(body.project, body.version, body.train, body.dataset, body.caption, sweep=body.sweep)
+    )
 
 
 PROJECT_ROUTES = [
@@ -100,6 +104,8 @@ PROJECT_ROUTES = [
     ),
     Route(
         "GET", "settings/schema", "Every setting with its label, help, default and limits.", Nothing, SchemaAnswer,
-        lambda _app, _: SchemaAnswer(*map(setting_fields, (TrainSettings, DatasetSettings, CaptionSettings))),
+        lambda _app, _: SchemaAnswer(
+            *map(setting_fields, (TrainSettings, DatasetSettings, CaptionSettings, SweepSettings))
+        ),
     ),
 ]  # fmt: skip

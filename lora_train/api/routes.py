@@ -10,6 +10,7 @@ from lora_train.api.preset_routes import PRESET_ROUTES
 from lora_train.api.project_routes import PROJECT_ROUTES
 from lora_train.api.regularisation_routes import REGULARISATION_ROUTES
 from lora_train.api.route import Route
+from lora_train.api.sweep_routes import SWEEP_ROUTES
 from lora_train.api.training_routes import TRAINING_ROUTES
 
 ROUTES: list[Route[Any, Any]] = [
@@ -19,4 +20,5 @@ ROUTES: list[Route[Any, Any]] = [
     *CAPTION_ROUTES,
     *PRESET_ROUTES,
     *TRAINING_ROUTES,
+    *SWEEP_ROUTES,
 ]

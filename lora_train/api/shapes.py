@@ -70,6 +70,7 @@ class SettingsBody(VersionBody):
     train: dict[str, Any] = {}
     dataset: dict[str, Any] = {}
     caption: dict[str, Any] = {}
+    sweep: dict[str, Any] = {}
 
 
 class Upload(_Body):
@@ -194,6 +195,10 @@ class LoraBody(JobBody):
     lora: str
 
 
+class SweepBody(_Body):
+    sweep: str
+
+
 class PlaceBody(JobBody):
     place: Annotated[int, Meta(ge=1)]
 
@@ -236,6 +241,10 @@ class ProblemsAnswer(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
+class SweepAnswer(msgspec.Struct):
+    sweep: str
+
+
 class JobAnswer(msgspec.Struct, frozen=True):
     job: str
 
@@ -248,6 +257,7 @@ class SettingsAnswer(msgspec.Struct, frozen=True):
     train: dict[str, Any]
     dataset: dict[str, Any]
     caption: dict[str, Any]
+    sweep: dict[str, Any]
     notes: list[str]
     """One sentence for every setting of the original extension that could not be taken over."""
 
@@ -256,6 +266,7 @@ class SchemaAnswer(msgspec.Struct, frozen=True):
     train: list[SettingField]
     dataset: list[SettingField]
     caption: list[SettingField]
+    sweep: list[SettingField]
 
 
 class LogAnswer(msgspec.Struct, frozen=True):

@@ -34,6 +34,8 @@ Handler = Callable[[Values], Updates]
 
 _DRAWN_WITH = {"base_model": ("model", "preset"), "optimizer": ("optimizers",)}
 """What of the live parts a setting changes, besides the sum."""
+_SUMS = {"sweep": "sweep_sum"}
+"""The live part that tells what the settings of a section amount to, where it is not that of the training."""
 _SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "train": TrainSettings,
     "dataset": DatasetSettings,
@@ -195,7 +197,7 @@ class Page:
         """Save every control when a person changes it, tell what is wrong in its panel, draw what depends on it."""
         for control, problems in self._settings.items():
             panel = [other.component for other, place in self._settings.items() if place is problems]
-            drawn = ("sum", *_DRAWN_WITH.get(control.field.name, ()))
+            drawn = (_SUMS.get(control.section, "sum"), *_DRAWN_WITH.get(control.field.name, ()))
             outputs = {problems, *self.live_parts(*drawn)}
             save = self._saving(control, problems, drawn)
             for trigger in triggers_of_a_hand(control.component):
