@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_train.app.loras import Loras
 from lora_train.app.paces import measured_pace
@@ -38,6 +39,13 @@ _COMPARED: dict[Basis, str] = {
     "judge": "Runs were compared by the judge's score: no pictures are held out.",
     "loss": "Runs were compared by training loss, which says little: hold pictures out, or let the judge compare.",
 }
+
+
+class Queued(NamedTuple):
+    """The queue at one moment."""
+
+    running: str
+    waiting: set[str]
 
 
 class Course:
@@ -78,16 +86,20 @@ class Course:
             if not record.ended:
                 self._end(version, sweep_dir, record, "stopped")
 
-    def is_open(self, version: Version, record: SweepRecord, run: SweepRun, just_ended: str = "") -> bool:
+    def queued(self) -> Queued:
+        return Queued(self._jobs.running(), set(self._jobs.waiting()))
+
+    def is_open(self, version: Version, record: SweepRecord, run: SweepRun, queued: Queued) -> bool:
         """Whether a run of the present rung is still to come, or at work."""
-        job = self._workspace.id_of(version.trains_dir / run.train)
         if record.ended:
             return False
-        if run.train in record.to_hand_out or job in self._jobs.waiting():
+        if run.train in record.to_hand_out:
             return True
-        if job == self._jobs.running() and job != just_ended:
+        job = self._workspace.id_of(version.trains_dir / run.train)
+        if job in queued.waiting or job == queued.running:
             return True
-        return launcher.is_alive(JobFolder(version.trains_dir / run.train))
+        status = self.status(version, run)
+        return status is not None and status.state == "running"
 
     def status(self, version: Version, run: SweepRun) -> JobStatus | None:
         """None where the training was deleted."""
@@ -97,7 +109,10 @@ class Course:
     # --- details ---
 
     def _is_busy(self, version: Version, record: SweepRecord, just_ended: str) -> bool:
-        return any(self.is_open(version, record, run, just_ended) for run in record.present())
+        queued = self.queued()
+        if queued.running == just_ended:
+            queued = queued._replace(running="")
+        return any(self.is_open(version, record, run, queued) for run in record.present())
 
     def _hand_out(self, version: Version, record: SweepRecord) -> None:
         """Put what is to run in this rung into the queue, with its limits. A command line takes it one by one."""
@@ -133,6 +148,10 @@ class Course:
             come = self._drop_weaker(version, record, come, keep=(rung.runs + 1) // 2)
         ahead = [(run, status) for run, status in come if status.state != "finished"]
         plan = self._plan_anew(version, record, ahead) if ahead else []
+        while not _comes_to_an_end(plan) and len(ahead) > 1:  # no time for all of these, but perhaps for fewer
+            come = self._drop_weaker(version, record, come, keep=(len(come) + 1) // 2)
+            ahead = [(run, status) for run, status in come if status.state != "finished"]
+            plan = self._plan_anew(version, record, ahead) if ahead else []
         if not plan:
             self._end(version, sweep_dir, record, "out of time" if ahead else "finished")
             return
@@ -154,7 +173,12 @@ class Course:
         steps: the rest of the rung takes the share of the time that is left that it had in the plan.
         """
         rung = record.rungs[record.rung]
-        waiting = [run for run in record.present() if self._waits(version, record, run)]
+        queued = self.queued().waiting
+        waiting = [
+            run
+            for run in record.present()
+            if run.train in record.to_hand_out or self._workspace.id_of(version.trains_dir / run.train) in queued
+        ]
         slowness = self._slowness(version, record, waiting)
         if not record.finish_by or rung.runs == 1 or not waiting or slowness <= 1:
             return
@@ -175,10 +199,6 @@ class Course:
             self._limited(version, record, run)
         if _SHORTENED not in record.notes:
             record.notes.append(_SHORTENED)
-
-    def _waits(self, version: Version, record: SweepRecord, run: SweepRun) -> bool:
-        job = self._workspace.id_of(version.trains_dir / run.train)
-        return run.train in record.to_hand_out or job in self._jobs.waiting()
 
     def _slowness(self, version: Version, record: SweepRecord, waiting: list[SweepRun]) -> float:
         """How many times as long as planned the runs took that this rung is over for; 1 where nobody knows."""
@@ -228,8 +248,10 @@ class Course:
             if job_id in waiting:
                 with suppress(JobError):  # its turn has just come
                     self._jobs.cancel(job_id)
-            if job.path.is_dir() and (launcher.is_alive(job) or self._jobs.is_starting(job_id)):
+            if launcher.is_alive(job) or self._jobs.is_starting(job_id):
                 job.request("stop")
+            elif job.path.is_dir():
+                write_limits(job.path, Limits())
         self._settle(version, record)
 
     def _settle(self, version: Version, record: SweepRecord) -> None:
@@ -246,6 +268,7 @@ class Course:
                 events.write(Note("info", "The sweep went on with stronger runs. Resume trains this one to its end."))
             events.write(Stopped(step=status.step))
             events.close()
+            write_limits(job.path, Limits())
             if not run.is_dropped:
                 with suppress(TrainToolsError):  # it stays where it was trained, and can be published by hand
                     self._loras.publish_result(job)
@@ -267,6 +290,10 @@ class Course:
                 raise JobError(f"{sweep_dir} is no sweep.")
             yield record
             write_sweep(sweep_dir, record)
+
+
+def _comes_to_an_end(plan: Sequence[Rung]) -> bool:
+    return bool(plan) and plan[-1].share >= 1
 
 
 def begin_rung(record: SweepRecord, runs: Sequence[SweepRun]) -> None:

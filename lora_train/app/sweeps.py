@@ -14,7 +14,7 @@ from pathlib import Path
 from lora_train.app.loras import Loras
 from lora_train.app.planning import require_free_disk
 from lora_train.app.presets import Presets
-from lora_train.app.sweep_course import Course, begin_rung
+from lora_train.app.sweep_course import Course, Queued, begin_rung
 from lora_train.app.sweep_planning import Plan, plan_rows, plan_sweep
 from lora_train.app.sweep_snapshot import SweepForecast, SweepRow, SweepSnapshot
 from lora_train.app.sweep_table import row_of, with_best
@@ -172,11 +172,12 @@ class Sweeps:
             _log.warning("The sweep %s can't go on at the moment: %s", sweep_dir, error)
 
     def _snapshot(self, version: Version, sweep_dir: Path, record: SweepRecord) -> SweepSnapshot:
+        queued = self._course.queued()
         return SweepSnapshot(
             id=self._workspace.id_of(sweep_dir),
             created=record.created,
             ended=record.ended,
-            rows=with_best([self._row(version, record, run) for run in record.runs]),
+            rows=with_best([self._row(version, record, run, queued) for run in record.runs]),
             finish_by=record.finish_by,
             rung=record.rung,
             plan=plan_rows(record.rungs, [run.total_steps for run in record.runs]),
@@ -184,12 +185,12 @@ class Sweeps:
             notes=record.notes,
         )
 
-    def _row(self, version: Version, record: SweepRecord, run: SweepRun) -> SweepRow:
+    def _row(self, version: Version, record: SweepRecord, run: SweepRun, queued: Queued) -> SweepRow:
         job = JobFolder(version.trains_dir / run.train)
         status = self._course.status(version, run)
         if status is None:
             return SweepRow(job="", name=run.train, label=run.label, status=JobStatus())
-        is_open = self._course.is_open(version, record, run)
+        is_open = self._course.is_open(version, record, run, queued)
         is_waiting = is_open and status.state != "running"
         return row_of(run, self._workspace.id_of(job.path), job, status, is_waiting=is_waiting)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lora_train.commands.arguments import add_command, add_version, app_of, selection_of
+from lora_train.commands.arguments import add_command, add_settings, add_version, app_of, selection_of, values_of
 from lora_train.commands.console import Result, tell, train_to_the_end
 from lora_train.core.errors import ConfigError
 
@@ -39,8 +39,9 @@ def add_commands(commands: Any) -> None:
     sweep.add_argument(
         "--finish-by", metavar="HH:MM", default="", help="drop the weaker half again and again, to be ready by then"
     )
-    sweep.add_argument("--plan", action="store_true", help="tell what would be done, and do nothing")
+    sweep.add_argument("--plan", action="store_true", help="tell what would be done, and begin nothing")
     sweep.add_argument("--publish-to", metavar="DIR", help="copy the LoRAs here as cards (models/Lora)")
+    add_settings(sweep, [])
 
 
 def _sweep(options: argparse.Namespace) -> Result:
@@ -48,7 +49,7 @@ def _sweep(options: argparse.Namespace) -> Result:
     project, version = selection_of(app, options)
     values = {name: getattr(options, name) for name in (*_LISTS, "presets", "base_models", "finish_by")}
     values["base_models"] = [_path(app, given) for given in options.base_models]
-    if problems := app.settings.save(project, version, sweep=values):
+    if problems := app.settings.save(project, version, train=values_of(options), sweep=values):
         raise ConfigError(problems)
     forecast = app.sweeps.forecast(project, version)
     _tell_plan(forecast)
@@ -64,7 +65,7 @@ def _sweep(options: argparse.Namespace) -> Result:
 def _path(app: App, given: str) -> str:
     """A base model as it is saved: names of the list stand for their paths."""
     paths = {choice.name: choice.path for choice in app.training.base_models()}
-    return paths.get(given, given)
+    return paths.get(given) or (str(Path(given).absolute()) if Path(given).exists() else given)
 
 
 def _tell_plan(forecast: SweepForecast) -> None:

@@ -40,7 +40,7 @@ class Combination(msgspec.Struct, frozen=True):
     """One run of a sweep: what it changes of a version's settings."""
 
     label: str
-    """`Lion · 0.0001 · rank 16`; empty for a sweep without any list."""
+    """`Lion · 0.0001 · rank 16`, of lists with several values; empty where there is none."""
     values: dict[str, Any]
     """By names of settings; these win over the preset's."""
     preset: str = ""
@@ -57,11 +57,12 @@ def combinations(sweep: SweepSettings) -> list[Combination]:
         sizes = " × ".join(str(len(values)) for _, values in axes)
         raise ConfigError([f"These lists make {count} runs ({sizes}); a sweep has {MOST_RUNS} at most."])
     names = [name for name, _ in axes]
+    several = [name for name, values in axes if len(values) > 1]
     short = _short_names(sweep.base_models)
     found: list[Combination] = []
     for chosen in product(*(values for _, values in axes)):
         values: dict[str, Any] = dict(zip(names, chosen, strict=True))
-        label = " · ".join(_labelled(name, values[name], short) for name in _LABELLED if name in values)
+        label = " · ".join(_labelled(name, values[name], short) for name in _LABELLED if name in several)
         found.append(Combination(label, values, str(values.pop("preset", ""))))
     return found
 

@@ -43,11 +43,11 @@ class SeveralControl(SettingControl):
 
     def shown(self, value: Any) -> list[str]:
         offered = self.offered()
-        return [str(label_of(offered, one) or one) for one in value]
+        return [label_of(offered, str(one)) or str(one) for one in value]
 
     def meant(self, given: Any) -> list[str]:
         offered = self.offered()
-        return [offered.get(name, name) for name in given or ()]
+        return [offered.get(str(name), str(name)) for name in given or ()]
 
 
 class SweepPanel:
