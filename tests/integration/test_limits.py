@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from lora_train.core.limits import Limits, read_limits, write_limits
 
 if TYPE_CHECKING:
@@ -25,50 +23,31 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_paused_at_limits_equals_straight(studio: Studio, files: type[Files]) -> None:
-    """Within an epoch, at the end of one, and at the very last step."""
+    """Within an epoch, at the end of one, at a limit that was reached before, and at the very last step."""
     images = studio.pictures("plain", ["a red thing", "a blue thing", "a green thing", "a thing"])
     straight, paused = studio.plan(images, **SETTINGS), studio.plan(images, **SETTINGS)
     assert studio.run(straight).state == "finished"
-    for limit in (3, 8, 16):
+    for limit, step in ((3, 3), (8, 8), (2, 8), (16, 16)):
         write_limits(paused.path, Limits(pause_at_step=limit))
-        status = studio.run(paused)
-        assert (status.state, status.step) == ("paused", limit)
-        assert (paused.path / f"{paused.path.name}-step{limit:06d}.safetensors").is_file()
-    write_limits(paused.path, Limits())
+        studio.work(paused)
+        status = studio.app.status(paused)
+        assert (status.state, status.step) == ("paused", step)
+        assert (paused.path / f"{paused.path.name}-step{step:06d}.safetensors").is_file()
     assert studio.run(paused).state == "finished"
+    assert read_limits(paused.path) == Limits(), "who lets it go on by hand wants it to go on"
     for name in ("", "-000001"):
         one, other = (job.path / f"{job.path.name}{name}.safetensors" for job in (straight, paused))
         assert files.tensor_bytes(one) == files.tensor_bytes(other)
 
 
-def test_reached_limit_pauses_at_once(studio: Studio) -> None:
-    job = studio.plan(studio.pictures("plain", ["a thing"] * 4), **SETTINGS)
+def test_out_of_time_stops_with_its_lora(studio: Studio) -> None:
+    """A resumed training makes one step at least, saves what it has learned, and draws nothing."""
+    job = studio.plan(studio.pictures("plain", ["a thing"] * 4), **{**SETTINGS, "generate_previews": True})
     write_limits(job.path, Limits(pause_at_step=3))
-    assert studio.run(job).step == 3
-    write_limits(job.path, Limits(pause_at_step=2))
-    # The worker itself, for a start by hand lifts a limit that was reached.
-    import subprocess
-    import sys
-
-    from tests.integration.conftest import environment
-
-    subprocess.run(
-        [sys.executable, "-m", "lora_train.worker", str(job.path)], check=True, env=environment(), timeout=60
-    )
+    studio.work(job)
+    write_limits(job.path, Limits(stop_at=time.time()))
+    studio.work(job)
     status = studio.app.status(job)
-    assert (status.state, status.step) == ("paused", 3)
-    assert studio.run(job).state == "finished"
-    assert read_limits(job.path) == Limits()
-
-
-@pytest.mark.parametrize("has_state", [False, True])
-def test_out_of_time_stops_with_its_lora(studio: Studio, has_state: bool) -> None:
-    job = studio.plan(studio.pictures("plain", ["a thing"] * 4), **{**SETTINGS, "epochs": 2000, "save_every_epochs": 0})
-    if has_state:
-        write_limits(job.path, Limits(pause_at_step=3))
-        assert studio.run(job).step == 3
-    write_limits(job.path, Limits(stop_at=time.time() + 8))
-    status = studio.run(job)
-    assert status.state == "stopped"
-    assert status.step > 3
+    assert (status.state, status.step >= 4) == ("stopped", True)
     assert f"{job.path.name}-step{status.step:06d}.safetensors" in status.saved
+    assert status.sampled == []
