@@ -19,6 +19,7 @@ from lora_train.app.version_settings import effective_of, sweep_settings
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.core.halving import RunCost, Rung, deadline, halving_plan, seconds_of, trial_rung
+from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.sd_script_args import effective_settings
 from lora_train.core.settings import check_settings
 from lora_train.core.sweep_record import SweepRun
@@ -30,13 +31,15 @@ USED_OF_TIME = 0.9
 
 
 class Run(NamedTuple):
-    """A run that could begin, unless its forecast has problems."""
+    """A run that could begin, unless it has problems."""
 
     label: str
     preset: str
     settings: TrainSettings
     values: dict[str, Any]
-    forecast: Forecast
+    total_steps: int
+    problems: list[str]
+    warnings: list[str]
     s_per_step: float | None
     start_s: float | None
     disk_bytes: int
@@ -66,15 +69,15 @@ def plan_sweep(version: Version, training: Training, presets: Presets, root: Pat
     runs = maker.runs(chosen)
     forecast.problems = problems_by_label(runs)
     forecast.labels = [run.label for run in runs]
-    forecast.total_steps = sum(run.forecast.total_steps for run in runs)
+    forecast.total_steps = sum(run.total_steps for run in runs)
     forecast.disk_bytes = sum(run.disk_bytes for run in runs)
-    forecast.warnings = list(dict.fromkeys(warning for run in runs for warning in run.forecast.warnings))
+    forecast.warnings = list(dict.fromkeys(warning for run in runs for warning in run.warnings))
     if len(runs) < 2 and not forecast.problems:
         forecast.problems = ["All these runs are the same training: change one of the lists."]
     if forecast.problems:
         return Plan(runs, [], forecast)
     rungs = _rungs(runs, forecast)
-    forecast.plan = plan_rows(rungs, [run.forecast.total_steps for run in runs])
+    forecast.plan = plan_rows(rungs, [run.total_steps for run in runs])
     forecast.seconds = seconds_of(rungs) if rungs else None
     return Plan(runs, rungs, forecast)
 
@@ -100,24 +103,21 @@ def costs_of(runs: Sequence[SweepRun | Run], done_steps: Sequence[int], total_st
 
 def problems_by_label(runs: Sequence[Run]) -> list[str]:
     """What stands in the way of all runs once, and of single ones behind their labels."""
-    everywhere = [problem for problem in runs[0].forecast.problems if _is_everywhere(problem, runs)]
-    single = [
-        f"{run.label}: {problem}" for run in runs for problem in run.forecast.problems if problem not in everywhere
-    ]
+    everywhere = [problem for problem in runs[0].problems if _is_everywhere(problem, runs)]
+    single = [f"{run.label}: {problem}" for run in runs for problem in run.problems if problem not in everywhere]
     return [*everywhere, *single]
 
 
 def _is_everywhere(problem: str, runs: Sequence[Run]) -> bool:
-    return all(problem in run.forecast.problems for run in runs)
+    return all(problem in run.problems for run in runs)
 
 
 def _rungs(runs: Sequence[Run], forecast: SweepForecast) -> list[Rung]:
-    steps = [run.forecast.total_steps for run in runs]
+    steps = [run.total_steps for run in runs]
     costs = costs_of(runs, [0] * len(runs), steps)
     if not forecast.finish_by:
-        seconds = [run.forecast.seconds for run in runs if run.forecast.seconds is not None]
-        starts = sum(run.start_s or 0.0 for run in runs)
-        total_s = sum(seconds) + starts if len(seconds) == len(runs) else None
+        known = [run.total_steps * run.s_per_step + (run.start_s or 0.0) for run in runs if run.s_per_step is not None]
+        total_s = sum(known) if len(known) == len(runs) else None
         return [Rung(runs=len(runs), share=1.0, seconds=total_s)]
     if not costs:
         forecast.warnings.append(
@@ -144,6 +144,7 @@ class _RunMaker:
         self._presets = presets
         self._root = root
         self._base, self._told = effective_of(version)
+        self._forecasts: dict[TrainSettings, Forecast] = {}
 
     def runs(self, chosen: Sequence[Combination]) -> list[Run]:
         """Those that are the same training as an earlier one are left out."""
@@ -165,13 +166,25 @@ class _RunMaker:
         effective = effective_settings(with_preset)
         settings, wrong_lists = check_settings(combination.values, effective.settings)
         problems += [*wrong, *effective.problems, *wrong_lists]
-        forecast = self._training.forecast_of(self._version, self._base._replace(settings=settings), problems)
-        return self._with_costs(combination, settings, forecast)
+        problems += self._training.optimizers.problems(settings.optimizer, settings.device)
+        return self._with_costs(
+            combination, settings, [*dict.fromkeys([*problems, *self._forecast(settings).problems])]
+        )
 
-    def _with_costs(self, combination: Combination, settings: TrainSettings, forecast: Forecast) -> Run:
+    def _forecast(self, settings: TrainSettings) -> Forecast:
+        """Of everything but the optimizer: the same for runs that differ only in what changes no steps."""
+        shared = msgspec.structs.replace(
+            settings, learning_rate=1e-4, optimizer="AdamW", optimizer_args=(), rank=1, alpha=1.0, clip_skip=1
+        )
+        if shared not in self._forecasts:
+            effective = self._base._replace(settings=shared)
+            self._forecasts[shared] = self._training.forecast_of(self._version, effective)
+        return self._forecasts[shared]
+
+    def _with_costs(self, combination: Combination, settings: TrainSettings, problems: list[str]) -> Run:
         pace = expected_pace(self._root, with_absolute_paths(settings))
         disk_bytes = 0
-        if not forecast.problems:
+        if not problems:
             _, facts = self._training.check_model(settings)
             assert facts is not None  # or there was a problem
             disk_bytes = disk_needed(settings, facts).total_bytes
@@ -182,7 +195,9 @@ class _RunMaker:
             preset=combination.preset,
             settings=settings,
             values=changed,
-            forecast=forecast,
+            total_steps=self._forecast(settings).total_steps,
+            problems=problems,
+            warnings=optimizer_warnings(settings),
             s_per_step=pace.s_per_step if pace else None,
             start_s=pace.start_s if pace else None,
             disk_bytes=disk_bytes,

@@ -145,10 +145,10 @@ def _time(forecast: SweepForecast) -> str:
 
 
 def _finish(forecast: SweepForecast) -> str:
-    if len(forecast.plan) == 1 and forecast.plan[0].is_end:
-        return words("There is time for all runs to come to their end.")
+    if forecast.seconds is None:
+        return words("Each run makes some steps; then the plan is made and shown below.")
     if len(forecast.plan) == 1:
-        return words("Each run makes some steps; then the plan is made and shown here.")
+        return words("There is time for all runs to come to their end.")
     return words("After each rung the weaker half is dropped, and the others go on from where they are:")
 
 
