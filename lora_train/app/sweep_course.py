@@ -261,7 +261,7 @@ class Course:
             if not (run.is_dropped or record.ended):
                 continue
             status = self.status(version, run)
-            if status is None or status.state != "paused" or status.step not in (run.come, run.limit):
+            if status is None or status.state != "paused" or status.step not in {run.come, run.limit} - {0}:
                 continue
             events = EventWriter(job.events_path)
             if run.is_dropped:
