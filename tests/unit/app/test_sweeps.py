@@ -416,3 +416,10 @@ def test_damaged_and_missing_sweeps_are_told(floor: Floor) -> None:
         for wrong in ("", "projects/cat/versions/v1/sweeps/../trains", f"{sweep}x", sweep):
             with pytest.raises(WorkspaceError):
                 call(wrong)
+
+
+def test_a_copy_of_a_version_has_its_lists_and_not_its_sweeps(floor: Floor) -> None:
+    floor.begin(ranks="8,16")
+    copy = floor.desk.app.projects.duplicate_version("cat", "v1", "v2").version
+    assert floor.desk.app.settings.sweep("cat", copy)["ranks"] == (8, 16)
+    assert floor.desk.app.sweeps.list("cat", copy) == []
