@@ -26,6 +26,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.settings import setting_fields
+from lora_train.core.sweep_settings import SweepSettings
 
 
 def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
@@ -34,13 +35,14 @@ def _settings(app: App, query: VersionQuery) -> SettingsAnswer:
         dataset=app.settings.dataset(query.project, query.version),
         caption=app.settings.caption(query.project, query.version),
         preview=app.settings.preview(query.project, query.version),
+        sweep=app.settings.sweep(query.project, query.version),
         notes=app.settings.notes(query.project, query.version),
     )
 
 
 def _save_settings(app: App, body: SettingsBody) -> ProblemsAnswer:
     return ProblemsAnswer(
-        app.settings.save(body.project, body.version, body.train, body.dataset, body.caption, body.preview)
+        app.settings.save(body.project, body.version, body.train, body.dataset, body.caption, body.preview, body.sweep)
     )
 
 
@@ -105,7 +107,7 @@ PROJECT_ROUTES = [
     Route(
         "GET", "settings/schema", "Every setting with its label, help, default and limits.", Nothing, SchemaAnswer,
         lambda _app, _: SchemaAnswer(
-            *map(setting_fields, (TrainSettings, DatasetSettings, CaptionSettings, GridSettings))
+            *map(setting_fields, (TrainSettings, DatasetSettings, CaptionSettings, GridSettings, SweepSettings))
         ),
     ),
 ]  # fmt: skip

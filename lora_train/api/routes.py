@@ -11,6 +11,7 @@ from lora_train.api.preset_routes import PRESET_ROUTES
 from lora_train.api.project_routes import PROJECT_ROUTES
 from lora_train.api.regularisation_routes import REGULARISATION_ROUTES
 from lora_train.api.route import Route
+from lora_train.api.sweep_routes import SWEEP_ROUTES
 from lora_train.api.training_routes import TRAINING_ROUTES
 
 ROUTES: list[Route[Any, Any]] = [
@@ -21,4 +22,5 @@ ROUTES: list[Route[Any, Any]] = [
     *PRESET_ROUTES,
     *TRAINING_ROUTES,
     *GRID_ROUTES,
+    *SWEEP_ROUTES,
 ]

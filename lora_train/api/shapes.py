@@ -71,6 +71,7 @@ class SettingsBody(VersionBody):
     dataset: dict[str, Any] = {}
     caption: dict[str, Any] = {}
     preview: dict[str, Any] = {}
+    sweep: dict[str, Any] = {}
 
 
 class Upload(_Body):
@@ -200,6 +201,10 @@ class LoraBody(JobBody):
     lora: str
 
 
+class SweepBody(_Body):
+    sweep: str
+
+
 class PlaceBody(JobBody):
     place: Annotated[int, Meta(ge=1)]
 
@@ -243,6 +248,10 @@ class ProblemsAnswer(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
+class SweepAnswer(msgspec.Struct):
+    sweep: str
+
+
 class JobAnswer(msgspec.Struct, frozen=True):
     job: str
 
@@ -260,6 +269,7 @@ class SettingsAnswer(msgspec.Struct, frozen=True):
     dataset: dict[str, Any]
     caption: dict[str, Any]
     preview: dict[str, Any]
+    sweep: dict[str, Any]
     notes: list[str]
     """One sentence for every setting of the original extension that could not be taken over."""
 
@@ -269,6 +279,7 @@ class SchemaAnswer(msgspec.Struct, frozen=True):
     dataset: list[SettingField]
     caption: list[SettingField]
     preview: list[SettingField]
+    sweep: list[SettingField]
 
 
 class LogAnswer(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
-`health`, `regularisation`, `presets`, `training`, `loras`, `grids` and `queue`. Here are the parts put together, and
-the jobs of the command line.
+`health`, `regularisation`, `presets`, `training`, `sweeps`, `loras`, `grids` and `queue`. Here are the parts put
+together, and the jobs of the command line.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from lora_train.app.projects import Projects
 from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
 from lora_train.app.snapshot import Selection, Snapshot
+from lora_train.app.sweeps import Sweeps
 from lora_train.app.training import Training
 from lora_train.app.version_settings import VersionSettings, written_settings
 from lora_train.app.watching import Watch
@@ -51,6 +52,7 @@ from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
+from lora_train.core.limits import lift_reached_limits
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import check_settings, parse_settings
@@ -85,7 +87,8 @@ class App:
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
         self.queue = Queue(workspace, jobs)
-        self._background = Background(workspace, host, jobs, self.loras)
+        self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, watch)
+        self._background = Background(workspace, host, jobs, self.loras, self.sweeps)
 
     def start_background(self) -> None:
         """Begin to work the queue off, in a thread of this process; once is enough, twice does no harm."""
@@ -187,12 +190,13 @@ class App:
     def start(self, job: JobFolder) -> launcher.Worker:
         """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense."""
         spec = job.read_spec()
-        state = launcher.read_status(job).state
-        if state == "finished":
+        status = launcher.read_status(job)
+        if status.state == "finished":
             raise JobError(f"{job.path} is finished.", "Start a new training to go on learning.")
         if isinstance(spec, TrainSpec):
             check_training(spec.settings)
         job.clear_requests()
+        lift_reached_limits(job.path, status.step)
         return launcher.start_worker(job)
 
     def status(

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from lora_train.app.loras import Loras
-from lora_train.app.paces import remember_drawing_pace, remember_grid_pace, remember_pace
+from lora_train.app.paces import measured_pace, remember_drawing_pace, remember_grid_pace, remember_pace
+from lora_train.app.sweeps import Sweeps
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
@@ -17,15 +18,17 @@ from lora_train.launch.queue import JobQueue, Runner
 
 
 class Background:
-    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, loras: Loras) -> None:
+    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, loras: Loras, sweeps: Sweeps) -> None:
         self._workspace = workspace
         self._host = host
         self._jobs = jobs
         self._loras = loras
+        self._sweeps = sweeps
         self._runner: Runner | None = None
 
     def start(self) -> None:
         if self._runner is None or not self._runner.is_alive():
+            self._sweeps.go_on_all()
             self._runner = Runner(self._jobs, self._parked_for, self._after)
             self._runner.start()
 
@@ -55,4 +58,6 @@ class Background:
             events = EventWriter(job.events_path)
             events.write(Note("warning", f"{error.message}\n{error.hint}".strip()))
             events.close()
-        remember_pace(self._workspace.root, spec, status_from_events(job.events()))
+        events = job.events()
+        remember_pace(self._workspace.root, spec, status_from_events(events), measured_pace(events))
+        self._sweeps.on_end(job)

@@ -19,6 +19,7 @@ from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.version_settings import dataset_settings, fallback_caption, known_settings, train_settings
 from lora_train.app.watching import Watch
+from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder, JobStatus
@@ -136,12 +137,14 @@ class Datasets:
         snapshot.pictures += self._scans.waiting(found)
         return snapshot
 
-    def scan(self, version: Version) -> Dataset:
-        """The trained set with the repeats that are trained; read again only when a file of it has changed.
+    def scan(self, version: Version, settings: TrainSettings | None = None) -> Dataset:
+        """The trained set with the repeats that are trained by the version's settings, or by other ones; read again
+        only when a file of it has changed.
 
         Raises DatasetError as `scan_dataset`.
         """
-        return with_chosen_repeats(self.numbered(version), train_settings(version))
+        settings = settings or train_settings(version)
+        return with_chosen_repeats(self._scans.trained(version, settings.repeats), settings)
 
     def numbered(self, version: Version) -> Dataset:
         """`scan` with the numbers of its folders where repeats are chosen for the steps aimed at."""

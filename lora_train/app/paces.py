@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from lora_train.core.config import TrainSettings
-from lora_train.core.events import Event, Phase
+from lora_train.core.events import Event, Phase, Started, Step
 from lora_train.core.grids import work_steps
 from lora_train.core.jobs import JobStatus
 from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, RegularisationSpec, TrainSpec
@@ -20,10 +20,21 @@ _FEWEST_STEPS = 10
 """Before, the time of a step is that of warming up."""
 
 
+class Pace(msgspec.Struct, frozen=True):
+    """How fast a training went."""
+
+    s_per_step: float
+    start_s: float | None = None
+    """Everything beside the steps of one start: loading, encoding, saving; None where it was not measured."""
+    steps: int = 0
+    """Of the start that was measured."""
+
+
 class _Paces(msgspec.Struct):
     """`paces.json`: what decides the time of a step -> seconds of the last training that was like it."""
 
     s_per_step: dict[str, float] = {}
+    start_s: dict[str, float] = {}
     s_per_picture: dict[str, float] = {}
     s_per_megapixel_step: dict[str, float] = {}
     """Of pictures that were drawn for grids: the time grows about as their area and their sampling steps do."""
@@ -37,18 +48,41 @@ class _GridResult(msgspec.Struct):
     height_px: Annotated[int, Meta(ge=1)]
 
 
-def remember_pace(root: Path, spec: TrainSpec, status: JobStatus) -> None:
-    """Keep the seconds per step that a training had in the end."""
+def remember_pace(root: Path, spec: TrainSpec, status: JobStatus, measured: Pace | None = None) -> None:
+    """Keep the seconds per step that a training had in the end, and those of its start, for trainings that are like it
+    in everything, and for those that are so in what matters most.
+    """
     if status.s_per_step is None or status.step < _FEWEST_STEPS:
         return
     paces = _read(root)
-    paces.s_per_step[_key(spec.settings)] = status.s_per_step
+    for key in _keys(spec.settings):
+        paces.s_per_step[key] = status.s_per_step
+        if measured is not None and measured.start_s is not None:
+            paces.start_s[key] = measured.start_s
     write_json(root / "paces.json", paces)
 
 
-def expected_s_per_step(root: Path, settings: TrainSettings) -> float | None:
-    """Seconds per step of the last training like this one; None where there was none."""
-    return _read(root).s_per_step.get(_key(settings))
+def expected_pace(root: Path, settings: TrainSettings) -> Pace | None:
+    """That of the last training like this one; None where there was none."""
+    paces = _read(root)
+    for key in _keys(settings):
+        if key in paces.s_per_step:
+            return Pace(paces.s_per_step[key], paces.start_s.get(key))
+    return None
+
+
+def measured_pace(events: Sequence[Event]) -> Pace | None:
+    """Of a training's last start, which has come to an end; None where it made no step."""
+    first = max((place for place, event in enumerate(events) if _is_start(event)), default=None)
+    steps = [event for event in events[first:] if isinstance(event, Step)]
+    if first is None or not steps:
+        return None
+    stepping_s = sum(step.s_per_step for step in steps)
+    return Pace(stepping_s / len(steps), max(0.0, events[-1].t - events[first].t - stepping_s), len(steps))
+
+
+def _is_start(event: Event) -> bool:
+    return isinstance(event, Started) and event.step is None
 
 
 def remember_drawing_pace(root: Path, spec: RegularisationSpec, events: Sequence[Event]) -> None:
@@ -89,9 +123,12 @@ def _read(root: Path) -> _Paces:
     return read_json(root / "paces.json", _Paces, _Paces())
 
 
-def _key(settings: TrainSettings) -> str:
-    """The base model's size is not known to other files of it: its name stands for it."""
-    parts = (
+def _keys(settings: TrainSettings) -> tuple[str, str]:
+    """With everything that has an influence, then with what has the most.
+
+    The base model's size is not known to other files of it: its name stands for it.
+    """
+    most = (
         Path(settings.base_model).name,
         settings.resolution,
         settings.batch_size,
@@ -102,7 +139,8 @@ def _key(settings: TrainSettings) -> str:
         settings.precision,
         settings.device,
     )
-    return "|".join(str(part) for part in parts)
+    more = (*most, settings.optimizer, settings.rank, settings.conv_rank, settings.max_tokens)
+    return "|".join(map(str, more)), "|".join(map(str, most))
 
 
 def _grid_key(settings: TrainSettings, drawn_by: str) -> str:

@@ -7,7 +7,7 @@ import shutil
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -181,15 +181,33 @@ def capacity(settings: TrainSettings) -> str:
 
 def check_disk(root: Path, settings: TrainSettings, facts: CheckpointFacts) -> None:
     """Raise WorkspaceError unless the LoRAs and two states fit onto the disk."""
-    saves = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0)
+    needed = disk_needed(settings, facts)
+    what = f"{needed.loras} LoRAs of {needed.lora_bytes / 1e6:.0f} MB and two resumable states"
+    require_free_disk(root, "this training", needed.total_bytes, what)
+
+
+class DiskNeeded(NamedTuple):
+    loras: int
+    lora_bytes: int
+    total_bytes: int
+    """With the resumable states."""
+
+
+def disk_needed(settings: TrainSettings, facts: CheckpointFacts, *, more_loras: int = 0) -> DiskNeeded:
+    """What a training may write; `more_loras` are saved beside those of its epochs."""
+    loras = 1 + (settings.epochs // settings.save_every_epochs if settings.save_every_epochs else 0) + more_loras
     lora_bytes = _lora_bytes(settings, facts.family.removesuffix("-inpaint"))
-    needed = saves * lora_bytes + 3 * 6 * lora_bytes + _SPARE_BYTES
+    return DiskNeeded(loras, lora_bytes, loras * lora_bytes + 3 * 6 * lora_bytes)
+
+
+def require_free_disk(root: Path, who: str, needed_bytes: int, what: str) -> None:
+    """Raise WorkspaceError unless so much, and some to spare, is free on the disk of `root`."""
     existing = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if free < needed:
+    if free < needed_bytes + _SPARE_BYTES:
         raise WorkspaceError(
-            f"The disk of {root} has {free / 1e6:,.0f} MB free; this training may need "
-            f"{needed / 1e6:,.0f} MB ({saves} LoRAs of {lora_bytes / 1e6:.0f} MB and two resumable states).",
+            f"The disk of {root} has {free / 1e6:,.0f} MB free; {who} may need "
+            f"{(needed_bytes + _SPARE_BYTES) / 1e6:,.0f} MB ({what}).",
             "Free some space, save less often, or choose a lower rank.",
         )
 

@@ -112,7 +112,7 @@ class Projects:
         with copy.changing() as info:
             info.train, info.dataset, info.caption = settings.train, settings.dataset, settings.caption
             info.preset = settings.preset
-            info.preview = settings.preview
+            info.preview, info.sweep = settings.preview, settings.sweep
         return self.select(project, copy.path.name)
 
     def delete_version(self, project: str, version: str) -> Undo:

@@ -32,8 +32,10 @@ class Scans:
         self._trained: dict[Path, tuple[_Stamp, Dataset | DatasetError]] = {}
         self._waiting: dict[Path, tuple[_Stamp, list[PictureEntry]]] = {}
 
-    def trained(self, version: Version) -> Dataset:
-        """The trained set, read again only when a file of it has changed. Raises DatasetError as `scan_dataset`."""
+    def trained(self, version: Version, repeats: int | None = None) -> Dataset:
+        """The trained set, read again only when a file of it has changed; with its version's repeats, unless others are
+        given. Raises DatasetError as `scan_dataset`.
+        """
         from lora_train.data.dataset import scan_dataset, with_repeats
 
         with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
@@ -47,7 +49,7 @@ class Scans:
                 self._trained[version.dataset_dir] = kept
         if isinstance(kept[1], DatasetError):
             raise kept[1]
-        return with_repeats(kept[1], train_settings(version).repeats)
+        return with_repeats(kept[1], train_settings(version).repeats if repeats is None else repeats)
 
     def waiting(self, version: Version) -> list[PictureEntry]:
         """Those that *Update Dataset* will take in; read again only when a file has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras, previews_of
 from lora_train.app.optimizers import Optimizers
-from lora_train.app.paces import expected_s_per_step
+from lora_train.app.paces import expected_pace
 from lora_train.app.planning import (
+    PlannedTrain,
     capacity,
     check_base_model,
     check_continued_lora,
@@ -37,10 +39,12 @@ from lora_train.core.events import KILLED, EventWriter, Failed, read_events
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
 from lora_train.core.jobs import JobFolder, JobStatus, Request, status_from_events
+from lora_train.core.limits import lift_reached_limits
 from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.original import finished_train, read_facts
+from lora_train.core.sd_script_args import Effective
 from lora_train.core.specs import SamplesSpec, TrainSpec
-from lora_train.core.workspace import Workspace
+from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
 
@@ -99,16 +103,18 @@ class Training:
 
         Raises WorkspaceError for an unknown version; everything else that is wrong stands in `problems`.
         """
-        from lora_train.data.holding_out import held_out
 
         found = self._workspace.find_version(project, version)
-        effective, problems = effective_of(found)
+        return self.forecast_of(found, *effective_of(found))
+
+    def forecast_of(self, version: Version, effective: Effective, problems: Sequence[str] = ()) -> Forecast:
+        """`forecast` for other settings than the version's; `problems` are theirs."""
         settings = effective.settings
         forecast = Forecast(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             accumulation=settings.gradient_accumulation_steps,
-            problems=problems + self.optimizers.problems(settings.optimizer, settings.device),
+            problems=[*problems, *self.optimizers.problems(settings.optimizer, settings.device)],
             overridden=effective.overridden,
             warnings=optimizer_warnings(settings),
         )
@@ -117,9 +123,10 @@ class Training:
         if sentence := self._check_continued(settings, facts):
             forecast.problems.append(sentence)
         try:
-            dataset = self._datasets.scan(found)
+            dataset = self._datasets.scan(version, settings)
         except DatasetError:
-            waiting = [entry for entry in self._datasets.snapshot(project, version).pictures if entry.is_waiting]
+            ids = version.project.path.name, version.path.name
+            waiting = [entry for entry in self._datasets.snapshot(*ids).pictures if entry.is_waiting]
             forecast.problems.append(
                 "The uploaded pictures are not in the dataset yet: press Update Dataset."
                 if waiting
@@ -127,7 +134,7 @@ class Training:
             )
             return forecast
         try:
-            plan = make_plan(dataset, settings, facts or CheckpointFacts("sd1"), found.project.info().name)
+            plan = make_plan(dataset, settings, facts or CheckpointFacts("sd1"), version.project.info().name)
         except DatasetError as error:  # no bucket of this resolution
             forecast.problems.append(error.message)
             return forecast
@@ -145,8 +152,8 @@ class Training:
             forecast.is_over_aim = 0 < settings.aimed_steps < forecast.total_steps and min(repeats) == 1
         views = forecast.views_per_epoch * settings.epochs
         forecast.is_exact = forecast.total_steps * settings.batch_size * settings.gradient_accumulation_steps == views
-        s_per_step = expected_s_per_step(self._workspace.root, with_absolute_paths(settings))
-        forecast.seconds = None if s_per_step is None else s_per_step * forecast.total_steps
+        pace = expected_pace(self._workspace.root, with_absolute_paths(settings))
+        forecast.seconds = None if pace is None else pace.s_per_step * forecast.total_steps
         return forecast
 
     def begin(self, project: str, version: str) -> str:
@@ -155,34 +162,45 @@ class Training:
         Raises ConfigError with all that stands in the way at once, WorkspaceError for an unknown version or a disk
         that is too full.
         """
-        from lora_train.data.captions import common_tag
-
         found = self._workspace.find_version(project, version)
-        forecast = self.forecast(project, version)
-        problems = list(forecast.problems)
-        if self._datasets.is_updating(found):
-            problems.append("The dataset is being updated: wait a moment.")
-        if self._in_use.is_drawing(found):
-            problems.append("Regularisation pictures are being drawn: wait for the end, or stop it.")
+        problems = self.forecast(project, version).problems + self.not_now(found)
         if problems:
             raise ConfigError(problems)
-        dataset = self._datasets.scan(found)
-        words = common_tag([picture.caption for picture in dataset.pictures if not picture.is_regularisation])
-        settings = with_absolute_paths(train_settings(found))
-        settings = _with_preview_prompt(settings, words or found.project.info().name)
+        settings = train_settings(found)
         facts = check_training(settings)
         check_disk(self._workspace.root, settings, facts)
-        plan = plan_job(
-            found,
+        job = self._workspace.id_of(self.plan(found, settings).job.path)
+        self._jobs.add(job)
+        return job
+
+    def not_now(self, version: Version) -> list[str]:
+        """Why no training of a version can begin at the moment, whatever its settings are."""
+        problems: list[str] = []
+        if self._datasets.is_updating(version):
+            problems.append("The dataset is being updated: wait a moment.")
+        if self._in_use.is_drawing(version):
+            problems.append("Regularisation pictures are being drawn: wait for the end, or stop it.")
+        return problems
+
+    def plan(self, version: Version, settings: TrainSettings, publish_to: Path | None = None) -> PlannedTrain:
+        """Write a training job for settings that were found right; nothing runs yet.
+
+        Its LoRA is published to `publish_to`, or else to where the host has its own. Raises as `check_training`.
+        """
+        from lora_train.data.captions import common_tag
+
+        dataset = self._datasets.scan(version, settings)
+        words = common_tag([picture.caption for picture in dataset.pictures if not picture.is_regularisation])
+        settings = _with_preview_prompt(with_absolute_paths(settings), words or version.project.info().name)
+        facts = check_training(settings)
+        return plan_job(
+            version,
             dataset,
             with_threads(settings, facts),
             facts,
-            lora_root=self._host.lora_root(),
-            publish_to=self._host.lora_dir() if self._host.auto_publish() else None,
+            lora_root=publish_to or self._host.lora_root(),
+            publish_to=publish_to or (self._host.lora_dir() if self._host.auto_publish() else None),
         )
-        job = self._workspace.id_of(plan.job.path)
-        self._jobs.add(job)
-        return job
 
     # --- while and after ---
 
@@ -240,6 +258,7 @@ class Training:
             raise JobError(f"{spec.name} is running already.")
         if not self._jobs.is_starting(job):
             folder.clear_requests()
+            lift_reached_limits(folder.path, self._watch.status(folder).step)
         self._jobs.add(job)
 
     def delete(self, job: str) -> Undo:

@@ -24,21 +24,26 @@ Result = dict[str, Any]
 
 def run_job(app: App, job: JobFolder) -> Result:
     """Run a job in the foreground. Ctrl-C asks it to stop and save; a second one ends it at once."""
-    status = _to_the_end(app, job, app.start(job), "Stopping after this step, and saving.")
+    status, _ = train_to_the_end(app, job)
     if status.state in ("stopped", "paused"):
         tell(f'Go on with: lora-train resume "{job.path}"')
     return result_of(job, status)
 
 
+def train_to_the_end(app: App, job: JobFolder) -> tuple[JobStatus, bool]:
+    """`run_job` without its last words; whether Ctrl-C was pressed."""
+    return _to_the_end(app, job, app.start(job), "Stopping after this step, and saving.")
+
+
 def watch_job(app: App, job_id: str) -> Result:
     """Show a job that `app` has begun to its end. Ctrl-C asks it to stop, which counts as failed."""
     job = JobFolder(app.workspace.find_job(job_id))
-    status = _to_the_end(app, job, app.worker_of(job), "Stopping.")
+    status, _ = _to_the_end(app, job, app.worker_of(job), "Stopping.")
     return {**_outcome_of(job, status), "exit_code": int(status.state != "finished")}
 
 
-def _to_the_end(app: App, job: JobFolder, worker: Worker | None, stopping: str) -> JobStatus:
-    """Follow a job; its worker is gone at the end."""
+def _to_the_end(app: App, job: JobFolder, worker: Worker | None, stopping: str) -> tuple[JobStatus, bool]:
+    """Follow a job, whose worker is gone at the end; whether Ctrl-C was pressed."""
     asked = False
     while True:
         try:
@@ -55,7 +60,7 @@ def _to_the_end(app: App, job: JobFolder, worker: Worker | None, stopping: str) 
                 tell(f"\n{stopping} Ctrl-C again ends it at once.")
     if status.state == "failed":
         tell(f"Failed: {status.message}\n{status.hint}".rstrip())
-    return status
+    return status, asked
 
 
 def result_of(job: JobFolder, status: JobStatus) -> Result:

@@ -38,6 +38,9 @@ class SettingField(msgspec.Struct, frozen=True):
     high: float | None = None
 
 
+_SWEPT = ("learning_rate", "rank", "alpha", "batch_size", "clip_skip")
+"""Settings of which a sweep takes comma lists."""
+
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
@@ -103,7 +106,8 @@ def check_settings(values: Mapping[str, Any], base: Settings) -> tuple[Settings,
             if value == "":
                 problems.append(f"{meta.title}: type {_limits(hint, meta)}.")
                 continue
-            problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}")
+            several = "; for several, use Sweep" if name in _SWEPT and "," in str(value) else ""
+            problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}{several}")
     settings = msgspec.structs.replace(base, **parsed)
     return settings, problems + _cross_checks(settings)
 

@@ -15,6 +15,7 @@ import torch
 
 from lora_train.core.events import EventWriter, Phase, Step
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.limits import read_limits
 from lora_train.engine.devices import ToHost, peak_device_bytes, peak_process_bytes
 
 _SEND_EVERY_S = 0.5
@@ -48,7 +49,10 @@ class Reporter:
         """The first step whose loss was not finite, until `forget_bad_step`."""
         self.stop_waits = False
         """Whether `stop` waits for the loop: what a resumed training has learned can be saved there alone."""
+        self.is_out_of_time = False
+        """Whether the training's time is over (see `core.limits`), which asks for `stop` too."""
         self._job = job
+        self._stop_at = read_limits(job.path).stop_at
         self._told: list[_Told] = []
         self._parcels: deque[_Parcel] = deque()
         self._error: OSError | None = None
@@ -113,7 +117,8 @@ class Reporter:
         beaten_at = 0.0
         while not self._end.wait(_LOOK_EVERY_S):
             try:
-                self.request = self._job.requested()
+                self.is_out_of_time = 0 < self._stop_at <= time.time()
+                self.request = self._job.requested() or ("stop" if self.is_out_of_time else None)
                 self._write_arrived(wait=False)
                 if time.monotonic() - beaten_at >= _BEAT_EVERY_S:
                     self.events.beat()

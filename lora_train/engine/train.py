@@ -19,6 +19,7 @@ import torch
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled, Saved, Started
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.limits import read_limits
 from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
@@ -80,6 +81,7 @@ class Training:
         self.clock = Clock()
         self.halvings = 0
         self.validator = Validator(run)
+        self.pause_at_step = read_limits(job.path).pause_at_step
         decay = run.settings.ema_decay
         self.averages = Averages(run.network.tensors(), decay) if decay else None
         self.state_at = time.monotonic()
@@ -93,6 +95,8 @@ class Training:
                 return "finished"
             if self.validator.is_out_of_patience():
                 return self.end_early()
+            if 0 < self.pause_at_step <= clock.step:
+                return "paused"
             batches = run.planner.batches(clock.epoch)
             run.texts.prepare(batches)
             groups = _groups_of(batches, settings.gradient_accumulation_steps)
@@ -120,8 +124,11 @@ class Training:
                 return self.end_on_request(self.report.request)
             validates = settings.validate_every_steps and clock.step % settings.validate_every_steps == 0
             saves = time.monotonic() - self.state_at >= settings.state_every_s > 0
-            if (validates or saves) and not self.is_healthy():
+            is_at_limit = clock.step == self.pause_at_step
+            if (validates or saves or is_at_limit) and not self.is_healthy():
                 return None
+            if is_at_limit:
+                return self.pause_at_limit()
             if validates:
                 self.validate()
                 if self.validator.is_out_of_patience():
@@ -159,8 +166,19 @@ class Training:
         if self.is_healthy():
             self.save_state()
         if request == "stop" and self.clock.step > 0:
-            self.save_lora_and_previews(f"{self.run.spec.name}-step{self.clock.step:06d}")
+            self.save_lora_and_previews(self.early_stem(), draws=not self.report.is_out_of_time)
         return _ENDINGS[request]
+
+    def pause_at_limit(self) -> Ending:
+        """Leave state and LoRA, so that what paused can be compared and, without a worker, be left as it is."""
+        self.validate()
+        self.save_state()
+        self.save_lora_and_previews(self.early_stem(), draws=False)
+        return "paused"
+
+    def early_stem(self) -> str:
+        """Of a LoRA that is saved within an epoch."""
+        return f"{self.run.spec.name}-step{self.clock.step:06d}"
 
     # --- saving ---
 
@@ -226,10 +244,10 @@ class Training:
         with resting_weights(self.run.optimizer), averages:
             yield
 
-    def save_lora_and_previews(self, stem: str) -> None:
+    def save_lora_and_previews(self, stem: str, *, draws: bool = True) -> None:
         with self.resting():
             self.save_lora(stem)
-            if self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
+            if draws and self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
                 self.draw_previews(stem)
 
     def draw_previews(self, stem: str) -> None:

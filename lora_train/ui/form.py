@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from lora_train.core.config import Optimizer
+from lora_train.core.optimizers import is_absent
 from lora_train.core.settings import SettingField
 from lora_train.ui.compat import Component, make
 from lora_train.ui.html import number_text
 
 Section = Literal["train", "dataset", "caption", "preview", "sweep"]
 
+ABSENT = " (not installed)"
 _HELP = {"clip_skip": "2 if training anime model"}
 """Shorter words than the schema's, where the tutorial's reader knows them."""
 
@@ -85,6 +88,11 @@ def _component(field: SettingField, options: dict[str, Any]) -> Component:
         return make(gr.Textbox, lines=3, **options)
     # Fractions are text: number fields of gradio 3 know no step smaller than 1.
     return make(gr.Textbox, **{"max_lines": 1, **options})
+
+
+def optimizer_label(name: Optimizer) -> str:
+    """An optimizer as lists show it: those that can't be chosen yet say so. (No gradio can disable a single choice.)"""
+    return f"{name}{ABSENT if is_absent(name) else ''}"
 
 
 def refresh_button(name: str) -> Component:

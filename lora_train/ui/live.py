@@ -37,6 +37,8 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
         "results": lambda: view.results_html(snapshot, token),
+        "sweep_sum": lambda: _sweep_sum(app, snapshot.selection),
+        "sweeps": lambda: _sweeps(app, snapshot.selection),
         "captioning": lambda: _captioning(app, snapshot.selection),
         "captions": lambda: _captions(app, snapshot.selection, query, token),
         "health": lambda: _health(app, snapshot.selection, token),
@@ -72,6 +74,14 @@ def _forecast(app: App, selection: Selection) -> Forecast:
         return Forecast(problems=error.problems)
     except TrainToolsError as error:
         return Forecast(problems=[f"{error.message}\n{error.hint}"])
+
+
+def _sweep_sum(app: App, shown: Selection) -> str:
+    return view.sweep_sum_html(app.sweeps.forecast(shown.project, shown.version)) if shown.version else ""
+
+
+def _sweeps(app: App, shown: Selection) -> str:
+    return view.sweeps_html(app.sweeps.list(shown.project, shown.version)) if shown.version else ""
 
 
 def _optimizers(app: App, selection: Selection) -> str:

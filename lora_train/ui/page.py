@@ -34,7 +34,7 @@ Handler = Callable[[Values], Updates]
 
 _DRAWN_WITH = {"base_model": ("model", "preset"), "optimizer": ("optimizers",)}
 """What of the live parts a setting changes, besides the sum."""
-_SUMS = {"preview": "grids_sum"}
+_SUMS = {"preview": "grids_sum", "sweep": "sweep_sum"}
 """The live part that tells what the settings of a section amount to, where it is not that of the training."""
 _SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "train": TrainSettings,

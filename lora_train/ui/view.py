@@ -21,6 +21,7 @@ from lora_train.ui.view_presets import own_presets_html, preset_html
 from lora_train.ui.view_progress import progress_html, queue_html
 from lora_train.ui.view_regularisation import effect_html, regularisation_html
 from lora_train.ui.view_results import results_html
+from lora_train.ui.view_sweeps import sweep_sum_html, sweeps_html
 
 __all__ = [
     "SMOOTHING",
@@ -43,6 +44,8 @@ __all__ = [
     "regularisation_html",
     "results_html",
     "sum_html",
+    "sweep_sum_html",
+    "sweeps_html",
 ]
 
 

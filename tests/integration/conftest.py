@@ -80,6 +80,11 @@ class Studio:
         """Start or go on, to the end."""
         return self.end(job, self.start(job))
 
+    def work(self, job: JobFolder) -> None:
+        """Run the worker alone: `App.start` lifts limits that were reached."""
+        command = [sys.executable, "-m", "lora_train.worker", str(job.path)]
+        subprocess.run(command, check=True, env=environment(), timeout=WAIT_S)
+
     def end(self, job: JobFolder, process: Worker) -> JobStatus:
         process.wait(WAIT_S)
         return self.app.status(job, process)

@@ -10,12 +10,20 @@ import gradio as gr
 from lora_train.app import App
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
-from lora_train.core.optimizers import is_absent
 from lora_train.core.settings import SettingField, setting_fields
 from lora_train.ui.compat import Updates, make
-from lora_train.ui.form import SettingControl, label_of, labels, refresh_button, setting_control
+from lora_train.ui.form import (
+    ABSENT,
+    SettingControl,
+    label_of,
+    labels,
+    optimizer_label,
+    refresh_button,
+    setting_control,
+)
 from lora_train.ui.page import Page, Values
 from lora_train.ui.panels.presets import PresetPanel
+from lora_train.ui.panels.sweep import SweepPanel
 
 FIRST = (
     ("clip_skip", "save_every_epochs"),
@@ -96,8 +104,6 @@ GROUPS = (
 other. `repeats` and the steps aimed at stand in the dataset panel.
 """
 
-_ABSENT = " (not installed)"
-
 
 @dataclass(frozen=True, eq=False)
 class BaseModelControl(SettingControl):
@@ -125,7 +131,7 @@ class BaseModelControl(SettingControl):
 
 @dataclass(frozen=True, eq=False)
 class OptimizerControl(SettingControl):
-    """The choice of an optimizer: those that can't be chosen yet say so. (No gradio can disable a single choice.)"""
+    """The choice of an optimizer, by `optimizer_label`."""
 
     app: App
 
@@ -136,10 +142,10 @@ class OptimizerControl(SettingControl):
         return gr.update(choices=self.labels(), value=self.shown(value))
 
     def shown(self, value: Any) -> str:
-        return f"{value}{_ABSENT if is_absent(value) else ''}"
+        return optimizer_label(value)
 
     def meant(self, given: Any) -> Any:
-        return str(given or "").removesuffix(_ABSENT)
+        return str(given or "").removesuffix(ABSENT)
 
 
 class TrainPanel:
@@ -155,6 +161,7 @@ class TrainPanel:
                 page.add_settings("train", controls)  # above the sum, which stands for what was right last
                 page.add_live("sum")
                 self.begin = make(gr.Button, value="Begin Train", variant="primary", elem_id="train_tools_train_begin")
+                self.sweep = SweepPanel(page)
                 page.add_live("progress")
                 page.add_live("queue")
 
@@ -215,6 +222,7 @@ class TrainPanel:
         self.presets.bind()
         drawn = page.live_parts("sum", "model", "progress", "queue", "results")
         page.on(self.begin.click, self._begin, page.controls(), drawn)
+        self.sweep.bind()
 
     def _refresh_models(self, values: Values) -> Updates:
         app, selection = self.page.app, self.page.selection(values)

@@ -92,7 +92,8 @@ def test_wrong_values_are_told_and_not_taken(name: str, value: Any, limits: str)
     base = TrainSettings(rank=7, learning_rate=0.5, alpha=3, preview_weights=(0.5,))
     settings, problems = check_settings({name: value, "epochs": 3}, base)
     assert settings == msgspec.structs.replace(base, epochs=3), "what is right is taken all the same"
-    wrong = f"{name} ({FIELDS[name].label}): {value!r} is not {limits}"
+    several = "; for several, use Sweep" if value == "0,1" else ""
+    wrong = f"{name} ({FIELDS[name].label}): {value!r} is not {limits}{several}"
     assert problems == [f"{FIELDS[name].label}: type {limits}." if value == "" else wrong]
 
 

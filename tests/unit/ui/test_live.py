@@ -24,6 +24,7 @@ from lora_train.app.snapshot import (
     Selection,
     Snapshot,
 )
+from lora_train.app.sweep_snapshot import SweepForecast
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError, TrainToolsError
 from lora_train.core.health import HealthReport
@@ -32,7 +33,7 @@ from lora_train.core.workspace import Workspace
 from lora_train.ui.live import live
 
 PARTS = {
-    *("dataset", "sum", "optimizers", "progress", "queue", "results"),
+    *("dataset", "sum", "optimizers", "progress", "queue", "results", "sweep_sum", "sweeps"),
     *("captioning", "captions", "health", "regularisation", "preset", "presets", "grids", "grids_sum"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
@@ -54,6 +55,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         captioning=SimpleNamespace(choices=lambda *_: CaptioningSnapshot(captioners=[])),
         presets=SimpleNamespace(state=lambda *_: PresetState(), list=list),
         captions=SimpleNamespace(view=lambda *_: CaptionsSnapshot()),
+        sweeps=SimpleNamespace(forecast=lambda *_: SweepForecast(), list=lambda *_: []),
         health=SimpleNamespace(report=lambda *_: HealthReport()),
         regularisation=SimpleNamespace(
             snapshot=lambda *_: RegularisationSnapshot(), estimate=lambda *_: RegularisationForecast()

@@ -12,8 +12,8 @@ pytest.importorskip("gradio")
 import gradio as gr
 
 from lora_train.core.settings import setting_fields
+from lora_train.ui import form
 from lora_train.ui.form import setting_control
-from lora_train.ui.panels import train
 from lora_train.ui.panels.train import OptimizerControl
 
 pytestmark = pytest.mark.compat
@@ -23,7 +23,7 @@ FIELD = next(field for field in setting_fields() if field.name == "optimizer")
 
 @pytest.fixture
 def control(monkeypatch: pytest.MonkeyPatch) -> OptimizerControl:
-    monkeypatch.setattr(train, "is_absent", lambda name: name == "Prodigy")
+    monkeypatch.setattr(form, "is_absent", lambda name: name == "Prodigy")
     app: Any = SimpleNamespace()
     return OptimizerControl("train", FIELD, None, app)
 
