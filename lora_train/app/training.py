@@ -281,7 +281,7 @@ class Training:
     def file_path(self, job: str, file: str) -> Path:
         """A LoRA or preview of a training. Raises WorkspaceError for any other file."""
         folder = self._any_folder(job)
-        samples = (path.relative_to(folder.path).as_posix() for path in folder.samples_dir.glob("*.png"))
+        samples = (path.relative_to(folder.path).as_posix() for path in folder.samples_dir.rglob("*.png"))
         if file not in (*self._watch.status(folder).saved, *samples) or not (folder.path / file).is_file():
             raise WorkspaceError(f"There is no file {file!r} in {folder.path.name}.", "Refresh the page.")
         return folder.path / file
@@ -313,6 +313,7 @@ class Training:
             ),
             created=spec.created,
             loras=loras,
+            is_private=self._loras.is_private(folder),
         )
 
     def _original_snapshot(self, folder: JobFolder, status: JobStatus) -> TrainSnapshot:
@@ -327,6 +328,7 @@ class Training:
             created=status.last_event_t,
             loras=self._loras.entries(folder, status),
             is_original=True,
+            is_private=self._loras.is_private(folder),
         )
 
     def _job(self, job: str) -> JobFolder:
