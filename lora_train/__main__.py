@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lora_train import __version__
-from lora_train.commands import captions, datasets, presets, tools, training
+from lora_train.commands import captions, datasets, presets, publishing, tools, training
 from lora_train.commands.arguments import Parser
 from lora_train.commands.console import Result, say_error, tell
 from lora_train.core.errors import ConfigError, TrainToolsError
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     datasets.add_commands(commands)
     captions.add_commands(commands)
     presets.add_commands(commands)
+    publishing.add_commands(commands)
     tools.add_commands(commands)
     return parser
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_train.api.caption_routes import CAPTION_ROUTES
 from lora_train.api.dataset_routes import DATASET_ROUTES
+from lora_train.api.judge_routes import JUDGE_ROUTES
 from lora_train.api.preset_routes import PRESET_ROUTES
 from lora_train.api.project_routes import PROJECT_ROUTES
 from lora_train.api.regularisation_routes import REGULARISATION_ROUTES
@@ -19,4 +20,5 @@ ROUTES: list[Route[Any, Any]] = [
     *CAPTION_ROUTES,
     *PRESET_ROUTES,
     *TRAINING_ROUTES,
+    *JUDGE_ROUTES,
 ]

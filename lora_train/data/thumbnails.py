@@ -24,14 +24,15 @@ def card_thumbnail(preview: Path) -> bytes:
     """
     parameters, _ = texts_in_picture(preview)
     picture = open_picture(preview)
-    card = _cover(picture, CARD_SIZE_PX)
-    kept = _cut(picture)
-    scale = min(CARD_SIZE_PX[0] / kept.width, CARD_SIZE_PX[1] / kept.height)
-    size = max(1, round(kept.width * scale)), max(1, round(kept.height * scale))
+    card = picture.resize(CARD_SIZE_PX, Image.Resampling.LANCZOS, box=_middle(picture, most_cut=1.0))
+    box = _middle(picture, most_cut=_MOST_CUT)
+    kept_width, kept_height = box[2] - box[0], box[3] - box[1]
+    scale = min(CARD_SIZE_PX[0] / kept_width, CARD_SIZE_PX[1] / kept_height)
+    size = max(1, round(kept_width * scale)), max(1, round(kept_height * scale))
     if size != CARD_SIZE_PX:
         card = ImageEnhance.Brightness(card.filter(ImageFilter.GaussianBlur(_BLUR_PX))).enhance(_FRAME_BRIGHTNESS)
         place = (CARD_SIZE_PX[0] - size[0]) // 2, (CARD_SIZE_PX[1] - size[1]) // 2
-        card.paste(kept.resize(size, Image.Resampling.LANCZOS), place)
+        card.paste(picture.resize(size, Image.Resampling.LANCZOS, box=box), place)
     info = PngImagePlugin.PngInfo()
     if parameters:
         info.add_itxt("parameters", parameters)
@@ -40,21 +41,13 @@ def card_thumbnail(preview: Path) -> bytes:
     return stream.getvalue()
 
 
-def _cut(picture: Image.Image) -> Image.Image:
-    """The middle of the picture, as near to the card's shape as the cut that is allowed brings it."""
+def _middle(picture: Image.Image, *, most_cut: float) -> tuple[float, float, float, float]:
+    """The middle of the picture, as near to the card's shape as a cut of this share brings it: left, top, right,
+    bottom.
+    """
     width, height = picture.size
     shape = CARD_SIZE_PX[0] / CARD_SIZE_PX[1]
-    wanted_width, wanted_height = min(width, height * shape), min(height, width / shape)
-    kept_width = max(1, round(max(wanted_width, width * (1 - _MOST_CUT))))
-    kept_height = max(1, round(max(wanted_height, height * (1 - _MOST_CUT))))
-    left, top = (width - kept_width) // 2, (height - kept_height) // 2
-    return picture.crop((left, top, left + kept_width, top + kept_height))
-
-
-def _cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of the picture, as much of it as fills `size`."""
-    scale = max(size[0] / picture.width, size[1] / picture.height)
-    width, height = size[0] / scale, size[1] / scale
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    box = (left, top, left + width, top + height)
-    return picture.resize(size, Image.Resampling.LANCZOS, box=box)
+    kept_width = max(min(width, height * shape), width * (1 - most_cut))
+    kept_height = max(min(height, width / shape), height * (1 - most_cut))
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
+    return left, top, left + kept_width, top + kept_height

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from lora_train.app.captions import FilterMode, RowOrder
-from lora_train.app.snapshot import Forecast, Selection
+from lora_train.app.snapshot import Forecast, Selection, Snapshot
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.ui import view
 from lora_train.ui.chart import SMOOTHING
@@ -37,6 +37,7 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
         "results": lambda: view.results_html(snapshot, token),
+        "judge": lambda: _judge(app, snapshot, token),
         "captioning": lambda: _captioning(app, snapshot.selection),
         "captions": lambda: _captions(app, snapshot.selection, query, token),
         "health": lambda: _health(app, snapshot.selection, token),
@@ -117,6 +118,13 @@ def _regularisation(app: App, shown: Selection) -> str:
     if not snapshot.classes:
         return listed
     return listed + view.effect_html(app.regularisation.estimate(shown.project, shown.version, 0))
+
+
+def _judge(app: App, snapshot: Snapshot, token: str) -> str:
+    if snapshot.shown is None:
+        return ""
+    judge = app.judging.snapshot(snapshot.shown.job)
+    return view.judge_html(judge, snapshot.shown, snapshot.selection, token)
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

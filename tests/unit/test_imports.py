@@ -145,7 +145,7 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train.commands",
         *(
             f"lora_train.commands.{name}"
-            for name in ("arguments", "captions", "console", "datasets", "presets", "tools", "training")
+            for name in ("arguments", "captions", "console", "datasets", "presets", "publishing", "tools", "training")
         ),
         "lora_train.core",
         "lora_train.core.settings",

@@ -12,6 +12,7 @@ import pytest
 
 from lora_train.app import App
 from lora_train.app.captions import CaptionsSnapshot
+from lora_train.app.judging import JudgeSnapshot
 from lora_train.app.snapshot import (
     CaptioningSnapshot,
     DatasetSnapshot,
@@ -31,7 +32,7 @@ from lora_train.core.workspace import Workspace
 from lora_train.ui.live import live
 
 PARTS = {
-    *("dataset", "sum", "optimizers", "progress", "queue", "results"),
+    *("dataset", "sum", "optimizers", "progress", "queue", "results", "judge"),
     *("captioning", "captions", "health", "regularisation", "preset", "presets"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
@@ -57,6 +58,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         regularisation=SimpleNamespace(
             snapshot=lambda *_: RegularisationSnapshot(), estimate=lambda *_: RegularisationForecast()
         ),
+        judging=SimpleNamespace(snapshot=lambda *_: JudgeSnapshot()),
         asked=asked,
     )
 
