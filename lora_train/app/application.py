@@ -1,8 +1,8 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
-`health`, `regularisation`, `presets`, `training`, `sweeps`, `loras`, `grids` and `queue`. Here are the parts put
-together, and the jobs of the command line.
+`health`, `regularisation`, `presets`, `training`, `sweeps`, `loras`, `judging`, `grids` and `queue`. Here are the parts
+put together, and the jobs of the command line.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lora_train.app.grid_planning import plan_grid_job
 from lora_train.app.grids import Grids
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
+from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
 from lora_train.app.merging import merge_spec
 from lora_train.app.planning import (
@@ -86,9 +87,10 @@ class App:
         self.presets = Presets(workspace, self.training)
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
+        self.judging = Judging(workspace, jobs, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, watch)
-        self._background = Background(workspace, host, jobs, self.loras, self.sweeps)
+        self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging)
 
     def start_background(self) -> None:
         """Begin to work the queue off, in a thread of this process; once is enough, twice does no harm."""
@@ -228,7 +230,7 @@ class App:
         launcher.kill_worker(job)
 
     def publish_result(self, job: JobFolder) -> Path | None:
-        """Copy the last LoRA of an ended training to where its person wants it; None where that is nowhere."""
+        """Copy the best LoRA of an ended training to where its person wants it; None where that is nowhere."""
         return self.loras.publish_result(job)
 
     # --- other jobs ---

@@ -5,25 +5,35 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
-from lora_train.app.paces import measured_pace, remember_drawing_pace, remember_grid_pace, remember_pace
+from lora_train.app.paces import (
+    measured_pace,
+    remember_drawing_pace,
+    remember_grid_pace,
+    remember_judging_pace,
+    remember_pace,
+)
 from lora_train.app.sweeps import Sweeps
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, status_from_events
-from lora_train.core.specs import GridSpec, RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.specs import GridSpec, JudgeSpec, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
 
 
 class Background:
-    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, loras: Loras, sweeps: Sweeps) -> None:
+    def __init__(
+        self, workspace: Workspace, host: Host, jobs: JobQueue, loras: Loras, sweeps: Sweeps, judging: Judging
+    ) -> None:
         self._workspace = workspace
         self._host = host
         self._jobs = jobs
         self._loras = loras
         self._sweeps = sweeps
+        self._judging = judging
         self._runner: Runner | None = None
 
     def start(self) -> None:
@@ -40,24 +50,48 @@ class Background:
 
     def _parked_for(self, job: JobFolder) -> AbstractContextManager[Any]:
         spec = job.read_spec()
-        assert isinstance(spec, TrainSpec | SamplesSpec | RegularisationSpec | GridSpec)
+        assert isinstance(spec, TrainSpec | SamplesSpec | GridSpec | JudgeSpec | RegularisationSpec)
         return self._host.parked(spec.settings.device)
 
     def _after(self, job: JobFolder) -> None:
-        """Publish a finished LoRA, and remember how fast it went. What goes wrong is told where the page looks."""
+        """Judge and publish LoRAs, and remember how fast it went. What goes wrong is told where the page looks."""
         spec = job.read_spec()
         if isinstance(spec, RegularisationSpec):
             remember_drawing_pace(self._workspace.root, spec, job.events())
         if isinstance(spec, GridSpec):
             remember_grid_pace(self._workspace.root, spec, status_from_events(job.events()))
+        if isinstance(spec, JudgeSpec):
+            remember_judging_pace(self._workspace.root, spec, job.events())
+            if (train := self._judging.awaited_by(job, spec)) is not None:
+                self._publish(train)
         if not isinstance(spec, TrainSpec):
             return
-        try:
-            self._loras.publish_result(job)
-        except TrainToolsError as error:
-            events = EventWriter(job.events_path)
-            events.write(Note("warning", f"{error.message}\n{error.hint}".strip()))
-            events.close()
+        if not self._is_judged_first(job, spec):
+            self._publish(job)
         events = job.events()
         remember_pace(self._workspace.root, spec, status_from_events(events), measured_pace(events))
         self._sweeps.on_end(job)
+
+    def _is_judged_first(self, job: JobFolder, spec: TrainSpec) -> bool:
+        """Begin to judge what a training came to, where its person wants that; the end of it publishes."""
+        status = status_from_events(job.events())
+        if not spec.settings.judge_when_finished or status.state not in ("finished", "stopped") or status.error:
+            return False
+        try:
+            self._judging.begin(self._workspace.id_of(job.path), publishes=True)
+        except TrainToolsError as error:
+            _tell(job, error)
+            return False
+        return True
+
+    def _publish(self, train: JobFolder) -> None:
+        try:
+            self._loras.publish_result(train)
+        except TrainToolsError as error:
+            _tell(train, error)
+
+
+def _tell(job: JobFolder, error: TrainToolsError) -> None:
+    events = EventWriter(job.events_path)
+    events.write(Note("warning", f"{error.message}\n{error.hint}".strip()))
+    events.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder
-from lora_train.core.specs import GridSpec, RegularisationSpec, SamplesSpec
+from lora_train.core.specs import GridSpec, JobSpec, JudgeSpec, RegularisationSpec, SamplesSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -60,7 +60,11 @@ class InUse:
 
     def is_drawn_for(self, train: Path) -> bool:
         """Whether a job that draws previews of this training waits or runs."""
-        return any(drawn == train for job, drawn in self._queued() if job.path != drawn)
+        return any(isinstance(spec, SamplesSpec) and drawn == train for spec, drawn in self._queued())
+
+    def is_judged(self, train: Path) -> bool:
+        """Whether a job that judges this training waits or runs."""
+        return any(isinstance(spec, JudgeSpec) and needed == train for spec, needed in self._queued())
 
     def is_grid_drawn(self, job: str) -> bool:
         """Whether a job that draws grids waits or runs, in the queue or beside it."""
@@ -83,18 +87,21 @@ class InUse:
     def _queued_trains(self) -> list[Path]:
         return [needed for _, needed in self._queued() if needed.parent.name == "trains"]
 
-    def _queued(self) -> Iterator[tuple[JobFolder, Path]]:
-        """The jobs of the queue, each with the folder of the training or class that it is, or draws for."""
+    def _queued(self) -> Iterator[tuple[JobSpec | None, Path]]:
+        """The jobs of the queue, each with the folder of the training or class that it is, or draws for. A job whose
+        folder is gone or damaged is None.
+        """
         for job_id in filter(None, (self._jobs.running(), *self._jobs.waiting())):
             job = JobFolder(self._workspace.root / job_id)
             needed = job.path
-            with suppress(JobError):  # its folder is gone, or damaged
+            spec: JobSpec | None = None
+            with suppress(JobError):
                 spec = job.read_spec()
-                if isinstance(spec, SamplesSpec):
+                if isinstance(spec, SamplesSpec | JudgeSpec):
                     needed = (job.path / spec.train).resolve()
                 if isinstance(spec, RegularisationSpec):
                     needed = (job.path / spec.folder).resolve()
-            yield job, needed
+            yield spec, needed
 
     def _versions(self) -> Iterator[Version]:
         for project in self._workspace.projects():

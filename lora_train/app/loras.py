@@ -12,10 +12,13 @@ from pathlib import Path
 import msgspec
 
 from lora_train import publish
+from lora_train.app.judgements import Best, best_of
 from lora_train.app.planning import lora_family
 from lora_train.app.snapshot import LoraEntry, Undo
 from lora_train.app.watching import Watch
-from lora_train.core.errors import JobError, ModelError, TrainToolsError, WorkspaceError
+from lora_train.core.assets import resolve_base_model
+from lora_train.core.cards import CardFacts, card_values
+from lora_train.core.errors import DatasetError, JobError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
@@ -34,6 +37,8 @@ class _Record(msgspec.Struct):
     """`published.json` in a training's folder: LoRA file -> its copy in the host's folder."""
 
     loras: dict[str, publish.Published] = {}
+    private_use: bool | None = None
+    """As it was marked after the training; None is as the training's settings say."""
 
 
 class Loras:
@@ -49,6 +54,7 @@ class Loras:
         """The LoRAs that are there, newest first."""
         record = _read_record(job)
         previews = _all_previews(job)
+        best = best_of(job, status.saved)
         found: list[LoraEntry] = []
         for file in reversed(status.saved):
             path = job.path / file
@@ -66,7 +72,9 @@ class Loras:
                     made=told.st_mtime,
                     previews=previews.get(path.stem, []),
                     published=name,
-                    prompt=prompt_of(path, name or path.stem),
+                    prompt=prompt_of(path, name or path.stem, best.weight if file == best.file else 1.0),
+                    is_recommended=file == best.file,
+                    problem=published.problem if published is not None and is_there else "",
                 )
             )
         return found
@@ -89,10 +97,28 @@ class Loras:
                 "There is no LoRA folder to publish to.",
                 "Start the page with --lora-dir, or download the file and put it into models/Lora.",
             )
-        return self._publish(folder, lora, target, self._host.lora_root()).stem
+        return Path(self._publish(folder, lora, target, self._host.lora_root()).path).stem
+
+    def publish_recommended(self, job: str) -> str:
+        """`publish` for the LoRA that was chosen or is recommended, or else the last one.
+
+        Raises as `publish`; WorkspaceError where there is no LoRA.
+        """
+        folder = JobFolder(self._workspace.find_job(job))
+        self._subject(folder)
+        return self.publish(job, self.recommended_file(folder))
+
+    def recommended_file(self, job: JobFolder) -> str:
+        """The LoRA that was chosen or is recommended, or else the last one. Raises WorkspaceError without any."""
+        saved = [file for file in self._watch.status(job).saved if (job.path / file).is_file()]
+        if not saved:
+            raise WorkspaceError(f"There is no LoRA in {job.path}.", "Let the training save one first.")
+        return best_of(job, saved).file or saved[-1]
 
     def publish_result(self, job: JobFolder) -> Path | None:
-        """Copy the last LoRA of an ended training to where its person wants it; None where that is nowhere."""
+        """Copy the best LoRA of an ended training (see `recommended_file`) to where its person wants it; None where
+        that is nowhere.
+        """
         spec = job.read_spec()
         status = self._watch.status(job)
         if not isinstance(spec, TrainSpec) or not spec.publish_to or not status.saved:
@@ -102,7 +128,47 @@ class Loras:
         root = self._host.lora_root()
         target = Path(spec.publish_to)
         is_below_root = root is not None and target.is_relative_to(root)
-        return self._publish(job, job.path / status.saved[-1], target, root if is_below_root else None)
+        lora = job.path / self.recommended_file(job)
+        return Path(self._publish(job, lora, target, root if is_below_root else None).path)
+
+    def publish_to(
+        self, job: JobFolder, folder: Path, *, file: str = "", is_private: bool = False
+    ) -> publish.Published:
+        """Copy a LoRA of a training, by default the best one, into any folder, marked for private use where wanted.
+
+        Raises as `publish`.
+        """
+        self._subject(job)
+        file = file or self.recommended_file(job)
+        if file not in self._watch.status(job).saved:
+            raise WorkspaceError(f"There is no LoRA {file!r} in {job.path}.")
+        if is_private:
+            self._mark(job, is_private=True)
+        return self._publish(job, job.path / file, folder, None)
+
+    def is_private(self, job: JobFolder) -> bool:
+        """Whether copies of the training's LoRAs are marked for private use."""
+        marked = _read_record(job).private_use
+        if marked is not None or finished_train(job.path) is not None:
+            return bool(marked)
+        spec = self._watch.spec(job)
+        return isinstance(spec, TrainSpec) and spec.settings.private_use
+
+    def set_private(self, job: str, is_private: bool) -> None:
+        """Mark the LoRAs of a training for private use, or take the mark off, also of copies that are published.
+
+        The files in the training's folder are left as they are. Raises JobError for what is no training,
+        TrainToolsError where a copy can't be written.
+        """
+        folder = JobFolder(self._workspace.find_job(job))
+        self._subject(folder)
+        self._mark(folder, is_private=is_private)
+        root = self._host.lora_root()
+        for file, published in _read_record(folder).loras.items():
+            target = Path(published.path)
+            if (folder.path / file).is_file() and publish.is_in_place(published):
+                is_below_root = root is not None and target.is_relative_to(root)
+                self._publish(folder, folder.path / file, target.parent, root if is_below_root else None)
 
     def unpublish(self, job: str, file: str) -> Undo:
         """Move the copy, its card and its thumbnail out of the host's folder, as far as they were written by us.
@@ -136,25 +202,56 @@ class Loras:
         """Something came back from the trash: it may have been a published copy."""
         self._changed()
 
-    def _publish(self, job: JobFolder, lora: Path, folder: Path, root: Path | None) -> Path:
+    def _publish(self, job: JobFolder, lora: Path, folder: Path, root: Path | None) -> publish.Published:
         status = self._watch.status(job)
+        best = best_of(job, status.saved)
+        if lora.name != best.file:
+            best = Best("")
+        is_private = self.is_private(job)
         with self._publishing:
+            record = _read_record(job)
             done = publish.publish(
                 lora,
                 folder,
                 root=root,
-                thumbnail=next((path for path in previews_of(job, lora.stem) if "-p1-w" in path.name), None),
-                description=f"{self._subject(job)}, {status.step_of_file.get(lora.name, status.step)} steps",
+                card=card_values(self._card_facts(job, lora, best, is_private=is_private)),
+                thumbnail=_thumbnail(job, lora, best.sample),
+                is_private=is_private,
+                before=record.loras.get(lora.name),
             )
-            record = _read_record(job)
-            before = record.loras.get(lora.name)
-            if before is not None and before.path == done.path:  # published again: what was written then is still ours
-                kept = [file for file in before.files if file not in done.files and Path(file).exists()]
-                done = msgspec.structs.replace(done, files=[*kept, *done.files])
             record.loras[lora.name] = done
             write_json(job.path / "published.json", record)
         self._changed()
-        return Path(done.path)
+        return done
+
+    def _mark(self, job: JobFolder, *, is_private: bool) -> None:
+        with self._publishing:
+            record = _read_record(job)
+            record.private_use = is_private
+            write_json(job.path / "published.json", record)
+
+    def _card_facts(self, job: JobFolder, lora: Path, best: Best, *, is_private: bool) -> CardFacts:
+        status = self._watch.status(job)
+        metadata = read_tensor_file(lora).metadata
+        family = "unknown"
+        with suppress(ModelError):
+            family = lora_family(lora)
+        trigger = metadata.get("modelspec.trigger_phrase", "")
+        base_model = metadata.get("ss_sd_model_name", "")
+        if finished_train(job.path) is None and isinstance(spec := self._watch.spec(job), TrainSpec):
+            trigger = spec.settings.trigger_word or trigger
+            base_model = resolve_base_model(spec.settings.base_model).name
+        return CardFacts(
+            about=f"{self._subject(job)}, {status.step_of_file.get(lora.name, status.step)} steps",
+            base_model=base_model,
+            rank=metadata.get("ss_network_dim", ""),
+            family=family,
+            trigger=trigger,
+            metadata=metadata,
+            weight=best.weight,
+            reason=best.reason,
+            is_private=is_private,
+        )
 
     def _find(self, job: str, file: str) -> tuple[JobFolder, Path]:
         folder = JobFolder(self._workspace.find_job(job))
@@ -197,10 +294,21 @@ def _all_previews(job: JobFolder) -> dict[str, list[str]]:
     return found
 
 
-def prompt_of(lora: Path, name: str) -> str:
+def _thumbnail(job: JobFolder, lora: Path, sample: str) -> bytes | None:
+    """For a card: from the judge's best picture, or else the first prompt's preview with the strongest weight."""
+    from lora_train.data.thumbnails import card_thumbnail
+
+    previews = (path for path in previews_of(job, lora.stem) if "-p1-w" in path.name)
+    for path in (*([job.path / sample] if sample else []), *previews):
+        with suppress(DatasetError, OSError):  # damaged, or just deleted: the next one
+            return card_thumbnail(path)
+    return None
+
+
+def prompt_of(lora: Path, name: str, weight: float = 1.0) -> str:
     """What makes a picture with a LoRA: its tag, and its trigger words."""
     trigger = trigger_of(lora)
-    return f"<lora:{name}:1>" + (f" {trigger}" if trigger else "")
+    return f"<lora:{name}:{weight:g}>" + (f" {trigger}" if trigger else "")
 
 
 def trigger_of(lora: Path) -> str:

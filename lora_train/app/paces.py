@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,8 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.events import Event, Phase, Started, Step
 from lora_train.core.grids import work_steps
 from lora_train.core.jobs import JobStatus
-from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, RegularisationSpec, TrainSpec
+from lora_train.core.judgement import JUDGING
+from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, JudgeSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import read_json, write_json
 
 _FEWEST_STEPS = 10
@@ -38,6 +39,7 @@ class _Paces(msgspec.Struct):
     s_per_picture: dict[str, float] = {}
     s_per_megapixel_step: dict[str, float] = {}
     """Of pictures that were drawn for grids: the time grows about as their area and their sampling steps do."""
+    s_per_judged: dict[str, float] = {}
 
 
 class _GridResult(msgspec.Struct):
@@ -87,13 +89,7 @@ def _is_start(event: Event) -> bool:
 
 def remember_drawing_pace(root: Path, spec: RegularisationSpec, events: Sequence[Event]) -> None:
     """Keep the seconds per picture that a job took, also one that was stopped."""
-    told = [event for event in events if isinstance(event, Phase) and event.name == DRAWING_REGULARISATION]
-    if not told or told[-1].done <= told[0].done:
-        return
-    paces = _read(root)
-    pace = (told[-1].t - told[0].t) / (told[-1].done - told[0].done)
-    paces.s_per_picture[_drawing_key(spec.settings)] = pace
-    write_json(root / "paces.json", paces)
+    _remember(root, "s_per_picture", spec.settings, _pace(events, DRAWING_REGULARISATION))
 
 
 def expected_s_per_picture(root: Path, settings: TrainSettings) -> float | None:
@@ -117,6 +113,34 @@ def expected_grid_s(root: Path, spec: GridSpec, area_px: int) -> float | None:
     """Seconds for all pictures of a job, of such a size; None before any was drawn so."""
     pace = _read(root).s_per_megapixel_step.get(_grid_key(spec.settings, spec.grid.drawn_by))
     return None if pace is None else pace * area_px / 1e6 * work_steps(spec)
+
+
+def remember_judging_pace(root: Path, spec: JudgeSpec, events: Sequence[Event]) -> None:
+    """Keep the seconds per picture, drawn and measured, that a judge took, also one that was stopped."""
+    _remember(root, "s_per_judged", spec.settings, _pace(events, JUDGING))
+
+
+def expected_s_per_judged(root: Path, settings: TrainSettings) -> float | None:
+    """Seconds per picture of the last judge like this one; None where there was none."""
+    return _read(root).s_per_judged.get(_drawing_key(settings))
+
+
+def _pace(events: Sequence[Event], phase: str) -> float | None:
+    """Seconds for each `done` of a phase; None where nothing was done in it."""
+    told = [event for event in events if isinstance(event, Phase) and event.name == phase]
+    if not told or told[-1].done <= told[0].done:
+        return None
+    return (told[-1].t - told[0].t) / (told[-1].done - told[0].done)
+
+
+def _remember(
+    root: Path, what: Literal["s_per_picture", "s_per_judged"], settings: TrainSettings, pace: float | None
+) -> None:
+    if pace is None:
+        return
+    paces = _read(root)
+    getattr(paces, what)[_drawing_key(settings)] = pace
+    write_json(root / "paces.json", paces)
 
 
 def _read(root: Path) -> _Paces:

@@ -126,6 +126,10 @@ class LoraEntry(msgspec.Struct):
     """The name that the LoRA folder's copy has in prompts; empty where there is none."""
     prompt: str = ""
     """What makes a picture with it: `<lora:NAME:1> trigger words`. The stem is taken where it is not published."""
+    is_recommended: bool = False
+    """By the judge, or chosen instead by its person."""
+    problem: str = ""
+    """What of the card in the LoRA folder could not be written, and why."""
 
 
 class TrainSnapshot(msgspec.Struct):
@@ -146,13 +150,15 @@ class TrainSnapshot(msgspec.Struct):
     """Newest first."""
     is_original: bool = False
     """Made by the original extension: finished, and known by its LoRAs alone."""
+    is_private: bool = False
+    """Copies of its LoRAs are marked for private use."""
 
 
 class QueueEntry(msgspec.Struct, frozen=True):
     job: str
     title: str
     """Project and version as typed, and the train's name."""
-    kind: Literal["train", "preview", "regularisation"]
+    kind: Literal["train", "preview", "regularisation", "judge"]
     state: Literal["running", "waiting"]
 
 

@@ -109,6 +109,8 @@ class Training:
 
     def forecast_of(self, version: Version, effective: Effective, problems: Sequence[str] = ()) -> Forecast:
         """`forecast` for other settings than the version's; `problems` are theirs."""
+        from lora_train.data.holding_out import held_out
+
         settings = effective.settings
         forecast = Forecast(
             epochs=settings.epochs,
@@ -310,7 +312,7 @@ class Training:
     def file_path(self, job: str, file: str) -> Path:
         """A LoRA or preview of a training. Raises WorkspaceError for any other file."""
         folder = self._any_folder(job)
-        samples = (path.relative_to(folder.path).as_posix() for path in folder.samples_dir.glob("*.png"))
+        samples = (path.relative_to(folder.path).as_posix() for path in folder.samples_dir.rglob("*.png"))
         if file not in (*self._watch.status(folder).saved, *samples) or not (folder.path / file).is_file():
             raise WorkspaceError(f"There is no file {file!r} in {folder.path.name}.", "Refresh the page.")
         return folder.path / file
@@ -342,6 +344,7 @@ class Training:
             ),
             created=spec.created,
             loras=loras,
+            is_private=self._loras.is_private(folder),
         )
 
     def _original_snapshot(self, folder: JobFolder, status: JobStatus) -> TrainSnapshot:
@@ -356,6 +359,7 @@ class Training:
             created=status.last_event_t,
             loras=self._loras.entries(folder, status),
             is_original=True,
+            is_private=self._loras.is_private(folder),
         )
 
     def _job(self, job: str) -> JobFolder:

@@ -15,6 +15,7 @@ from lora_train.core.errors import ConfigError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.purposes import PURPOSES
 from lora_train.core.settings import setting_fields
+from lora_train.core.specs import TrainSpec
 
 if TYPE_CHECKING:
     from lora_train.app import App, PlannedTrain
@@ -151,6 +152,12 @@ def _resume(options: argparse.Namespace) -> Result:
 
 def _run_and_publish(app: App, job: JobFolder, options: argparse.Namespace) -> Result:
     result = run_job(app, job)
+    spec = job.read_spec()
+    if isinstance(spec, TrainSpec) and spec.settings.judge_when_finished and result["state"] == "finished":
+        judged = run_job(app, app.judging.plan(job))
+        result["judged"] = judged["result"]
+        if judged["state"] != "finished":
+            tell(f"The LoRAs could not be judged, so the last one counts. {judged['message']}")
     published = app.publish_result(job)
     result["published"] = str(published) if published else ""
     if not options.json:

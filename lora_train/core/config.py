@@ -322,6 +322,14 @@ class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw
             description="Leave captions, tags and folder names out of the LoRA file.",
         ),
     ] = False
+    private_use: Annotated[
+        bool,
+        Meta(
+            title="Private use",
+            description="For real people and other people's characters: asks in file and card not to share it, and "
+            "leaves captions, tags and folder names out.",
+        ),
+    ] = False
     state_every_s: Annotated[
         int,
         Meta(

@@ -44,3 +44,11 @@ class PreviewSettings(ValidationSettings, frozen=True, forbid_unknown_fields=Tru
         int,
         Meta(title="Preview size", description="Pixels; 0 is the training size.", ge=0, le=2048),
     ] = 0
+    judge_when_finished: Annotated[
+        bool,
+        Meta(
+            title="Judge the LoRAs when finished",
+            description="Draws and measures every saved LoRA at some weights, and publishes the one that is "
+            "recommended.",
+        ),
+    ] = False

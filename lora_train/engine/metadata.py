@@ -14,19 +14,12 @@ import msgspec
 from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.config import TrainSettings
 from lora_train.core.optimizers import metadata_text
+from lora_train.core.private_use import DATASET_KEYS, PRIVATE_METADATA
 from lora_train.core.ranks import ranks_of
 from lora_train.engine.diffusion import TIMESTEPS
 
 _LOSS_NAMES = {"mse": "l2"}
 """kohya's name, where it is another one than ours."""
-
-_LEAKS_DATASET = {
-    "ss_tag_frequency",
-    "ss_dataset_dirs",
-    "ss_reg_dataset_dirs",
-    "modelspec.trigger_phrase",
-}
-"""Left out by the privacy switch: what tells captions, tags or folder names."""
 
 
 class FamilyNames(NamedTuple):
@@ -102,8 +95,10 @@ def build_metadata(
         "ss_steps": step,
         **_modelspec_values(settings, facts, output_name),
     }
-    if settings.private_metadata:
-        values = {key: value for key, value in values.items() if key not in _LEAKS_DATASET}
+    if settings.private_metadata or settings.private_use:
+        values = {key: value for key, value in values.items() if key not in DATASET_KEYS}
+    if settings.private_use:
+        values |= PRIVATE_METADATA
     return {key: _text(value) for key, value in values.items() if value != ""}
 
 

@@ -59,7 +59,8 @@ def chart_html(curve: Sequence[CurvePoint], smoothing: float, validations: Seque
     )
     said = f"{losses[-1]:.4g}; {smooth[-1]:.4g}; {rates[-1]:.3g}"
     return (
-        f'<figure class="train-tools-chart">{_legend(smoothing, is_validated=bool(validations))}<div class="train-tools-plot">'
+        f'<figure class="train-tools-chart">{_legend(smoothing, is_validated=bool(validations))}'
+        '<div class="train-tools-plot">'
         f'<div class="train-tools-scale">{value(f"{high:.3g}")}{value(f"{low:.3g}")}</div>'
         f'<svg role="img" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" preserveAspectRatio="none">'
         f"<title>Loss and learning rate over the steps</title>"

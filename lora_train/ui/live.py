@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from lora_train.app.captions import FilterMode, RowOrder
-from lora_train.app.snapshot import Forecast, Selection
+from lora_train.app.snapshot import Forecast, Selection, Snapshot
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.ui import view
 from lora_train.ui.chart import SMOOTHING
@@ -39,6 +39,7 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "results": lambda: view.results_html(snapshot, token),
         "sweep_sum": lambda: _sweep_sum(app, snapshot.selection),
         "sweeps": lambda: _sweeps(app, snapshot.selection),
+        "judge": lambda: _judge(app, snapshot, token),
         "captioning": lambda: _captioning(app, snapshot.selection),
         "captions": lambda: _captions(app, snapshot.selection, query, token),
         "health": lambda: _health(app, snapshot.selection, token),
@@ -139,6 +140,13 @@ def _grids(app: App, shown: Selection, query: Mapping[str, str], token: str) -> 
     if not shown.version:
         return ""
     return view.grids_html(app.grids.snapshot(shown.project, shown.version), token, query.get("pictures", ""))
+
+
+def _judge(app: App, snapshot: Snapshot, token: str) -> str:
+    if snapshot.shown is None:
+        return ""
+    judge = app.judging.snapshot(snapshot.shown.job)
+    return view.judge_html(judge, snapshot.shown, snapshot.selection, token)
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

@@ -14,6 +14,7 @@ from lora_train.ui.html import (
     local_time,
     paragraph,
     post_button,
+    sentence,
     size_text,
     value,
     words,
@@ -68,14 +69,18 @@ def _train_facts(train: TrainSnapshot) -> str:
 
 def _card(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
     title = lora.published or lora.stem
-    published = badge("in models/Lora", "good") if lora.published else ""
+    badges = badge("recommended", "good") if lora.is_recommended else ""
+    badges += badge("in models/Lora", "good") if lora.published else ""
+    tone = " train-tools-best" if lora.is_recommended else ""
+    problem = paragraph(sentence(lora.problem), "train-tools-notice") if lora.problem else ""
     made = apart([f"{words('Step')} {value(lora.step)}", f"{words('Epoch')} {value(lora.epoch)}"])
     file = apart([value(size_text(lora.size_bytes)), local_time(lora.made)])
     key = attributes_text({"data-key": f"card {lora.file}"})
     heading = f'<h3 class="train-tools-value" title="{escape(title)}">{escape(title)}</h3>'
     return (
-        f'<article class="train-tools-card"{key}>{_preview(train, lora, token)}<div class="train-tools-card-text">'
-        f"{heading}{paragraph(made)}{paragraph(file, 'train-tools-quiet')}{published}</div>"
+        f'<article class="train-tools-card{tone}"{key}>{_preview(train, lora, token)}'
+        f'<div class="train-tools-card-text">{heading}{paragraph(made)}'
+        f"{paragraph(file, 'train-tools-quiet')}<span>{badges}</span>{problem}</div>"
         f'<div class="train-tools-actions">{_lora_buttons(train, lora, token)}</div></article>'
     )
 

@@ -104,7 +104,9 @@ def _is_a_card(lora: Path, thumbnail: Path) -> None:
     assert card["preferred weight"] > 0
     pictures = [path.name for path in lora.parent.iterdir() if path.suffix in (".png", ".jpg", ".webp", ".gif")]
     assert pictures == [f"{lora.stem}.png"]
-    assert lora.with_suffix(".png").read_bytes() == thumbnail.read_bytes()
+    with Image.open(lora.with_suffix(".png")) as picture, Image.open(thumbnail) as preview:
+        assert picture.size == (512, 768)
+        assert picture.info["parameters"] == preview.info["parameters"] != ""
 
 
 def _has_previews(job: JobFolder, stem: str) -> None:

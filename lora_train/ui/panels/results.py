@@ -8,4 +8,5 @@ from lora_train.ui.page import Page
 def add_results(page: Page) -> None:
     page.add_heading("3", "Results")
     page.add_live("results")
+    page.add_live("judge")
     page.add_live("sweeps")

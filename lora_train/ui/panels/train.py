@@ -92,12 +92,13 @@ GROUPS = (
         (
             *(("preview_prompts",), ("preview_negative_prompt",), ("preview_weights", "preview_sampler")),
             *(("preview_steps", "preview_cfg_scale"), ("preview_seed", "preview_size_px")),
+            ("judge_when_finished",),
         ),
     ),
     (
         "Output",
         "What the LoRA file holds, and how often work in progress is kept.",
-        (("save_precision", "private_metadata"), ("state_every_s",)),
+        (("private_use", "private_metadata"), ("save_precision", "state_every_s")),
     ),
 )
 """The rest, in closed accordions: title, one line of help, settings row by row, those together that depend on each

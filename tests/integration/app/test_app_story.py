@@ -47,7 +47,9 @@ def test_the_whole_story(house: House, finite: Callable[[Path], bool]) -> None:
 
     assert {path.name for path in host.loras.iterdir()} == {"cat-v1.safetensors", "cat-v1.json", "cat-v1.png"}
     card = json.loads((host.loras / "cat-v1.json").read_text(encoding="utf-8"))
-    assert (card["activation text"], card["description"]) == ("sks", "cat v1, 6 steps")
+    assert card["activation text"].split(", ")[0] == "sks"
+    assert card["description"] == "cat v1, 6 steps, base model tiny_sd.safetensors"
+    assert card["sd version"] == "SD1"
     undo = app.loras.unpublish(job, "cat-v1.safetensors")
     assert list(host.loras.iterdir()) == []
     app.projects.restore(undo.entry)

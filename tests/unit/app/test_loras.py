@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, ModelError, TrainToolsError, WorkspaceError
@@ -75,10 +76,12 @@ def test_publish_is_a_finished_card(desk: Desk) -> None:
     assert set(tree(desk.host.root)) == {"cat-v1.safetensors", "cat-v1.json", "cat-v1.png"}
     card = json.loads((desk.host.root / "cat-v1.json").read_text(encoding="utf-8"))
     assert card["activation text"] == "sks"
-    assert card["description"] == "cat v1, 10 steps"
-    assert (desk.host.root / "cat-v1.png").read_bytes() == (
-        desk.job(job).samples_dir / "cat-v1-p1-w1.png"
-    ).read_bytes(), "the first prompt, the strongest weight"
+    assert card["description"] == "cat v1, 10 steps, base model tiny_sd.safetensors"
+    assert card["notes"] == "Base model: tiny_sd.safetensors"
+    assert card["preferred weight"] == 1
+    with Image.open(desk.host.root / "cat-v1.png") as thumbnail:
+        assert thumbnail.size == (512, 768)
+        assert thumbnail.getpixel((256, 384)) == (2, 0, 0), "the first prompt, the strongest weight"
     assert (desk.host.refreshed, desk.app.loras.revision) == (1, 1)
     assert desk.app.snapshot("cat", "v1").loras_revision == 1
     assert published_name(desk, job) == "cat-v1"
@@ -218,7 +221,7 @@ def test_unpublish_takes_exactly_what_was_written(desk: Desk) -> None:
 
 
 def test_a_file_that_was_there_before_is_never_touched(desk: Desk) -> None:
-    """Also the very same LoRA, copied by hand."""
+    """Also the very same LoRA, copied by hand; a card beside it is filled where it says nothing."""
     job = desk.finished()
     desk.host.root.mkdir(parents=True)
     (desk.host.root / LORA).write_bytes((desk.job(job).path / LORA).read_bytes())
@@ -228,7 +231,10 @@ def test_a_file_that_was_there_before_is_never_touched(desk: Desk) -> None:
     with pytest.raises(WorkspaceError, match="not the file that was published") as error:
         desk.app.loras.unpublish(job, LORA)
     assert "by hand" in error.value.hint
-    assert tree(desk.host.root) == before
+    after = tree(desk.host.root)
+    assert after.keys() == before.keys()
+    assert after[LORA] == before[LORA]
+    assert json.loads(after["cat-v1.json"])["activation text"] == "cat"
 
 
 def test_a_file_that_took_the_place_is_never_touched(desk: Desk) -> None:

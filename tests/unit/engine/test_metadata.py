@@ -229,6 +229,14 @@ def test_privacy_switch_leaves_the_dataset_out() -> None:
     assert kept <= make(private_metadata=True, **settings).keys()
 
 
+def test_private_use_leaves_the_dataset_out_and_says_so() -> None:
+    values = make(private_use=True, trigger_word="secret")
+    assert [word for word in PRIVATE_WORDS if word in json.dumps(values, ensure_ascii=False)] == []
+    assert values["modelspec.usage_hint"] == "Private use: please don't share."
+    assert values["modelspec.license"] == "Private use only, not for sharing"
+    assert "modelspec.usage_hint" not in make(private_metadata=True)
+
+
 def test_block_ranks_by_the_names_of_kohya() -> None:
     """12 + 1 + 12 numbers; for SDXL 9 + 3 + 9 and one more at each end, as its scripts count them."""
     settings: dict[str, Any] = {"rank": 8, "alpha": 4.0, "middle_rank": 2, "output_alpha": 1.0, "text_encoder_rank": 3}

@@ -13,6 +13,7 @@ import pytest
 from lora_train.app import App
 from lora_train.app.captions import CaptionsSnapshot
 from lora_train.app.grid_snapshot import GridForecast, GridsSnapshot
+from lora_train.app.judging import JudgeSnapshot
 from lora_train.app.snapshot import (
     CaptioningSnapshot,
     DatasetSnapshot,
@@ -33,7 +34,7 @@ from lora_train.core.workspace import Workspace
 from lora_train.ui.live import live
 
 PARTS = {
-    *("dataset", "sum", "optimizers", "progress", "queue", "results", "sweep_sum", "sweeps"),
+    *("dataset", "sum", "optimizers", "progress", "queue", "results", "sweep_sum", "sweeps", "judge"),
     *("captioning", "captions", "health", "regularisation", "preset", "presets", "grids", "grids_sum"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
@@ -61,6 +62,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
             snapshot=lambda *_: RegularisationSnapshot(), estimate=lambda *_: RegularisationForecast()
         ),
         grids=SimpleNamespace(snapshot=lambda *_: GridsSnapshot(), forecast=lambda *_: GridForecast()),
+        judging=SimpleNamespace(snapshot=lambda *_: JudgeSnapshot()),
         asked=asked,
     )
 

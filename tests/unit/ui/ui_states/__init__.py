@@ -7,6 +7,7 @@ from ui_states.captions import caption_states
 from ui_states.dataset import dataset_states, model_states, sum_states
 from ui_states.grids import grid_states
 from ui_states.health import health_states
+from ui_states.judge import judge_states
 from ui_states.optimizers import optimizer_states
 from ui_states.presets import preset_states
 from ui_states.regularisation import regularisation_states
@@ -26,6 +27,7 @@ _SUBJECTS = (
     regularisation_states,
     train_states,
     sweep_states,
+    judge_states,
     queue_and_message_states,
 )
 
