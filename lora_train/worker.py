@@ -23,6 +23,7 @@ from lora_train.core.specs import (
     DatasetSpec,
     DownloadSpec,
     JobSpec,
+    JudgeSpec,
     MergeSpec,
     PreviewSpec,
     RegularisationSpec,
@@ -30,7 +31,7 @@ from lora_train.core.specs import (
     TrainSpec,
 )
 
-_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | RegularisationSpec | CompareSpec | BenchSpec | MergeSpec
+_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | JudgeSpec | RegularisationSpec | CompareSpec | BenchSpec | MergeSpec
 
 
 def main(arguments: list[str]) -> int:
@@ -123,6 +124,10 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.preview_job import draw_samples
 
                 return ev.Finished(result=draw_samples(spec, job, report))
+            case JudgeSpec():
+                from lora_train.engine.judging import judge
+
+                return ev.Finished(result=judge(spec, job, report))
             case RegularisationSpec():
                 from lora_train.engine.regularisation import draw_regularisation
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from lora_train.core.assets import DEMO_HELD_OUT, DEMO_PICTURES
-from lora_train.engine.judge import FeatureReader, Likeness, retention
+from lora_train.engine.features import FeatureReader
+from lora_train.engine.likeness import Likeness, retention
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.text import Prompts
 

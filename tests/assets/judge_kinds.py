@@ -1,0 +1,77 @@
+"""LoRAs for the small demo model that are good, or bad each in its own way: what a judge has to tell apart.
+
+All are taught from the demo's pictures. `take` collects them in the folder of the good training, as if it had saved
+them all, so that one judgement ranks them.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.core import presets
+from lora_train.core.assets import DEMO_PICTURES
+
+if TYPE_CHECKING:
+    from lora_train.app import App
+    from lora_train.core.jobs import JobFolder
+
+GOOD = "good"
+BAD = ("still", "shuffled", "diverged", "overtrained", "copying")
+KINDS = (GOOD, *BAD)
+
+_CHANGES: dict[str, dict[str, Any]] = {
+    GOOD: {"epochs": 20},
+    "still": {"epochs": 1, "learning_rate": 0, "text_encoder_lr": 0},
+    "shuffled": {"epochs": 20},
+    "diverged": {"epochs": 6, "learning_rate": 0.1, "text_encoder_lr": 0.1},
+    "overtrained": {"epochs": 75, "learning_rate": 0.008, "text_encoder_lr": 0.008},
+    "copying": {"epochs": 300, "batch_size": 1, "learning_rate": 0.008, "text_encoder_lr": 0.008},
+}
+"""160, 8, 160, 48, 300 and 300 steps."""
+
+
+def plan(app: App, kind: str, seed: int, root: Path) -> JobFolder:
+    """The training that makes a LoRA of this kind; its pictures are put below `root`."""
+    values = {
+        **presets.DEMO_SETTINGS,
+        "generate_previews": False,
+        "cpu_threads": 1,
+        "seed": seed,
+        "repeats": 1,
+        **_CHANGES[kind],
+    }
+    return app.plan_train(name=kind, images=_pictures(kind, seed, root / f"{kind}-{seed}"), values=values).job
+
+
+def take(lora: Path, kind: str, train: JobFolder) -> str:
+    """Put a LoRA beside those of the training `train` and return its name there, by which its kind is known."""
+    name = f"{kind}.safetensors"
+    shutil.copyfile(lora, train.path / name)
+    return name
+
+
+def _pictures(kind: str, seed: int, folder: Path) -> Path:
+    if kind in (GOOD, "still", "diverged"):
+        return DEMO_PICTURES
+    if kind == "copying":
+        folder.mkdir(parents=True)
+        for file in sorted((DEMO_PICTURES / "1_sks").glob(f"sks_{seed:02}.*")):
+            shutil.copyfile(file, folder / file.name)
+        return folder
+    leave_out = shutil.ignore_patterns("reg") if kind == "overtrained" else None
+    shutil.copytree(DEMO_PICTURES, folder, ignore=leave_out)
+    if kind == "shuffled":
+        _shuffle_captions(folder, seed)
+    return folder
+
+
+def _shuffle_captions(folder: Path, seed: int) -> None:
+    """Deal all captions out anew, those of the concept and ordinary ones alike."""
+    files = sorted(folder.rglob("*.txt"))
+    captions = [file.read_text(encoding="utf-8") for file in files]
+    random.Random(seed).shuffle(captions)
+    for file, caption in zip(files, captions, strict=True):
+        file.write_text(caption, encoding="utf-8")
