@@ -15,7 +15,6 @@ from lora_train.core.judgement import PICTURES, WEIGHTS, judge_prompts
 from lora_train.core.specs import JudgeSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 
-
 MOST_PICTURES = 64
 MOST_WEIGHTS = 16
 HEAVIEST = 4.0

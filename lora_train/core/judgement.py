@@ -22,9 +22,9 @@ WEIGHTS = (0.6, 0.8, 1.0)
 PICTURES = 8
 """What is judged where a person asks for nothing else."""
 
-LOST, KEPT = 0.4, 0.8
+LOST, KEPT = 0.5, 0.9
 """Obedience and retention: at KEPT and above all likeness counts, at LOST and below none."""
-FRESH, COPIED = 0.4, 0.8
+FRESH, COPIED = 0.3, 0.7
 """Copying: up to FRESH all likeness counts, from COPIED on none."""
 LEAST_SCORE = 0.02
 """A LoRA is recommended from here on; the base model itself has 0."""

@@ -2,7 +2,8 @@
 
 Carlini et al. 2023 ("Extracting Training Data from Diffusion Models", section 4) find copies by such a relative
 distance: what is near depends on how alike the pictures of a set are anyway. Distances are taken between small soft
-versions of the pictures, so that size, a little noise and JPEG don't count, and to the mirror image too.
+versions of the pictures without their mean colour and contrast, so that size, a little noise, JPEG and a paler copy
+don't count, and to the mirror image too.
 
 Legend: N and M pictures, S the side of the small versions.
 """
@@ -15,18 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE_PX = 16
-_LEAST_DISTANCE = 0.02
-"""Of a scale of 1; below it pictures are the same but for noise."""
+SIDE_PX = 8
+_LEAST_SPREAD = 0.05
+"""Of values from 0 to 1; added to a picture's own spread, so that a plain one's noise doesn't become its content."""
+_LEAST_DISTANCE = 0.05
+"""In units of the spread; below it pictures are the same but for noise."""
 
 Small = NDArray[np.float32]
 
 
 def small(pictures: Sequence[Image.Image]) -> Small:
-    """(N, S, S, 3), 0 to 1: pictures of any size as soft squares."""
+    """(N, S, S, 3): pictures of any size as soft squares, each channel's mean taken off, in units of the spread."""
     size = (SIDE_PX, SIDE_PX)
     rows = [np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BOX)) for picture in pictures]
-    return np.stack(rows).astype(np.float32) / 255
+    values = np.stack(rows).astype(np.float32) / 255
+    values -= values.mean((1, 2), keepdims=True)
+    return values / (values.std((1, 2, 3), keepdims=True) + _LEAST_SPREAD)
 
 
 def distances(pictures: Small, others: Small) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What the judge looks at: pictures of the concept and of ordinary prompts, the same seeds for every LoRA and weight."""
+"""What the judge looks at: pictures of the concept and of ordinary prompts, with the same seeds for every LoRA."""
 
 from __future__ import annotations
 

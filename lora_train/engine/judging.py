@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note, Phase
-from lora_train.core.jobs import JobFolder
+from lora_train.core.jobs import JobFolder, status_from_events
 from lora_train.core.judgement import (
     FILE_NAME,
     JUDGING,
@@ -28,13 +28,16 @@ from lora_train.core.workspace import read_json, write_json
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.images import fit_to_bucket, open_picture
 from lora_train.engine.copying import CopyFinder
+from lora_train.engine.encoders import ClipClassifier, ClipEncoder, open_encoder
 from lora_train.engine.features import FeatureReader, Reader
 from lora_train.engine.judge_drawing import Drawing, JudgeDrawer
 from lora_train.engine.likeness import Likeness, retention
+from lora_train.engine.loading import BaseModel
 from lora_train.engine.obedience import DiffusionClassifier, Explain, Obedience
 from lora_train.engine.preview_job import attach_lora, load_for_drawing
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
+from lora_train.engine.text import Prompts
 
 _LEAST_GAP = 0.05
 """So much less than the pictures among themselves the base model's have to be alike: else there is nothing to learn."""
@@ -78,10 +81,8 @@ def judge(spec: JudgeSpec, job: JobFolder, report: Reporter) -> dict[str, object
     texts = spec.prompts or tuple(dict.fromkeys(pictures.captions)) or ("",)
     total = pictures_to_draw(len(loras), len(spec.weights), spec.pictures)
     drawer = JudgeDrawer(spec, texts, model, prompts, draw_with, train, report, total)
-    base = drawer.draw("", 0.0)
-    reader: Reader = FeatureReader(model, prompts)
-    classifier = DiffusionClassifier(model, prompts, texts)
-    measures = _Measures(reader, classifier, pictures, base, drawer)
+    reader, explain = _open_eyes(spec.encoder, model, prompts, texts)
+    measures = _Measures(reader, explain, pictures, drawer.draw("", 0.0), drawer)
     if not measures.obedience.is_known:
         report.events.write(Note("info", _OBEDIENCE_UNKNOWN))
     kept = _Rows(job)
@@ -103,7 +104,15 @@ def judge(spec: JudgeSpec, job: JobFolder, report: Reporter) -> dict[str, object
             network.detach()
     report.events.write(Phase(JUDGING, total, total))
     rows = kept.of([(train.path / lora, weight) for lora in loras for weight in spec.weights])
-    return _conclude(rows, train, "the base model")
+    return _conclude(rows, train, Path(spec.encoder).name or "the base model")
+
+
+def _open_eyes(encoder: str, model: BaseModel, prompts: Prompts, texts: Sequence[str]) -> tuple[Reader, Explain]:
+    """What looks at pictures, and what compares them with prompts: an encoder, as far as it can, or the base model."""
+    reader = open_encoder(Path(encoder), model.device) if encoder else FeatureReader(model, prompts)
+    if isinstance(reader, ClipEncoder):
+        return reader, ClipClassifier(reader, texts)
+    return reader, DiffusionClassifier(model, prompts, texts)
 
 
 _OBEDIENCE_UNKNOWN = (
@@ -194,7 +203,7 @@ class _Measures:
 
 
 def _scaled(likeness: Likeness, lowest: float, highest: float) -> Callable[..., float]:
-    """Likeness so that `lowest` becomes 0 and `highest` 1. Where they are next to each other, in units of the least gap."""
+    """Likeness so that `lowest` becomes 0 and `highest` 1; where they are hardly apart, in units of the least gap."""
     gap = max(highest - lowest, _LEAST_GAP)
     return lambda features: (likeness.of(features) - lowest) / gap
 
@@ -222,6 +231,4 @@ def _read_pictures(train: JobFolder, size_px: tuple[int, int]) -> _Pictures:
 
 
 def _steps_of(train: JobFolder) -> dict[str, int]:
-    from lora_train.core.jobs import status_from_events
-
     return status_from_events(train.events()).step_of_file

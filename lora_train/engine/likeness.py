@@ -15,13 +15,15 @@ class Likeness:
     """Likeness to the pictures of a concept, from -1 to 1: the mean cosine between features.
 
     Features are counted from the middle, and in units of the spread, of what the base model draws of ordinary
-    things, so 0 is "like any ordinary picture".
+    things, so 0 is "like any ordinary picture". A picture that is farther out than any of the concept's counts the less
+    the farther it is: noise is far out in every direction.
     """
 
     def __init__(self, concept: torch.Tensor, ordinary: torch.Tensor) -> None:
         """Features (N, F) of the concept's pictures and of ordinary ones."""
         self._middle = ordinary.mean(0)
         self._spread = ordinary.std(0) + 1e-4
+        self._longest = self._counted(concept).norm(dim=1).max()
         self._concept = self._directions(concept)
 
     def of(self, features: torch.Tensor) -> float:
@@ -37,7 +39,12 @@ class Likeness:
         return ((cosines.sum() - cosines.trace()) / (count * (count - 1))).item()
 
     def _directions(self, features: torch.Tensor) -> torch.Tensor:
-        return normalize((features - self._middle) / self._spread, dim=1)
+        counted = self._counted(features)
+        lengths = counted.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        return counted / lengths * (self._longest / lengths).clamp(max=1)
+
+    def _counted(self, features: torch.Tensor) -> torch.Tensor:
+        return (features - self._middle) / self._spread
 
 
 def retention(features: torch.Tensor, base_features: torch.Tensor, prompt_of: Sequence[int]) -> float:

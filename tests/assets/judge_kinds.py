@@ -23,11 +23,11 @@ BAD = ("still", "shuffled", "diverged", "overtrained", "copying")
 KINDS = (GOOD, *BAD)
 
 _CHANGES: dict[str, dict[str, Any]] = {
-    GOOD: {"epochs": 20},
+    GOOD: {"epochs": 30},
     "still": {"epochs": 1, "learning_rate": 0, "text_encoder_lr": 0},
     "shuffled": {"epochs": 20},
     "diverged": {"epochs": 6, "learning_rate": 0.1, "text_encoder_lr": 0.1},
-    "overtrained": {"epochs": 75, "learning_rate": 0.008, "text_encoder_lr": 0.008},
+    "overtrained": {"epochs": 25, "batch_size": 1, "learning_rate": 0.01, "text_encoder_lr": 0.01},
     "copying": {"epochs": 300, "batch_size": 1, "learning_rate": 0.008, "text_encoder_lr": 0.008},
 }
 """160, 8, 160, 48, 300 and 300 steps."""
