@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from lora_train.app.judge_planning import judge_spec
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES
+from lora_train.core.jobs import JobFolder
+from lora_train.core.judgement import FILE_NAME, Judged, Judgement
 
 if TYPE_CHECKING:
     from lora_train.app import App
-    from lora_train.core.jobs import JobFolder
 
 GOOD = "good"
 BAD = ("still", "shuffled", "diverged", "overtrained", "copying")
@@ -30,7 +35,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "overtrained": {"epochs": 25, "batch_size": 1, "learning_rate": 0.01, "text_encoder_lr": 0.01},
     "copying": {"epochs": 300, "batch_size": 1, "learning_rate": 0.008, "text_encoder_lr": 0.008},
 }
-"""160, 8, 160, 48, 300 and 300 steps."""
+"""240, 8, 160, 48, 400 and 300 steps."""
 
 
 def plan(app: App, kind: str, seed: int, root: Path) -> JobFolder:
@@ -75,3 +80,20 @@ def _shuffle_captions(folder: Path, seed: int) -> None:
     random.Random(seed).shuffle(captions)
     for file, caption in zip(files, captions, strict=True):
         file.write_text(caption, encoding="utf-8")
+
+
+def train_and_judge(app: App, seed: int, root: Path, kinds: Sequence[str] = KINDS) -> dict[str, Judged]:
+    """Train every kind with this seed, and judge all at weight 1 together, in this process. Rows by kind."""
+    from lora_train import worker
+
+    trains = {kind: plan(app, kind, seed, root) for kind in kinds}
+    files: dict[str, str] = {}
+    for kind, job in trains.items():
+        assert worker.main([str(job.path)]) == 0, job.log_tail(20)
+        files[kind] = take(next(job.path.glob("*.safetensors")), kind, trains[GOOD])
+    spec = judge_spec(app.workspace, trains[GOOD], weights=(1.0,))
+    judging = JobFolder(app.workspace.new_job_dir("judge"))
+    judging.create(msgspec.structs.replace(spec, loras=tuple(files.values())))
+    assert worker.main([str(judging.path)]) == 0, judging.log_tail(20)
+    judgement = msgspec.json.decode((trains[GOOD].path / FILE_NAME).read_bytes(), type=Judgement)
+    return {row.lora.removesuffix(".safetensors"): row for row in judgement.rows}
