@@ -19,6 +19,7 @@ from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
+from lora_train.app.judge_planning import judge_spec
 from lora_train.app.loras import Loras
 from lora_train.app.merging import merge_spec
 from lora_train.app.planning import (
@@ -48,6 +49,7 @@ from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceE
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
+from lora_train.core.judgement import PICTURES, WEIGHTS
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import parse_settings
@@ -298,6 +300,13 @@ class App:
         """A job that adds LoRAs up, or resizes one. Raises as `merging.merge_spec`."""
         spec = merge_spec(loras=loras, weights=weights, out=out, rank=rank, keep=keep, precision=precision)
         return self._new_job("merge", spec)
+
+    def plan_judgement(
+        self, train: JobFolder, *, weights: Sequence[float] = WEIGHTS, pictures: int = PICTURES, encoder: str = ""
+    ) -> JobFolder:
+        """A job that judges the LoRAs of a training. Raises as `judge_planning.judge_spec`."""
+        spec = judge_spec(self.workspace, train, weights=weights, pictures=pictures, encoder=encoder)
+        return self._new_job("judge", spec)
 
     def inspect(self, path: Path) -> Inspection:
         """What is in a checkpoint, LoRA, VAE or diffusers folder. Raises ModelError."""

@@ -45,7 +45,7 @@ def judge_spec(
     facts = check_base_model(spec.settings)
     is_small = presets.is_small_model(facts.model_channels)
     return JudgeSpec(
-        train=os.path.relpath(train.path, workspace.jobs_dir / "judge"),
+        train=_relative(train.path, workspace.jobs_dir / "judge"),
         loras=loras,
         weights=tuple(dict.fromkeys(weights)),
         prompts=_prompts(train, spec, presets.SMALL_MODEL_CONTEXTS if is_small else presets.CONTEXTS, pictures),
@@ -54,6 +54,14 @@ def judge_spec(
         encoder=str(Path(encoder).absolute()) if encoder else "",
         settings=spec.settings,
     )
+
+
+def _relative(path: Path, start: Path) -> str:
+    """As it is where Windows has the two on different drives."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return str(path)
 
 
 def _prompts(train: JobFolder, spec: TrainSpec, contexts: Sequence[str], count: int) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class _Kept(msgspec.Struct):
     rows: list[_Measured] = []
 
 
-class _Pictures(NamedTuple):
+class Pictures(NamedTuple):
     """The pictures of the trained set, without regularisation; names relative to it."""
 
     names: list[str]
@@ -82,7 +82,7 @@ def judge(spec: JudgeSpec, job: JobFolder, report: Reporter) -> dict[str, object
     total = pictures_to_draw(len(loras), len(spec.weights), spec.pictures)
     drawer = JudgeDrawer(spec, texts, model, prompts, draw_with, train, report, total)
     reader, explain = _open_eyes(spec.encoder, model, prompts, texts)
-    measures = _Measures(reader, explain, pictures, drawer.draw("", 0.0), drawer)
+    measures = Measures(reader, explain, pictures, drawer.draw("", 0.0), drawer)
     if not measures.obedience.is_known:
         report.events.write(Note("info", _OBEDIENCE_UNKNOWN))
     kept = _Rows(job)
@@ -160,11 +160,11 @@ class _Rows:
         return None
 
 
-class _Measures:
+class Measures:
     """All measures of one training: what the base model draws and the pictures are, read once."""
 
     def __init__(
-        self, reader: Reader, explain: Explain, pictures: _Pictures, base: Drawing, drawer: JudgeDrawer
+        self, reader: Reader, explain: Explain, pictures: Pictures, base: Drawing, drawer: JudgeDrawer
     ) -> None:
         self._reader = reader
         self._names = pictures.names
@@ -208,7 +208,7 @@ def _scaled(likeness: Likeness, lowest: float, highest: float) -> Callable[..., 
     return lambda features: (likeness.of(features) - lowest) / gap
 
 
-def _read_pictures(train: JobFolder, size_px: tuple[int, int]) -> _Pictures:
+def _read_pictures(train: JobFolder, size_px: tuple[int, int]) -> Pictures:
     spec = train.read_spec()
     if not isinstance(spec, TrainSpec):
         raise JobError(f"{train.path} is not a training.")
@@ -222,7 +222,7 @@ def _read_pictures(train: JobFolder, size_px: tuple[int, int]) -> _Pictures:
     def opened(path: str) -> Image.Image:
         return Image.fromarray(fit_to_bucket(open_picture(root / path), size_px))
 
-    return _Pictures(
+    return Pictures(
         names=[picture.path for picture in trained],
         training=[opened(picture.path) for picture in trained],
         held_out=[opened(picture.path) for picture in own if picture.path in held_out],

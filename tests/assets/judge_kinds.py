@@ -38,8 +38,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
 """240, 8, 160, 48, 400 and 300 steps."""
 
 
-def plan(app: App, kind: str, seed: int, root: Path) -> JobFolder:
-    """The training that makes a LoRA of this kind; its pictures are put below `root`."""
+def plan(app: App, kind: str, seed: int, root: Path, **changes: Any) -> JobFolder:
+    """The training that makes a LoRA of this kind; its pictures are put below `root`. `changes` are settings."""
     values = {
         **presets.DEMO_SETTINGS,
         "generate_previews": False,
@@ -47,6 +47,7 @@ def plan(app: App, kind: str, seed: int, root: Path) -> JobFolder:
         "seed": seed,
         "repeats": 1,
         **_CHANGES[kind],
+        **changes,
     }
     return app.plan_train(name=kind, images=_pictures(kind, seed, root / f"{kind}-{seed}"), values=values).job
 
