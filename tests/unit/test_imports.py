@@ -145,9 +145,10 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train.commands",
         *(
             f"lora_train.commands.{name}"
-            for name in ("arguments", "captions", "console", "datasets", "presets", "tools", "training")
+            for name in ("arguments", "captions", "console", "datasets", "judging", "presets", "tools", "training")
         ),
         "lora_train.core",
+        "lora_train.core.judgement",
         "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
         *(f"lora_train.core.{name}" for name in ("events", "files", "installing", "jobs", "optimizers", "purposes")),

@@ -15,6 +15,7 @@ from PIL import Image
 from lora_train.core.assets import DEMO_HELD_OUT
 from lora_train.core.errors import ModelError
 from lora_train.engine.encoders import ClipClassifier, ClipEncoder, open_encoder
+from tests.assets.small_encoders import save_clip
 
 CPU = torch.device("cpu")
 PICTURES = [Image.open(path).convert("RGB") for path in sorted(DEMO_HELD_OUT.glob("*.png"))[:3]]
@@ -22,17 +23,7 @@ PICTURES = [Image.open(path).convert("RGB") for path in sorted(DEMO_HELD_OUT.glo
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP for 32 px with 8 projected numbers."""
-    import transformers
-
-    torch.manual_seed(0)
-    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**layers, "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
-    vision = {**layers, "image_size": 32, "patch_size": 8}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    folder = tmp_path_factory.mktemp("clip")
-    transformers.CLIPModel(config).save_pretrained(folder)
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_has_features_and_compares_texts(clip: Path) -> None:
