@@ -24,6 +24,7 @@ from lora_train.core.specs import (
     DownloadSpec,
     GridSpec,
     JobSpec,
+    JudgeSpec,
     MergeSpec,
     PreviewSpec,
     RegularisationSpec,
@@ -31,7 +32,17 @@ from lora_train.core.specs import (
     TrainSpec,
 )
 
-_OnDevice = TrainSpec | PreviewSpec | SamplesSpec | GridSpec | RegularisationSpec | CompareSpec | BenchSpec | MergeSpec
+_OnDevice = (
+    TrainSpec
+    | PreviewSpec
+    | SamplesSpec
+    | GridSpec
+    | JudgeSpec
+    | RegularisationSpec
+    | CompareSpec
+    | BenchSpec
+    | MergeSpec
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -128,6 +139,10 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.grid_job import draw_grid
 
                 return ev.Finished(result=draw_grid(spec, job, report))
+            case JudgeSpec():
+                from lora_train.engine.judging import judge
+
+                return ev.Finished(result=judge(spec, job, report))
             case RegularisationSpec():
                 from lora_train.engine.regularisation import draw_regularisation
 

@@ -21,6 +21,7 @@ from lora_train.app.grid_planning import plan_grid_job
 from lora_train.app.grids import Grids
 from lora_train.app.health import Health
 from lora_train.app.in_use import InUse
+from lora_train.app.judge_planning import judge_spec
 from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
 from lora_train.app.merging import merge_spec
@@ -53,6 +54,7 @@ from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
+from lora_train.core.judgement import PICTURES, WEIGHTS
 from lora_train.core.limits import lift_reached_limits
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
@@ -320,6 +322,13 @@ class App:
         """A job that adds LoRAs up, or resizes one. Raises as `merging.merge_spec`."""
         spec = merge_spec(loras=loras, weights=weights, out=out, rank=rank, keep=keep, precision=precision)
         return self._new_job("merge", spec)
+
+    def plan_judgement(
+        self, train: JobFolder, *, weights: Sequence[float] = WEIGHTS, pictures: int = PICTURES, encoder: str = ""
+    ) -> JobFolder:
+        """A job that judges the LoRAs of a training. Raises as `judge_planning.judge_spec`."""
+        spec = judge_spec(self.workspace, train, weights=weights, pictures=pictures, encoder=encoder)
+        return self._new_job("judge", spec)
 
     def inspect(self, path: Path) -> Inspection:
         """What is in a checkpoint, LoRA, VAE or diffusers folder. Raises ModelError."""

@@ -7,14 +7,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lora_train.app.planning import check_base_model
+from lora_train.core import presets
 from lora_train.core.errors import ConfigError, JobError
 from lora_train.core.jobs import JobFolder, status_from_events
-from lora_train.core.judgement import PICTURES, WEIGHTS
+from lora_train.core.judgement import PICTURES, WEIGHTS, judge_prompts
 from lora_train.core.specs import JudgeSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 
-_HEAVIEST = 4.0
-_ORDINARY_PROMPTS = ("a photo of a house", "a photo of a tree", "a photo of a car", "a photo of a person")
+MOST_PICTURES = 64
+MOST_WEIGHTS = 16
+HEAVIEST = 4.0
 
 
 def judge_spec(
@@ -27,23 +30,74 @@ def judge_spec(
 ) -> JudgeSpec:
     """The spec of a job in `workspace.new_job_dir("judge")` that judges all LoRAs of a training that are there.
 
-    Raises ConfigError for numbers that can't be, JobError where `train` is no training or has no LoRA.
+    Raises ConfigError with all that is wrong, JobError where `train` is no training or has no LoRA, ModelError where
+    its base model is gone.
     """
     spec = train.read_spec()
     if not isinstance(spec, TrainSpec):
         raise JobError(f"{train.path} is not a training.", "Give the folder that `lora-train train` printed first.")
-    if not weights or not all(math.isfinite(weight) and weight and abs(weight) <= _HEAVIEST for weight in weights):
-        raise ConfigError([f"weights: each is a number from -{_HEAVIEST:g} to {_HEAVIEST:g} other than 0"])
+    problems = [*_wrong_numbers(weights, pictures), *_wrong_encoder(encoder)]
+    if problems:
+        raise ConfigError(problems)
     loras = tuple(name for name in status_from_events(train.events()).saved if (train.path / name).is_file())
     if not loras:
         raise JobError(f"{train.path} has no LoRA yet.", "Let the training save one first.")
+    facts = check_base_model(spec.settings)
+    is_small = presets.is_small_model(facts.model_channels)
     return JudgeSpec(
-        train=Path(os.path.relpath(train.path, workspace.root / "jobs" / "judge")).as_posix(),
+        train=_relative(train.path, workspace.jobs_dir / "judge"),
         loras=loras,
-        weights=tuple(weights),
-        prompts=(),
-        ordinary_prompts=_ORDINARY_PROMPTS,
+        weights=tuple(dict.fromkeys(weights)),
+        prompts=_prompts(train, spec, presets.SMALL_MODEL_CONTEXTS if is_small else presets.CONTEXTS, pictures),
+        ordinary_prompts=presets.DEMO_ORDINARY_PROMPTS if is_small else presets.ORDINARY_PROMPTS,
         pictures=pictures,
-        encoder=encoder,
+        encoder=str(Path(encoder).absolute()) if encoder else "",
         settings=spec.settings,
     )
+
+
+def _relative(path: Path, start: Path) -> str:
+    """As it is where Windows has the two on different drives."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return str(path)
+
+
+def _prompts(train: JobFolder, spec: TrainSpec, contexts: Sequence[str], count: int) -> tuple[str, ...]:
+    """Captions as they are trained, and the concept in other surroundings (see `core.judgement.judge_prompts`)."""
+    from lora_train.data.captions import common_tag, with_trigger_word
+    from lora_train.data.dataset import scan_dataset
+    from lora_train.data.plan import captions_of
+
+    dataset = scan_dataset((train.path / spec.dataset).resolve())
+    settings, held_out = spec.settings, set(spec.held_out)
+    captions = [
+        with_trigger_word(caption or picture.concept or spec.concept, settings.trigger_word)
+        for picture, caption in zip(dataset.pictures, captions_of(dataset, settings), strict=True)
+        if not picture.is_regularisation and picture.path not in held_out
+    ]
+    concept = settings.trigger_word.strip() or common_tag(captions) or spec.concept
+    return judge_prompts(captions, concept, contexts, count)
+
+
+def _wrong_numbers(weights: Sequence[float], pictures: int) -> list[str]:
+    problems: list[str] = []
+    if not 1 <= len(weights) <= MOST_WEIGHTS:
+        problems.append(f"weights: give 1 to {MOST_WEIGHTS} of them")
+    if not all(math.isfinite(weight) and weight and abs(weight) <= HEAVIEST for weight in weights):
+        problems.append(f"weights: each is a number from -{HEAVIEST:g} to {HEAVIEST:g} other than 0")
+    if not 2 <= pictures <= MOST_PICTURES:
+        problems.append(f"pictures: {pictures} is not a whole number from 2 to {MOST_PICTURES}")
+    return problems
+
+
+def _wrong_encoder(encoder: str) -> list[str]:
+    if not encoder:
+        return []
+    path = Path(encoder)
+    if path.is_dir():
+        return [] if (path / "config.json").is_file() else [f"encoder: {path} has no config.json"]
+    if not path.is_file():
+        return [f"encoder: {path} does not exist"]
+    return [] if path.suffix.lower() == ".onnx" else [f"encoder: {path} is neither a folder nor an .onnx file"]

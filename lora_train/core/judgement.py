@@ -136,17 +136,21 @@ def recommend(rows: Sequence[Judged]) -> Recommendation:
     best = ranked(rows)[0]
     if score_of(best) < LEAST_SCORE:
         return Recommendation("", 1.0, _why_none(rows))
-    name = f"Step {best.step}" if best.step else Path(best.lora).stem
-    likeness = f"{best.likeness:.2f} of what they are among themselves"
-    return Recommendation(
-        best.lora,
-        best.weight,
-        f"{name} at weight {best.weight:g} is the best: {likeness} in likeness to your pictures, "
-        f"{best.obedience:.0%} of the base model's obedience to prompts, "
-        f"{best.retention:.0%} of ordinary prompts still drawn right.",
+    reason = RECOMMENDED.format(
+        name=f"Step {best.step}" if best.step else Path(best.lora).stem,
+        weight=f"{best.weight:g}",
+        likeness=f"{_known(best.likeness, -1.0):.2f}",
+        obedience=f"{_known(best.obedience, 0.0):.0%}",
+        retention=f"{_known(best.retention, 0.0):.0%}",
     )
+    return Recommendation(best.lora, best.weight, reason)
 
 
+RECOMMENDED = (
+    "{name} at weight {weight} is the best choice: {likeness} times as like your pictures as they are among "
+    "themselves, it follows prompts {obedience} as well as the base model and still draws {retention} of ordinary "
+    "prompts right."
+)
 _NOT_ALIKE = "Nothing is recommended: no LoRA draws pictures that are more like yours than the base model's."
 _WHY_NONE = {
     "broken": "Nothing is recommended: the LoRAs draw empty pictures.",

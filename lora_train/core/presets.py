@@ -67,3 +67,21 @@ DEMO_ORDINARY_PROMPTS = (
     "a purple ring on a white background",
     "orange, cross, gray background",
 )
+
+ORDINARY_PROMPTS = (
+    "a photo of a red car on a street",
+    "a portrait of an old man with a beard",
+    "a bowl of fruit on a wooden table, still life",
+    "a snowy mountain above a lake, landscape",
+    "a black cat on a sofa",
+    "a city at night, lights, skyscrapers",
+    "a bunch of sunflowers in a vase, oil painting",
+    "a sailing ship on the sea",
+)
+"""What every full-size base model can draw, each unlike the others."""
+
+CONTEXTS = ("on a beach", "in a snowy forest", "in a city at night", "in front of a red wall")
+"""Surroundings that a concept can be put into, each unlike the others."""
+
+SMALL_MODEL_CONTEXTS = ("white background", "black background", "gray background")
+"""The small demo model knows no others."""

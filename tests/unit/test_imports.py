@@ -19,7 +19,7 @@ ALLOWED = {
     "data": {"core", "msgspec", "numpy", "PIL", "pillow_avif", "cv2", "imagehash", "tokenizers", "ftfy"},
     "engine": {
         *("data", "core", "msgspec", "numpy", "PIL", "yaml", "psutil"),
-        *("torch", "diffusers", "transformers", "safetensors", "lion_pytorch"),
+        *("torch", "diffusers", "transformers", "safetensors", "lion_pytorch", "onnxruntime"),
     },
     "caption": {
         *("data", "core", "msgspec", "numpy", "PIL"),
@@ -146,16 +146,17 @@ def test_help_needs_next_to_nothing() -> None:
         *(
             f"lora_train.commands.{name}"
             for name in (
-                *("arguments", "captions", "console", "datasets", "grids"),
+                *("arguments", "captions", "console", "datasets", "grids", "judging"),
                 *("presets", "publishing", "sweeps", "tools", "training"),
             )
         ),
         "lora_train.core",
+        "lora_train.core.judgement",
         "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
         *(f"lora_train.core.{name}" for name in ("events", "files", "installing", "jobs", "optimizers", "purposes")),
-        "lora_train.core.samplers",
-        *(f"lora_train.core.{name}_settings" for name in ("network", "noise", "preview")),
+        *("lora_train.core.samplers", "lora_train.core.specs"),
+        *(f"lora_train.core.{name}_settings" for name in ("grid", "network", "noise", "preview", "validation")),
     }
 
 

@@ -1,4 +1,4 @@
-"""How alike pictures are, measured with the base model itself: nothing has to be downloaded.
+"""What pictures show, in numbers of the base model itself: nothing has to be downloaded.
 
 A picture's features are the activations of the UNet's last up block for its slightly noised latents and an empty
 prompt, averaged over the picture (mean and standard deviation of every channel). Such activations carry meaning
@@ -10,12 +10,11 @@ Legend: N pictures, F features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import normalize
 
 from lora_train.engine import diffusion
 from lora_train.engine.denoiser import drawn_sizes, full_mask, predict
@@ -26,6 +25,14 @@ _TIMESTEP = 50
 _MOST_AT_ONCE = 8
 _AT_ONCE_PX = _MOST_AT_ONCE * 512 * 512
 """Pictures are read together up to so many pixels: the VAE's widest layers take 2 kB for each."""
+
+
+class Reader(Protocol):
+    """What turns pictures into features."""
+
+    def read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """(N, F) float32 on the CPU; all pictures of one size."""
+        ...
 
 
 class FeatureReader:
@@ -48,9 +55,8 @@ class FeatureReader:
         return torch.cat(rows)
 
     def _read(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        pixels = torch.stack([_pixels(picture) for picture in pictures]).to(self._device)
         model = self._model
-        latents = model.vae.encode(pixels).latent_dist.mean.float() * model.vae_scale
+        latents = encode_pictures(model, pictures)
         noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(0))
         noise = noise.to(self._device).expand_as(latents)
         noisy = diffusion.add_noise(latents, noise, self._alpha_bar.expand(len(pictures)))
@@ -72,47 +78,12 @@ class FeatureReader:
         return torch.cat([activations.mean(2), activations.std(2)], dim=1).cpu()
 
 
-class Likeness:
-    """Likeness to the pictures of a concept, from -1 to 1: the mean cosine between features.
-
-    Features are counted from the middle, and in units of the spread, of what the base model draws of ordinary
-    things, so 0 is "like any ordinary picture".
-    """
-
-    def __init__(self, concept: torch.Tensor, ordinary: torch.Tensor) -> None:
-        """Features (N, F) of the concept's pictures and of ordinary ones."""
-        self._middle = ordinary.mean(0)
-        self._spread = ordinary.std(0) + 1e-4
-        self._concept = self._directions(concept)
-
-    def of(self, features: torch.Tensor) -> float:
-        """Mean likeness of these pictures (N, F) to the concept's."""
-        return (self._directions(features) @ self._concept.T).mean().item()
-
-    def among_themselves(self) -> float:
-        """Mean likeness of the concept's pictures to one another: as much as can be had."""
-        count = len(self._concept)
-        if count < 2:
-            return 1.0
-        cosines = self._concept @ self._concept.T
-        return ((cosines.sum() - cosines.trace()) / (count * (count - 1))).item()
-
-    def _directions(self, features: torch.Tensor) -> torch.Tensor:
-        return normalize((features - self._middle) / self._spread, dim=1)
-
-
-def retention(features: torch.Tensor, base_features: torch.Tensor, prompt_of: Sequence[int]) -> float:
-    """Share of ordinary pictures that are still what their prompt says.
-
-    Row i of both (N, F) was drawn from prompt number `prompt_of[i]`. A picture is right when, of all that the base
-    model draws, what is most alike was drawn from the same prompt.
-    """
-    middle, spread = base_features.mean(0), base_features.std(0) + 1e-4
-    own = normalize((features - middle) / spread, dim=1)
-    base = normalize((base_features - middle) / spread, dim=1)
-    nearest = (own @ base.T).argmax(1).tolist()
-    right = sum(prompt_of[found] == prompt for found, prompt in zip(nearest, prompt_of, strict=True))
-    return right / len(prompt_of)
+@torch.no_grad()
+def encode_pictures(model: BaseModel, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Latents (N, 4, h, w) float32 of the UNet's scale on the model's device; all pictures of one size."""
+    weight = next(model.vae.parameters())
+    pixels = torch.stack([_pixels(picture) for picture in pictures]).to(weight.device, weight.dtype)
+    return model.vae.encode(pixels).latent_dist.mean.float() * model.vae_scale
 
 
 def _pixels(picture: Image.Image) -> torch.Tensor:

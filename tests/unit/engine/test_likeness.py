@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from lora_train.core.assets import DEMO_HELD_OUT, DEMO_PICTURES
-from lora_train.engine.judge import FeatureReader, Likeness, retention
+from lora_train.engine.features import FeatureReader
+from lora_train.engine.likeness import Likeness, retention
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.text import Prompts
 
@@ -90,10 +91,18 @@ def test_likeness_by_hand() -> None:
     """Ordinary: mean (1, 1), spread sqrt(2) in both; so the concept lies in the direction (1, 0)."""
     ordinary = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
     likeness = Likeness(torch.tensor([[3.0, 1.0]]), ordinary)
-    assert likeness.of(torch.tensor([[9.0, 1.0]])) == pytest.approx(1)
+    assert likeness.of(torch.tensor([[2.5, 1.0]])) == pytest.approx(1)
     assert likeness.of(torch.tensor([[1.0, 5.0]])) == pytest.approx(0, abs=1e-6)
     assert likeness.of(torch.tensor([[0.0, 1.0]])) == pytest.approx(-1)
-    assert likeness.of(torch.tensor([[2.0, 2.0], [9.0, 1.0]])) == pytest.approx((0.5**0.5 + 1) / 2)
+    assert likeness.of(torch.tensor([[2.0, 2.0], [3.0, 1.0]])) == pytest.approx((0.5**0.5 + 1) / 2)
+
+
+def test_what_is_farther_out_than_the_concept_counts_less() -> None:
+    """The concept lies 2 from the middle (spreads alike); a picture at 8 in the same direction counts a quarter."""
+    ordinary = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
+    likeness = Likeness(torch.tensor([[3.0, 1.0], [2.0, 1.0]]), ordinary)
+    assert likeness.of(torch.tensor([[9.0, 1.0]])) == pytest.approx(0.25, rel=1e-3)
+    assert likeness.among_themselves() == pytest.approx(1)
     assert likeness.among_themselves() == 1
 
 
