@@ -33,15 +33,10 @@ def judge_spec(
     Raises ConfigError with all that is wrong, JobError where `train` is no training or has no LoRA, ModelError where
     its base model is gone.
     """
-    spec = train.read_spec()
-    if not isinstance(spec, TrainSpec):
-        raise JobError(f"{train.path} is not a training.", "Give the folder that `lora-train train` printed first.")
+    spec, loras = what_is_judged(train, status_from_events(train.events()).saved)
     problems = [*_wrong_numbers(weights, pictures), *_wrong_encoder(encoder)]
     if problems:
         raise ConfigError(problems)
-    loras = tuple(name for name in status_from_events(train.events()).saved if (train.path / name).is_file())
-    if not loras:
-        raise JobError(f"{train.path} has no LoRA yet.", "Let the training save one first.")
     facts = check_base_model(spec.settings)
     is_small = presets.is_small_model(facts.model_channels)
     return JudgeSpec(
@@ -54,6 +49,17 @@ def judge_spec(
         encoder=str(Path(encoder).absolute()) if encoder else "",
         settings=spec.settings,
     )
+
+
+def what_is_judged(train: JobFolder, saved: Sequence[str]) -> tuple[TrainSpec, tuple[str, ...]]:
+    """A training and those of its `saved` LoRAs that are there. Raises JobError as `judge_spec`."""
+    spec = train.read_spec()
+    if not isinstance(spec, TrainSpec):
+        raise JobError(f"{train.path} is not a training.", "Give the folder that `lora-train train` printed first.")
+    loras = tuple(name for name in saved if (train.path / name).is_file())
+    if not loras:
+        raise JobError(f"{train.path} has no LoRA yet.", "Let the training save one first.")
+    return spec, loras
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from lora_train.app.in_use import InUse
-from lora_train.app.judge_planning import judge_spec
+from lora_train.app.judge_planning import judge_spec, what_is_judged
 from lora_train.app.judgements import Best, best_of, read_choice, read_judgement
 from lora_train.app.paces import expected_s_per_judged, expected_s_per_picture
 from lora_train.app.watching import Watch
@@ -65,17 +65,14 @@ class Judging:
         self._watch = watch
         self._beginning = threading.Lock()
 
-    def forecast(
-        self, job: str, *, weights: Sequence[float] = WEIGHTS, pictures: int = PICTURES, encoder: str = ""
-    ) -> JudgeForecast:
-        """What `begin` would cost. Raises WorkspaceError where there is no such job."""
+    def forecast(self, job: str) -> JudgeForecast:
+        """What `begin` would cost; no picture is looked at. Raises WorkspaceError where there is no such job."""
+        folder = self._folder(job)
         try:
-            spec = judge_spec(self._workspace, self._folder(job), weights=weights, pictures=pictures, encoder=encoder)
-        except WorkspaceError:
-            raise
-        except TrainToolsError as error:
+            spec, loras = what_is_judged(folder, self._watch.status(folder).saved)
+        except JobError as error:
             return JudgeForecast(problem=f"{error.message}\n{error.hint}".strip())
-        count = pictures_to_draw(len(spec.loras), len(spec.weights), spec.pictures)
+        count = pictures_to_draw(len(loras), len(WEIGHTS), PICTURES)
         root = self._workspace.root
         pace = expected_s_per_judged(root, spec.settings)
         pace = expected_s_per_picture(root, spec.settings) if pace is None else pace
