@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
+
+from lora_train.core.assets import DEMO_PICTURES
+from lora_train.core.config import TrainSettings
+from lora_train.core.jobs import JobFolder
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
@@ -17,6 +22,9 @@ World = Any
 def test_judged_overruled_published(world: World) -> None:
     (train, *_) = world.get("trains", **world.ids)
     job, file = train["job"], train["loras"][0]["file"]
+    folder = JobFolder(world.train_dir)
+    settings = TrainSettings(base_model="demo")
+    folder.replace_spec(msgspec.structs.replace(folder.read_spec(), settings=settings, dataset=str(DEMO_PICTURES)))
     cost = world.get("judge/forecast", job=job)
     assert cost["pictures"] > 0, cost
     judge = world.post("judge", job=job)["job"]
