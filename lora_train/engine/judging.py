@@ -78,7 +78,7 @@ def judge(spec: JudgeSpec, job: JobFolder, report: Reporter) -> dict[str, object
     draw_with = draw_settings(spec.settings, model, spec.settings.resolution or model.native_resolution_px)
     report.phase("reading the pictures")
     pictures = _read_pictures(train, (draw_with.width_px, draw_with.height_px))
-    texts = spec.prompts or tuple(dict.fromkeys(pictures.captions)) or ("",)
+    texts = (spec.prompts or tuple(dict.fromkeys(pictures.captions)))[: spec.pictures]
     total = pictures_to_draw(len(loras), len(spec.weights), spec.pictures)
     drawer = JudgeDrawer(spec, texts, model, prompts, draw_with, train, report, total)
     reader, explain = _open_eyes(spec.encoder, model, prompts, texts)
@@ -86,25 +86,35 @@ def judge(spec: JudgeSpec, job: JobFolder, report: Reporter) -> dict[str, object
     if not measures.obedience.is_known:
         report.events.write(Note("info", _OBEDIENCE_UNKNOWN))
     kept = _Rows(job)
-    steps = _steps_of(train)
     for lora in loras:
-        missing = [weight for weight in spec.weights if not kept.has(train.path / lora, weight)]
-        drawer.skip(len(spec.weights) - len(missing))
-        if not missing:
-            continue
-        network = attach_lora(model, train.path / lora)
-        try:
-            for weight in missing:
-                network.multiplier = weight
-                drawing = drawer.draw(lora, weight)
-                network.multiplier = 0
-                row = measures.of(drawing, lora=lora, weight=weight, step=steps.get(lora, 0))
-                kept.add(row, train.path / lora)
-        finally:
-            network.detach()
+        _measure(train.path / lora, spec.weights, model, drawer, measures, kept)
     report.events.write(Phase(JUDGING, total, total))
-    rows = kept.of([(train.path / lora, weight) for lora in loras for weight in spec.weights])
+    steps = status_from_events(train.events()).step_of_file
+    rows = [
+        msgspec.structs.replace(row, step=steps.get(lora, 0))
+        for lora in loras
+        for row in kept.of(train.path / lora, spec.weights)
+    ]
     return _conclude(rows, train, Path(spec.encoder).name or "the base model")
+
+
+def _measure(
+    lora: Path, weights: Sequence[float], model: BaseModel, drawer: JudgeDrawer, measures: Measures, kept: _Rows
+) -> None:
+    """Add the rows of one LoRA that are missing."""
+    missing = [weight for weight in weights if kept.find(lora, weight) is None]
+    drawer.skip(len(weights) - len(missing))
+    if not missing:
+        return
+    network = attach_lora(model, lora)
+    try:
+        for weight in missing:
+            network.multiplier = weight
+            drawing = drawer.draw(lora.name, weight)
+            network.multiplier = 0
+            kept.add(measures.of(drawing, lora=lora.name, weight=weight), lora)
+    finally:
+        network.detach()
 
 
 def _open_eyes(encoder: str, model: BaseModel, prompts: Prompts, texts: Sequence[str]) -> tuple[Reader, Explain]:
@@ -142,17 +152,15 @@ class _Rows:
         self._path = job.path / "measured.json"
         self._kept = read_json(self._path, _Kept, _Kept())
 
-    def has(self, lora: Path, weight: float) -> bool:
-        return self._find(lora, weight) is not None
-
     def add(self, row: Judged, lora: Path) -> None:
         self._kept.rows.append(_Measured(row, lora.stat().st_mtime_ns))
         write_json(self._path, self._kept)
 
-    def of(self, wanted: Sequence[tuple[Path, float]]) -> list[Judged]:
-        return [row for lora, weight in wanted if (row := self._find(lora, weight)) is not None]
+    def of(self, lora: Path, weights: Sequence[float]) -> list[Judged]:
+        return [row for weight in weights if (row := self.find(lora, weight)) is not None]
 
-    def _find(self, lora: Path, weight: float) -> Judged | None:
+    def find(self, lora: Path, weight: float) -> Judged | None:
+        """None where it is missing, or was measured from another file of this name."""
         changed_ns = lora.stat().st_mtime_ns
         for own in self._kept.rows:
             if (own.row.lora, own.row.weight, own.changed_ns) == (lora.name, weight, changed_ns):
@@ -181,13 +189,12 @@ class Measures:
         self._copies = CopyFinder(pictures.training, base.concept)
         self.obedience = Obedience(explain, drawer.concept_of, base.concept)
 
-    def of(self, drawing: Drawing, *, lora: str, weight: float, step: int) -> Judged:
+    def of(self, drawing: Drawing, *, lora: str, weight: float) -> Judged:
         """The row of what one LoRA draws at one weight."""
         features = self._reader.read(drawing.concept)
         nearest, copies = self._copies.find(drawing.concept)
         row = Judged(
             lora=lora,
-            step=step,
             weight=weight,
             likeness=self._likeness(features),
             held_out_likeness=self._held_out(features) if self._held_out is not None else None,
@@ -228,7 +235,3 @@ def _read_pictures(train: JobFolder, size_px: tuple[int, int]) -> Pictures:
         held_out=[opened(picture.path) for picture in own if picture.path in held_out],
         captions=[picture.caption for picture in trained],
     )
-
-
-def _steps_of(train: JobFolder) -> dict[str, int]:
-    return status_from_events(train.events()).step_of_file

@@ -56,7 +56,7 @@ def measures(demo_model: BaseModel, base: Drawing) -> Measures:
 
 
 def judged(measures: Measures, base: Drawing, concept: list[Image.Image], **changes: Any) -> Any:
-    return measures.of(base._replace(concept=concept, **changes), lora="a.safetensors", weight=1.0, step=8)
+    return measures.of(base._replace(concept=concept, **changes), lora="a.safetensors", weight=1.0)
 
 
 def test_the_base_model_itself_has_0(measures: Measures, base: Drawing) -> None:
