@@ -9,7 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from lora_train import __version__
-from lora_train.commands import captions, datasets, grids, judging, presets, publishing, sweeps, tools, training
+from lora_train.commands import (
+    captions,
+    datasets,
+    grids,
+    judging,
+    presets,
+    proving,
+    publishing,
+    sweeps,
+    tools,
+    training,
+)
 from lora_train.commands.arguments import Parser
 from lora_train.commands.console import Result, say_error, tell
 from lora_train.core.errors import ConfigError, TrainToolsError
@@ -56,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     grids.add_commands(commands)
     sweeps.add_commands(commands)
     publishing.add_commands(commands)
+    proving.add_commands(commands)
     tools.add_commands(commands)
     judging.add_commands(commands)
     return parser

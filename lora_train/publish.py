@@ -18,7 +18,7 @@ from lora_train.core.errors import TrainToolsError
 from lora_train.core.files import replace, write_bytes
 from lora_train.core.private_use import with_private_use, without_mark
 from lora_train.core.tensorfiles import read_tensor_file, tensor_part_sha256
-from lora_train.core.workspace import fold
+from lora_train.core.workspace import fold, read_json
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 """Of a card; a host that finds several takes any of them."""
@@ -38,6 +38,19 @@ class Published(msgspec.Struct, frozen=True):
     """Of the thumbnail as we wrote it, likewise; empty where there is none of ours."""
     problem: str = ""
     """What was left as it is, and why, in a sentence."""
+
+
+class Record(msgspec.Struct):
+    """`published.json` in a training's folder: LoRA file -> its copy in the host's folder."""
+
+    loras: dict[str, Published] = {}
+    private_use: bool | None = None
+    """As it was marked after the training; None is as the training's settings say."""
+
+
+def read_record(train_dir: Path) -> Record:
+    """An empty one where nothing was published, or the file is damaged."""
+    return read_json(train_dir / "published.json", Record, Record())
 
 
 def publish(

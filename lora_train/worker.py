@@ -27,6 +27,7 @@ from lora_train.core.specs import (
     JudgeSpec,
     MergeSpec,
     PreviewSpec,
+    ProofSpec,
     RegularisationSpec,
     SamplesSpec,
     TrainSpec,
@@ -38,6 +39,7 @@ _OnDevice = (
     | SamplesSpec
     | GridSpec
     | JudgeSpec
+    | ProofSpec
     | RegularisationSpec
     | CompareSpec
     | BenchSpec
@@ -143,6 +145,10 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.judging import judge
 
                 return ev.Finished(result=judge(spec, job, report))
+            case ProofSpec():
+                from lora_train.engine.proof import prove
+
+                return ev.Finished(result=prove(spec, job, report))
             case RegularisationSpec():
                 from lora_train.engine.regularisation import draw_regularisation
 

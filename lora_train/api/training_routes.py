@@ -108,6 +108,10 @@ TRAINING_ROUTES = [
         lambda app, body: app.loras.unpublish(body.job, body.lora),
     ),
     Route(
+        "POST", "loras/prove", "Read a LoRA's copy in the LoRA folder back, and draw with it.", LoraBody, JobAnswer,
+        lambda app, body: JobAnswer(app.proofs.begin(body.job, body.lora)),
+    ),
+    Route(
         "POST", "loras/delete", "Move a LoRA of a training to the trash.", LoraBody, Undo,
         lambda app, body: app.loras.delete(body.job, body.lora),
     ),

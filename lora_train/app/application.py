@@ -1,8 +1,8 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
-`health`, `regularisation`, `presets`, `training`, `sweeps`, `loras`, `judging`, `grids` and `queue`. Here are the parts
-put together, and the jobs of the command line.
+`health`, `regularisation`, `presets`, `training`, `sweeps`, `loras`, `proofs`, `judging`, `grids` and `queue`. Here are
+the parts put together, and the jobs of the command line.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from lora_train.app.planning import (
 )
 from lora_train.app.presets import Presets
 from lora_train.app.projects import Projects
+from lora_train.app.proofs import Proofs
 from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
 from lora_train.app.snapshot import Selection, Snapshot
@@ -76,13 +77,14 @@ class App:
         watch = Watch()
         jobs = JobQueue(workspace.root)
         self.settings = VersionSettings(workspace)
-        self.loras = Loras(workspace, host, watch)
         self.datasets = Datasets(workspace, jobs, watch)
+        in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
+        self.proofs = Proofs(workspace, jobs, in_use, watch)
+        self.loras = Loras(workspace, host, watch, self.proofs)
         self.health = Health(workspace, self.datasets, watch, token_count if has_tokenizer() else None)
         self.captioning = Captioning(workspace, host, self.datasets, watch)
         self.datasets.captions = self.captioning
         self.captions = Captions(workspace, self.datasets)
-        in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)
         self.optimizers = self.training.optimizers

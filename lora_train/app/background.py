@@ -19,7 +19,7 @@ from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, status_from_events
-from lora_train.core.specs import GridSpec, JudgeSpec, RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.specs import GridSpec, JudgeSpec, OnCardSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
 
@@ -50,7 +50,7 @@ class Background:
 
     def _parked_for(self, job: JobFolder) -> AbstractContextManager[Any]:
         spec = job.read_spec()
-        assert isinstance(spec, TrainSpec | SamplesSpec | GridSpec | JudgeSpec | RegularisationSpec)
+        assert isinstance(spec, OnCardSpec)
         return self._host.parked(spec.settings.device)
 
     def _after(self, job: JobFolder) -> None:

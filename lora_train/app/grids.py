@@ -34,13 +34,13 @@ from lora_train.app.grid_snapshot import (
     LoraGrid,
 )
 from lora_train.app.in_use import InUse
-from lora_train.app.loras import trigger_of
 from lora_train.app.paces import expected_grid_s
 from lora_train.app.planning import require_room_for_pictures
 from lora_train.app.projects import title_of
 from lora_train.app.snapshot import TrainSnapshot, Undo
 from lora_train.app.thumbnails import Thumbnails
 from lora_train.app.training import Training
+from lora_train.app.triggers import trigger_of
 from lora_train.app.version_settings import grid_settings, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core import presets

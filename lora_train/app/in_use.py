@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder
-from lora_train.core.specs import GridSpec, JobSpec, JudgeSpec, RegularisationSpec, SamplesSpec
+from lora_train.core.specs import GridSpec, JobSpec, JudgeSpec, ProofSpec, RegularisationSpec, SamplesSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -66,6 +66,12 @@ class InUse:
         """Whether a job that judges this training waits or runs."""
         return any(isinstance(spec, JudgeSpec) and needed == train for spec, needed in self._queued())
 
+    def is_proven(self, train: Path, lora: str) -> bool:
+        """Whether a job that proves the copy of this LoRA waits or runs."""
+        return any(
+            isinstance(spec, ProofSpec) and spec.lora == lora and needed == train for spec, needed in self._queued()
+        )
+
     def is_grid_drawn(self, job: str) -> bool:
         """Whether a job that draws grids waits or runs, in the queue or beside it."""
         if self._jobs.place_of(job) is not None:
@@ -97,7 +103,7 @@ class InUse:
             spec: JobSpec | None = None
             with suppress(JobError):
                 spec = job.read_spec()
-                if isinstance(spec, SamplesSpec | JudgeSpec):
+                if isinstance(spec, SamplesSpec | JudgeSpec | ProofSpec):
                     needed = (job.path / spec.train).resolve()
                 if isinstance(spec, RegularisationSpec):
                     needed = (job.path / spec.folder).resolve()

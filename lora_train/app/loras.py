@@ -6,15 +6,14 @@ import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-
-import msgspec
 
 from lora_train import publish
 from lora_train.app.judgements import Best, best_of
 from lora_train.app.planning import lora_family
+from lora_train.app.proofs import Proofs
 from lora_train.app.snapshot import LoraEntry, Undo
+from lora_train.app.triggers import trigger_of
 from lora_train.app.watching import Watch
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.cards import CardFacts, card_values
@@ -25,7 +24,7 @@ from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.original import finished_train
 from lora_train.core.specs import TrainSpec
 from lora_train.core.tensorfiles import read_tensor_file
-from lora_train.core.workspace import Workspace, read_json, write_json
+from lora_train.core.workspace import Workspace, write_json
 
 _PUBLISHABLE = ("finished", "stopped")
 
@@ -33,26 +32,19 @@ _PREVIEW = re.compile(r"(.+)-(?:grid|p\d+-w-?\d+(?:\.\d+)?(?:e[+-]\d+)?)\.png", 
 """`<stem>-grid.png`, `<stem>-p1-w0.6.png`; weights as `:g` writes them."""
 
 
-class _Record(msgspec.Struct):
-    """`published.json` in a training's folder: LoRA file -> its copy in the host's folder."""
-
-    loras: dict[str, publish.Published] = {}
-    private_use: bool | None = None
-    """As it was marked after the training; None is as the training's settings say."""
-
-
 class Loras:
-    def __init__(self, workspace: Workspace, host: Host, watch: Watch) -> None:
+    def __init__(self, workspace: Workspace, host: Host, watch: Watch, proofs: Proofs) -> None:
         self._workspace = workspace
         self._host = host
         self._watch = watch
+        self._proofs = proofs
         self._publishing = threading.Lock()
         self.revision = 0
         """Grows whenever files in the host's folder were added or removed."""
 
     def entries(self, job: JobFolder, status: JobStatus) -> list[LoraEntry]:
         """The LoRAs that are there, newest first."""
-        record = _read_record(job)
+        record = publish.read_record(job.path)
         previews = _all_previews(job)
         best = best_of(job, status.saved)
         found: list[LoraEntry] = []
@@ -62,6 +54,7 @@ class Loras:
             published = record.loras.get(file)
             is_there = published is not None and Path(published.path).is_file()
             name = Path(published.path).stem if published is not None and is_there else ""
+            proving = self._proofs.state(job, file, published) if published is not None and is_there else None
             found.append(
                 LoraEntry(
                     file=file,
@@ -72,6 +65,7 @@ class Loras:
                     made=told.st_mtime,
                     previews=previews.get(path.stem, []),
                     published=name,
+                    proving=proving,
                     prompt=prompt_of(path, name or path.stem, best.weight if file == best.file else 1.0),
                     is_recommended=file == best.file,
                     problem=published.problem if published is not None and is_there else "",
@@ -148,7 +142,7 @@ class Loras:
 
     def is_private(self, job: JobFolder) -> bool:
         """Whether copies of the training's LoRAs are marked for private use."""
-        marked = _read_record(job).private_use
+        marked = publish.read_record(job.path).private_use
         if marked is not None or finished_train(job.path) is not None:
             return bool(marked)
         spec = self._watch.spec(job)
@@ -164,7 +158,7 @@ class Loras:
         self._subject(folder)
         self._mark(folder, is_private=is_private)
         root = self._host.lora_root()
-        for file, published in _read_record(folder).loras.items():
+        for file, published in publish.read_record(folder.path).loras.items():
             target = Path(published.path)
             if (folder.path / file).is_file() and publish.is_in_place(published):
                 is_below_root = root is not None and target.is_relative_to(root)
@@ -176,7 +170,7 @@ class Loras:
         Raises WorkspaceError where there is no such copy, or another file stands under its name.
         """
         folder, lora = self._find(job, file)
-        published = _read_record(folder).loras.get(file)
+        published = publish.read_record(folder.path).loras.get(file)
         if published is None or not Path(published.path).is_file():
             raise WorkspaceError(f"{lora.name} is not published.")
         if not publish.is_in_place(published):
@@ -209,7 +203,7 @@ class Loras:
             best = Best("")
         is_private = self.is_private(job)
         with self._publishing:
-            record = _read_record(job)
+            record = publish.read_record(job.path)
             done = publish.publish(
                 lora,
                 folder,
@@ -222,11 +216,13 @@ class Loras:
             record.loras[lora.name] = done
             write_json(job.path / "published.json", record)
         self._changed()
+        if self._host.lora_root() is not None:  # where there is a page that shows it
+            self._proofs.on_published(job, lora.name, done)
         return done
 
     def _mark(self, job: JobFolder, *, is_private: bool) -> None:
         with self._publishing:
-            record = _read_record(job)
+            record = publish.read_record(job.path)
             record.private_use = is_private
             write_json(job.path / "published.json", record)
 
@@ -311,26 +307,9 @@ def prompt_of(lora: Path, name: str, weight: float = 1.0) -> str:
     return f"<lora:{name}:{weight:g}>" + (f" {trigger}" if trigger else "")
 
 
-def trigger_of(lora: Path) -> str:
-    """The trigger words in a LoRA's file; empty where it has none, or is damaged. Raises OSError where it is gone."""
-    return _trigger_of(lora, lora.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=10_000)
-def _trigger_of(lora: Path, mtime_ns: int) -> str:  # noqa: ARG001  (a new time is a new file)
-    try:
-        return read_tensor_file(lora).metadata.get("modelspec.trigger_phrase", "")
-    except ModelError:  # damaged: the others are shown all the same
-        return ""
-
-
 def _preview_order(file: str) -> tuple[bool, bool, float, str]:
     """The first prompt before others, strong LoRA weights before weak ones, the grid last."""
     if file.endswith("-grid.png"):
         return True, False, 0.0, file
     weight = float(file.rpartition("-w")[2].removesuffix(".png"))  # `<stem>-p1-w0.6.png`
     return False, "-p1-w" not in file, -weight, file
-
-
-def _read_record(job: JobFolder) -> _Record:
-    return read_json(job.path / "published.json", _Record, _Record())

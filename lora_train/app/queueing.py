@@ -10,7 +10,7 @@ from lora_train.app.projects import title_of
 from lora_train.app.snapshot import QueueEntry
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.jobs import JobFolder
-from lora_train.core.specs import GridSpec, JudgeSpec, RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.specs import GridSpec, JudgeSpec, ProofSpec, RegularisationSpec, SamplesSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
 
@@ -42,13 +42,15 @@ class Queue:
         return f"{self._entry(running, is_running=True).title} is using the card."
 
     def _entry(self, job: str, *, is_running: bool) -> QueueEntry:
-        kind: Literal["train", "preview", "regularisation", "judge"] = "train"
+        kind: Literal["train", "preview", "regularisation", "judge", "proof"] = "train"
         title = job.rpartition("/")[2]
         with suppress(TrainToolsError):  # a job whose folder is gone is listed all the same, so it can be cancelled
             folder = JobFolder(self._workspace.find_job(job))
             spec = folder.read_spec()
-            if isinstance(spec, SamplesSpec | JudgeSpec):
-                kind = "judge" if isinstance(spec, JudgeSpec) else "preview"
+            if isinstance(spec, SamplesSpec | JudgeSpec | ProofSpec):
+                kind = (
+                    "preview" if isinstance(spec, SamplesSpec) else "judge" if isinstance(spec, JudgeSpec) else "proof"
+                )
                 folder = JobFolder(folder.path / spec.train)
                 spec = folder.read_spec()
             if isinstance(spec, GridSpec):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from lora_train.core.jobs import JobStatus
+from lora_train.core.proofs import Proof
 
 
 class VersionEntry(msgspec.Struct, frozen=True):
@@ -109,6 +110,16 @@ class CaptioningSnapshot(msgspec.Struct, kw_only=True):
     """The last captioning on demand, or by the host after an update; running or not."""
 
 
+class Proving(msgspec.Struct, frozen=True):
+    """How far it is with reading a published copy back."""
+
+    state: Literal["unproven", "proving", "proven", "refuted", "failed"]
+    proof: Proof | None = None
+    job: str = ""
+    problem: str = ""
+    """Why the job itself failed."""
+
+
 class LoraEntry(msgspec.Struct):
     """A saved LoRA of a train."""
 
@@ -124,6 +135,8 @@ class LoraEntry(msgspec.Struct):
     """Pictures of this LoRA, relative to the train's folder: the one for its card, then the grid of all of them."""
     published: str = ""
     """The name that the LoRA folder's copy has in prompts; empty where there is none."""
+    proving: Proving | None = None
+    """Of the published copy; None where there is none."""
     prompt: str = ""
     """What makes a picture with it: `<lora:NAME:1> trigger words`. The stem is taken where it is not published."""
     is_recommended: bool = False
@@ -158,7 +171,7 @@ class QueueEntry(msgspec.Struct, frozen=True):
     job: str
     title: str
     """Project and version as typed, and the train's name."""
-    kind: Literal["train", "preview", "regularisation", "judge"]
+    kind: Literal["train", "preview", "regularisation", "judge", "proof"]
     state: Literal["running", "waiting"]
 
 

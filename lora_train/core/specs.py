@@ -216,6 +216,9 @@ class MergeSpec(msgspec.Struct, frozen=True, tag="merge", tag_field="kind", kw_o
     precision: SavePrecision = "fp16"
 
 
+OnCardSpec = TrainSpec | SamplesSpec | GridSpec | JudgeSpec | ProofSpec | RegularisationSpec
+"""Those that wait for the card in the queue."""
+
 JobSpec = (
     TrainSpec
     | PreviewSpec

@@ -21,7 +21,7 @@ from lora_train.app import App
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.host import BaseModelChoice, HostCaptioner
 from lora_train.core.jobs import JobFolder
-from lora_train.core.specs import RegularisationSpec, SamplesSpec, TrainSpec
+from lora_train.core.specs import OnCardSpec
 from lora_train.core.workspace import Workspace
 from lora_train.hosts import captioners
 from lora_train.hosts.parking import Parking
@@ -37,6 +37,8 @@ _WORK = {
     "train": "training",
     "preview": "drawing previews",
     "regularisation": "drawing regularisation pictures",
+    "judge": "judging LoRAs",
+    "proof": "proving a LoRA",
 }
 """What a job of the queue does, for the sentence that refuses a picture."""
 
@@ -283,7 +285,7 @@ def find_again(host: WebUI) -> None:
             return
         job = JobFolder(app.workspace.root / running)
         spec = job.read_spec()
-        is_for_card = isinstance(spec, TrainSpec | SamplesSpec | RegularisationSpec)
+        is_for_card = isinstance(spec, OnCardSpec)
         if not is_for_card or not host.shares_card(spec.settings.device) or app.status(job).state != "running":
             return
         app.start_background()

@@ -23,7 +23,7 @@ from lora_train.ui.html import (
 
 _SILENCE_S = 30.0
 _STRIP_LENGTH = 24
-_KINDS = {"preview": "previews", "regularisation": "regularisation pictures", "judge": "judge"}
+_KINDS = {"preview": "previews", "regularisation": "regularisation pictures", "judge": "judge", "proof": "proof"}
 """Of jobs in the queue that are no trainings."""
 _STATES = {
     "waiting": "Waiting",

@@ -20,6 +20,7 @@ from lora_train.ui.html import (
     words,
 )
 from lora_train.ui.view_progress import state_html
+from lora_train.ui.view_proof import proof_html
 
 
 def results_html(snapshot: Snapshot, token: str) -> str:
@@ -76,11 +77,12 @@ def _card(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:
     made = apart([f"{words('Step')} {value(lora.step)}", f"{words('Epoch')} {value(lora.epoch)}"])
     file = apart([value(size_text(lora.size_bytes)), local_time(lora.made)])
     key = attributes_text({"data-key": f"card {lora.file}"})
+    proving = proof_html(train, lora, token)
     heading = f'<h3 class="train-tools-value" title="{escape(title)}">{escape(title)}</h3>'
     return (
         f'<article class="train-tools-card{tone}"{key}>{_preview(train, lora, token)}'
         f'<div class="train-tools-card-text">{heading}{paragraph(made)}'
-        f"{paragraph(file, 'train-tools-quiet')}<span>{badges}</span>{problem}</div>"
+        f"{paragraph(file, 'train-tools-quiet')}<span>{badges}</span>{problem}{proving}</div>"
         f'<div class="train-tools-actions">{_lora_buttons(train, lora, token)}</div></article>'
     )
 

@@ -147,7 +147,7 @@ def test_help_needs_next_to_nothing() -> None:
             f"lora_train.commands.{name}"
             for name in (
                 *("arguments", "captions", "console", "datasets", "grids", "judging"),
-                *("presets", "publishing", "sweeps", "tools", "training"),
+                *("presets", "proving", "publishing", "sweeps", "tools", "training"),
             )
         ),
         "lora_train.core",

@@ -38,7 +38,7 @@ CONTRACT = {
     "dataset/check captioners/answer captioners/download captions/make captions/stop dataset/replace captions/preview "
     "captions/edit captions/undo captions/redo presets/apply presets/undo presets/save presets/rename presets/delete "
     "presets/import grids grids/train grids/lora grids/stop grids/resume grids/delete grids/delete_all "
-    "judge judge/choose judge/follow loras/publish-recommended loras/private",
+    "judge judge/choose judge/follow loras/publish-recommended loras/private loras/prove",
 }
 ALL_ROUTES = [(method, path) for method, paths in CONTRACT.items() for path in paths.split()]
 PAGE_FILES = {"page.js", "page.css", "localizations/{language}.json"}

@@ -1,0 +1,97 @@
+"""The proofs of published LoRAs: queued after each publishing, and what they came to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Literal
+
+import msgspec
+
+from lora_train.app.in_use import InUse
+from lora_train.app.snapshot import Proving
+from lora_train.app.triggers import trigger_of
+from lora_train.app.watching import Watch
+from lora_train.core.config import TrainSettings
+from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
+from lora_train.core.jobs import JobFolder
+from lora_train.core.original import finished_train
+from lora_train.core.proofs import read_proofs
+from lora_train.core.specs import ProofSpec, TrainSpec
+from lora_train.core.workspace import Workspace, read_json, write_json
+from lora_train.launch.queue import JobQueue
+from lora_train.publish import Published, is_in_place, read_record
+
+_JOBS_NAME = "proving.json"
+
+
+class _Jobs(msgspec.Struct):
+    """`proving.json` in a training's folder: LoRA file -> the last job that proved its copy."""
+
+    loras: dict[str, str] = {}
+
+
+class Proofs:
+    def __init__(self, workspace: Workspace, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
+        self._workspace = workspace
+        self._jobs = jobs
+        self._in_use = in_use
+        self._watch = watch
+
+    def begin(self, job: str, file: str) -> str:
+        """Queue a job that reads the published copy of a LoRA back; its id.
+
+        Raises WorkspaceError where it is not published, JobError while it is proven already.
+        """
+        train = JobFolder(self._workspace.find_job(job))
+        if self._in_use.is_proven(train.path, file):
+            raise JobError(f"{file} is being proven, or waits for the card.")
+        proving = self.plan(train, file)
+        proving_id = self._workspace.id_of(proving.path)
+        known = read_json(train.path / _JOBS_NAME, _Jobs, _Jobs())
+        write_json(train.path / _JOBS_NAME, _Jobs({**known.loras, file: proving_id}))
+        self._jobs.add(proving_id)
+        return proving_id
+
+    def plan(self, train: JobFolder, file: str) -> JobFolder:
+        """The job of `begin`; nothing runs yet. Raises WorkspaceError where the LoRA is not published."""
+        published = read_record(train.path).loras.get(file)
+        if published is None or not is_in_place(published):
+            raise WorkspaceError(f"{file} is not published.", "Publish it first.")
+        settings, concept = TrainSettings(), ""
+        if finished_train(train.path) is None and isinstance(spec := self._watch.spec(train), TrainSpec):
+            settings, concept = spec.settings, spec.concept
+        proving = JobFolder(self._workspace.new_job_dir("proof"))
+        proving.create(
+            ProofSpec(
+                train="/".join(("..", "..", *train.path.relative_to(self._workspace.root).parts)),
+                lora=file,
+                published=published.path,
+                tensors_sha256=published.tensors_sha256,
+                prompt=next(iter(settings.preview_prompts), "") or trigger_of(train.path / file) or concept,
+                settings=settings,
+            )
+        )
+        return proving
+
+    def on_published(self, train: JobFolder, file: str, published: Published) -> None:
+        """Prove a copy that was just written, unless that was done or is under way."""
+        proof = read_proofs(train).get(file)
+        if proof is not None and (proof.published, proof.tensors_sha256) == (published.path, published.tensors_sha256):
+            return
+        with suppress(TrainToolsError):  # it is published all the same
+            self.begin(self._workspace.id_of(train.path), file)
+
+    def state(self, train: JobFolder, file: str, published: Published) -> Proving:
+        """How far it is with the copy that there is now."""
+        job = read_json(train.path / _JOBS_NAME, _Jobs, _Jobs()).loras.get(file, "")
+        if job and self._in_use.is_proven(train.path, file):
+            return Proving("proving", job=job)
+        proof = read_proofs(train).get(file)
+        if proof is not None and (proof.published, proof.tensors_sha256) == (published.path, published.tensors_sha256):
+            state: Literal["proven", "refuted"] = "refuted" if proof.reason else "proven"
+            return Proving(state, proof, job)
+        with suppress(TrainToolsError, OSError):  # the job's folder is gone
+            status = self._watch.status(JobFolder(self._workspace.find_job(job)))
+            if status.state == "failed":
+                return Proving("failed", None, job, f"{status.message} {status.hint}".strip())
+        return Proving("unproven", job=job)
