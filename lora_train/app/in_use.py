@@ -91,7 +91,12 @@ class InUse:
                     yield from ((job.path / lora).resolve() for lora in spec.loras)
 
     def _queued_trains(self) -> list[Path]:
-        return [needed for _, needed in self._queued() if needed.parent.name == "trains"]
+        """Those that the queue has work on; a proof that waits is nothing that a person would wait for."""
+        return [
+            needed
+            for spec, needed in self._queued()
+            if needed.parent.name == "trains" and not isinstance(spec, ProofSpec)
+        ]
 
     def _queued(self) -> Iterator[tuple[JobSpec | None, Path]]:
         """The jobs of the queue, each with the folder of the training or class that it is, or draws for. A job whose

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.cards import read_card
-from lora_train.core.errors import ModelError
+from lora_train.core.errors import JobError, ModelError
 from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.infotext import lora_tag
 from lora_train.core.inspection import inspect_file
@@ -65,6 +65,8 @@ class _Refuted(Exception):  # noqa: N818  (a result, no error)
 def prove(spec: ProofSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
     """Check the copy, and write what was found into the training's `proofs.json`."""
     train = JobFolder(job.path / spec.train)
+    if not train.path.is_dir():
+        raise JobError(f"{train.path} is not there any more.", "Nothing is left to prove.")
     report.phase(PROVING)
     facts: list[Fact] = []
     pictures: list[str] = []
