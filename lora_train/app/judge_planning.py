@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lora_train.app.planning import check_base_model
 from lora_train.core import presets
 from lora_train.core.errors import ConfigError, JobError
+from lora_train.core.files import relative_path
 from lora_train.core.jobs import JobFolder, status_from_events
 from lora_train.core.judgement import PICTURES, WEIGHTS, judge_prompts
 from lora_train.core.specs import JudgeSpec, TrainSpec
@@ -40,7 +40,7 @@ def judge_spec(
     facts = check_base_model(spec.settings)
     is_small = presets.is_small_model(facts.model_channels)
     return JudgeSpec(
-        train=_relative(train.path, workspace.jobs_dir / "judge"),
+        train=relative_path(train.path, workspace.jobs_dir / "judge"),
         loras=loras,
         weights=tuple(dict.fromkeys(weights)),
         prompts=_prompts(train, spec, presets.SMALL_MODEL_CONTEXTS if is_small else presets.CONTEXTS, pictures),
@@ -60,14 +60,6 @@ def what_is_judged(train: JobFolder, saved: Sequence[str]) -> tuple[TrainSpec, t
     if not loras:
         raise JobError(f"{train.path} has no LoRA yet.", "Let the training save one first.")
     return spec, loras
-
-
-def _relative(path: Path, start: Path) -> str:
-    """As it is where Windows has the two on different drives."""
-    try:
-        return os.path.relpath(path, start)
-    except ValueError:
-        return str(path)
 
 
 def _prompts(train: JobFolder, spec: TrainSpec, contexts: Sequence[str], count: int) -> tuple[str, ...]:

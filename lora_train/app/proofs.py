@@ -13,6 +13,7 @@ from lora_train.app.triggers import trigger_of
 from lora_train.app.watching import Watch
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
+from lora_train.core.files import relative_path
 from lora_train.core.jobs import JobFolder
 from lora_train.core.original import finished_train
 from lora_train.core.proofs import read_proofs
@@ -63,7 +64,7 @@ class Proofs:
         proving = JobFolder(self._workspace.new_job_dir("proof"))
         proving.create(
             ProofSpec(
-                train="/".join(("..", "..", *train.path.relative_to(self._workspace.root).parts)),
+                train=relative_path(train.path, proving.path),
                 lora=file,
                 published=published.path,
                 tensors_sha256=published.tensors_sha256,

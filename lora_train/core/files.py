@@ -90,3 +90,13 @@ def lock(path: Path) -> IO[bytes] | None:
             stream.close()
             return None
     return stream
+
+
+def relative_path(path: Path, start: Path) -> str:
+    """`path` as seen from the folder `start`, with forward slashes; as it is where Windows has the two on different
+    drives.
+    """
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:
+        return str(path)
