@@ -139,7 +139,7 @@ def recommend(rows: Sequence[Judged]) -> Recommendation:
     reason = RECOMMENDED.format(
         name=f"Step {best.step}" if best.step else Path(best.lora).stem,
         weight=f"{best.weight:g}",
-        likeness=f"{_known(best.likeness, -1.0):.2f}",
+        likeness=f"{_known(best.likeness, -1.0):.0%}",
         obedience=f"{_known(best.obedience, 0.0):.0%}",
         retention=f"{_known(best.retention, 0.0):.0%}",
     )
@@ -147,8 +147,8 @@ def recommend(rows: Sequence[Judged]) -> Recommendation:
 
 
 RECOMMENDED = (
-    "{name} at weight {weight} is the best choice: {likeness} times as like your pictures as they are among "
-    "themselves, it follows prompts {obedience} as well as the base model and still draws {retention} of ordinary "
+    "{name} at weight {weight} is the best choice: {likeness} of the likeness that your pictures have among "
+    "themselves; it follows prompts {obedience} as well as the base model, and still draws {retention} of ordinary "
     "prompts right."
 )
 _NOT_ALIKE = "Nothing is recommended: no LoRA draws pictures that are more like yours than the base model's."

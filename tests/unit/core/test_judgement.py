@@ -90,8 +90,8 @@ def test_the_best_is_recommended_with_what_its_numbers_mean() -> None:
     best = recommend(rows)
     assert (best.lora, best.weight) == ("good.safetensors", 0.8)
     assert best.reason == (
-        "Step 120 at weight 0.8 is the best choice: 0.82 times as like your pictures as they are among themselves, "
-        "it follows prompts 100% as well as the base model and still draws 96% of ordinary prompts right."
+        "Step 120 at weight 0.8 is the best choice: 82% of the likeness that your pictures have among "
+        "themselves; it follows prompts 100% as well as the base model, and still draws 96% of ordinary prompts right."
     )
     assert recommend([row(step=0, lora="a b.safetensors")]).reason.startswith("a b at weight 1 ")
 
