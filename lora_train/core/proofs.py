@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,10 +21,25 @@ PROVING = "proving"
 """The phase of such a job."""
 
 
-class Fact(msgspec.Struct, frozen=True):
-    """Something that was found: what (a fixed text), and its value."""
+FactName = Literal[
+    "Weights as they were saved",
+    "Base models",
+    "Layers",
+    "Rank",
+    "Metadata as WebUIs read it",
+    "Card as WebUIs read it",
+    "No card",
+    "Weight 0 draws the base model's picture",
+    "Weight 1 draws another one",
+    "Not drawn: the base model is not there any more",
+]
+"""Fixed texts, which the page translates."""
 
-    name: str
+
+class Fact(msgspec.Struct, frozen=True):
+    """Something that was found: what, and its value."""
+
+    name: FactName
     value: str = ""
 
 

@@ -10,6 +10,7 @@ from ui_states.health import health_states
 from ui_states.judge import judge_states
 from ui_states.optimizers import optimizer_states
 from ui_states.presets import preset_states
+from ui_states.proofs import proof_states
 from ui_states.regularisation import regularisation_states
 from ui_states.sweeps import sweep_states
 from ui_states.trains import queue_and_message_states, train_states
@@ -28,6 +29,7 @@ _SUBJECTS = (
     train_states,
     sweep_states,
     judge_states,
+    proof_states,
     queue_and_message_states,
 )
 
