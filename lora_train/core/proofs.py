@@ -29,8 +29,8 @@ FactName = Literal[
     "Metadata as WebUIs read it",
     "Card as WebUIs read it",
     "No card",
-    "Weight 0 draws the base model's picture",
-    "Weight 1 draws another one",
+    "Without weight it changes nothing",
+    "With full weight it changes the picture",
     "Not drawn: the base model is not there any more",
 ]
 """Fixed texts, which the page translates."""

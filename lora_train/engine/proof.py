@@ -169,13 +169,13 @@ def _check_drawing(
         save_png(Image.fromarray(picture), train.path / name, parameters_text(text, spec.settings, drawn))
     if not np.array_equal(base, at_zero):
         raise _Refuted("At weight 0 it does not draw what the base model draws.", _TRAIN_ANEW)
-    facts.append(Fact("Weight 0 draws the base model's picture"))
+    facts.append(Fact("Without weight it changes nothing"))
     difference = np.abs(at_one.astype(int) - base.astype(int))
     if at_one.std() < _LEAST_SPREAD <= base.std():
         raise _Refuted("At weight 1 it draws an empty picture.", _TRAIN_ANEW)
     if difference.max() <= _ROUNDING_LEVELS:
         raise _Refuted("At weight 1 it draws what the base model draws: it has learned nothing.", _TRAIN_ANEW)
-    facts.append(Fact("Weight 1 draws another one"))
+    facts.append(Fact("With full weight it changes the picture"))
     return names
 
 

@@ -46,8 +46,8 @@ def _fact(fact: Fact) -> str:
 def _pictures(train: TrainSnapshot, proof: Proof, token: str) -> str:
     """Without and with the LoRA, side by side."""
     figures = ""
-    for file, label in zip(proof.pictures, ("Weight 0", "Weight 1"), strict=False):
+    for file, weight in zip(proof.pictures, ("0", "1"), strict=False):
         image = attributes_text({"src": job_file_url(train.job, file, token), "alt": file.rpartition("/")[2]})
-        caption = f"<figcaption>{words(label)}</figcaption>"
+        caption = f"<figcaption>{words('Weight')} {value(weight)}</figcaption>"
         figures += f'<figure class="train-tools-pair"><img loading="lazy"{image}>{caption}</figure>'
     return f'<div class="train-tools-pairs">{figures}</div>' if figures else ""

@@ -66,8 +66,8 @@ def test_one_that_works(published: tuple[Any, JobFolder, Path]) -> None:
     facts = {fact.name: fact.value for fact in proof.facts}
     assert facts["Base models"] == "Stable Diffusion 1.x"
     assert facts["Rank"] == "2"
-    assert "Weight 0 draws the base model's picture" in facts
-    assert "Weight 1 draws another one" in facts
+    assert "Without weight it changes nothing" in facts
+    assert "With full weight it changes the picture" in facts
     at_zero, at_one = (Image.open(train.path / name) for name in proof.pictures)
     assert at_zero.info["parameters"].startswith("<lora:證明-v1:0> sks, white background\n")
     assert not np.array_equal(np.asarray(at_zero), np.asarray(at_one))
