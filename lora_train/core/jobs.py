@@ -197,6 +197,7 @@ def update_status(status: JobStatus, event: ev.Event) -> None:
             else:
                 status.total_steps, status.epochs = event.total_steps, event.epochs
                 status.step, status.device = event.step, event.device
+                status.validation_loss = status.base_validation_loss = None  # the last one in force is told again
                 _forget_files_after(status, event.step)
         case ev.Phase():
             status.phase, status.phase_done, status.phase_total = event.name, event.done, event.total

@@ -6,6 +6,7 @@ them knows the others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ LEAST_PICTURES = 10
 """With fewer, each is worth more to the training than to its measurement."""
 _AUTOMATIC_FROM = 16
 _AUTOMATIC_SHARE = 8
+_REPEATS = re.compile(r"^[0-9]+_")
 
 
 def held_out(dataset: Dataset, settings: TrainSettings) -> tuple[str, ...]:
@@ -35,7 +37,7 @@ def held_out(dataset: Dataset, settings: TrainSettings) -> tuple[str, ...]:
     if not wanted:
         return ()
     groups = _groups(training, _origins(dataset.root))
-    by_chance = sorted(groups, key=lambda group: derive_seed(settings.seed, "hold out", group[0]))
+    by_chance = sorted(groups, key=lambda group: derive_seed(settings.seed, "hold out", lasting_name(group[0])))
     chosen: list[str] = []
     for group in by_chance:
         if len(chosen) + len(group) <= wanted:
@@ -44,6 +46,15 @@ def held_out(dataset: Dataset, settings: TrainSettings) -> tuple[str, ...]:
         smallest = min(by_chance, key=len)
         chosen = smallest if len(smallest) <= len(training) // 2 else []
     return tuple(picture.path for picture in training if picture.path in set(chosen))
+
+
+def lasting_name(path: str) -> str:
+    """A picture's path without the repeats in its folder's name, which change with the number of pictures: what is
+    drawn for it stays the same when others come or go.
+    """
+    folder, slash, name = path.rpartition("/")
+    outer, outer_slash, own = folder.rpartition("/")
+    return outer + outer_slash + _REPEATS.sub("", own) + slash + name
 
 
 def wanted_count(count: int, hold_out: float) -> int:

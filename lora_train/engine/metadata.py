@@ -67,6 +67,7 @@ class RunFacts(msgspec.Struct, kw_only=True):
     resolution_px: int
     train_views: int
     regularisation_views: int
+    held_out_views: int = 0
     batches_per_epoch: int
     total_steps: int
     dataset_dirs: dict[str, dict[str, int]]
@@ -189,6 +190,7 @@ def _blocks(family: str) -> tuple[tuple[str, int], ...]:
 def _dataset_values(facts: RunFacts) -> dict[str, Any]:
     return {
         "ss_num_train_images": facts.train_views,
+        "ss_num_validation_images": facts.held_out_views,
         "ss_num_reg_images": facts.regularisation_views,
         "ss_num_batches_per_epoch": facts.batches_per_epoch,
         "ss_max_train_steps": facts.total_steps,
@@ -215,6 +217,7 @@ def _setting_values(settings: TrainSettings, facts: RunFacts) -> dict[str, Any]:
         "ss_lr_warmup_steps": settings.lr_warmup_steps,
         "ss_max_grad_norm": settings.max_grad_norm,
         "ss_num_epochs": settings.epochs,
+        "ss_validate_every_n_steps": settings.validate_every_steps or None,
         "ss_batch_size_per_device": settings.batch_size,
         "ss_total_batch_size": settings.batch_size * settings.gradient_accumulation_steps,
         "ss_gradient_accumulation_steps": settings.gradient_accumulation_steps,

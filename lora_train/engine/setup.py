@@ -135,10 +135,11 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.planner = make_planner(dataset, buckets, settings, spec.concept)
     run.total_steps = total_steps(run.planner, settings.epochs, settings.gradient_accumulation_steps)
     run.dataset_fingerprint = spec.dataset_fingerprint
-    run.facts = _facts(run, dataset, buckets)
+    run.facts = _facts(run, dataset, buckets, held_out_views=len(held.pictures))
     held_buckets = place_in_buckets(held, settings, resolution_px=run.resolution_px, step_px=model.bucket_step_px)
     batches = _validation_batches(run, everything, held, held_buckets)
     # One part after the other, each let go when it has done its work: the UNet, by far the largest, comes last.
+    base_texts = _texts_without_lora(run, batches)
     held_texts = _prepare_texts(run, batches, report)
     sets = [(dataset, buckets), (held, held_buckets)] if batches else [(dataset, buckets)]
     run.latents, *held_latents = _encode_pictures(run, sets, report)
@@ -154,6 +155,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
             masks=_read_held_masks(run, held, held_buckets, held_latents[0], report),
             inpaint=run.inpaint,
             texts=held_texts,
+            base_texts=base_texts or held_texts,
         )
     _build_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
@@ -287,10 +289,26 @@ def _build_network(run: Run) -> None:
         model.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in it
 
 
+def _keeps_texts(run: Run) -> bool:
+    """Whether the run goes on from a LoRA whose text encoder layers stay in force untrained."""
+    return run.continued is not None and run.continued.has_text_encoder and not run.trains_text
+
+
+def _texts_without_lora(run: Run, held_batches: list[Batch]) -> CachedTexts | None:
+    """The held-out captions as the base model alone encodes them, where the run's are encoded otherwise."""
+    if not held_batches or not _keeps_texts(run):
+        return None
+    settings = run.settings
+    texts = CachedTexts(Prompts(run.model, clip_skip=settings.clip_skip, max_tokens=settings.max_tokens))
+    texts.prepare(held_batches)
+    texts.let_go()
+    return texts
+
+
 def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> TrainedTexts | CachedTexts | None:
     """Returns the texts of the held-out pictures, where there are any: apart, as `_encode_pictures`."""
     settings, model = run.settings, run.model
-    keeps_texts = run.continued is not None and run.continued.has_text_encoder and not run.trains_text
+    keeps_texts = _keeps_texts(run)
     if run.continued is not None and keeps_texts:
         run.continued.attach_texts(model)
     prompts = Prompts(
@@ -333,7 +351,7 @@ def _captions_never_change(run: Run) -> bool:
     return all(set(run.planner.shown(epoch)) == first for epoch in range(1, settings.epochs))
 
 
-def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
+def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket], *, held_out_views: int) -> RunFacts:
     training = [picture for picture in dataset.pictures if not picture.is_regularisation]
     regular = [picture for picture in dataset.pictures if picture.is_regularisation]
     placed = [
@@ -358,6 +376,7 @@ def _facts(run: Run, dataset: Dataset, buckets: Sequence[Bucket]) -> RunFacts:
         resolution_px=run.resolution_px,
         train_views=sum(picture.repeats for picture in training),
         regularisation_views=sum(picture.repeats for picture in regular),
+        held_out_views=held_out_views,
         batches_per_epoch=run.planner.batch_count(0),
         total_steps=run.total_steps,
         dataset_dirs=_dirs(training),

@@ -93,6 +93,7 @@ class Training:
             self.save_if_due()
             if clock.epoch == settings.epochs:
                 return "finished"
+            self.validate_if_due()
             if self.validator.is_out_of_patience():
                 return self.end_early()
             if 0 < self.pause_at_step <= clock.step:
@@ -122,17 +123,15 @@ class Training:
                 return None
             if self.report.request is not None:
                 return self.end_on_request(self.report.request)
-            validates = settings.validate_every_steps and clock.step % settings.validate_every_steps == 0
             saves = time.monotonic() - self.state_at >= settings.state_every_s > 0
             is_at_limit = clock.step == self.pause_at_step
-            if (validates or saves or is_at_limit) and not self.is_healthy():
+            if (self.is_to_validate() or saves or is_at_limit) and not self.is_healthy():
                 return None
             if is_at_limit:
                 return self.pause_at_limit()
-            if validates:
-                self.validate()
-                if self.validator.is_out_of_patience():
-                    return self.end_early()
+            self.validate_if_due()
+            if self.validator.is_out_of_patience():
+                return self.end_early()
             if saves:
                 self.save_state()
         if self.is_healthy():
@@ -160,10 +159,16 @@ class Training:
                 step=self.clock.step,
             )
         )
+        last_validation = self.validator.told()
+        if last_validation is not None:
+            self.report.events.write(last_validation)
 
     def end_on_request(self, request: Request) -> Ending:
         """`stop` leaves a LoRA and the state, `pause` the state alone."""
-        if self.is_healthy():
+        is_healthy = self.is_healthy()
+        if is_healthy and request == "stop" and not self.report.is_out_of_time:
+            self.validate(counts=False)
+        if is_healthy:
             self.save_state()
         if request == "stop" and self.clock.step > 0:
             self.save_lora_and_previews(self.early_stem(), draws=not self.report.is_out_of_time)
@@ -171,7 +176,7 @@ class Training:
 
     def pause_at_limit(self) -> Ending:
         """Leave state and LoRA, so that what paused can be compared and, without a worker, be left as it is."""
-        self.validate()
+        self.validate(counts=False)
         self.save_state()
         self.save_lora_and_previews(self.early_stem(), draws=False)
         return "paused"
@@ -271,14 +276,29 @@ class Training:
 
     # --- validation ---
 
-    def validate(self) -> None:
-        """Measure the held-out pictures, where there are any, with the LoRA as it would be saved now."""
+    def is_to_validate(self) -> bool:
+        """Whether it is time for the validation of every n-th step."""
+        every = self.run.settings.validate_every_steps
+        return self.run.held_out is not None and every > 0 and self.clock.step % every == 0
+
+    def validate_if_due(self) -> None:
+        """Also where a run goes on: a request may have ended it at a step whose validation was still to come."""
+        if self.is_to_validate():
+            self.validate()
+
+    def validate(self, *, counts: bool = True) -> None:
+        """Measure the held-out pictures, where there are any, with the LoRA as it would be saved now.
+
+        `counts`: for the patience; not where a run happens to be ended, which must not change how it goes on.
+        """
         if self.validator.is_due(self.clock.step):
             self.report.events.write(Phase(name="validating"))
             with self.resting():
                 self.report.events.write(self.validator.measure(self.clock.step))
             self.report.events.write(Phase(name="training"))
             self.report.restart_clock()
+        if counts:
+            self.validator.progress.count()
 
     def end_early(self) -> Ending:
         """Save as after the last epoch, and say why there are no more steps."""

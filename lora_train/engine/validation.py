@@ -18,6 +18,7 @@ from lora_train.core.events import Note, Validated
 from lora_train.core.seeds import derive_seed
 from lora_train.data.dataset import Dataset
 from lora_train.data.epochs import Batch, Bucket, View
+from lora_train.data.holding_out import lasting_name
 from lora_train.engine import diffusion, losses
 from lora_train.engine.cache import LatentCache
 from lora_train.engine.denoiser import SizeTable, predict
@@ -43,23 +44,33 @@ class HeldOut(NamedTuple):
     masks: MaskCache | None
     inpaint: Mapping[Bucket, torch.Tensor | None]
     texts: TrainedTexts | CachedTexts
+    base_texts: TrainedTexts | CachedTexts
+    """What the base model alone makes of the captions, once the network's multiplier is 0."""
 
 
 class Progress(msgspec.Struct):
     """How the validations of a run went so far; part of its state."""
 
+    base_loss: float | None = None
+    """Of the base model alone; never changes."""
     at_step: int = -1
     """Of the last validation."""
+    loss: float | None = None
+    """What it found; None where that was not finite."""
+    counted_step: int = -1
+    """Of the last validation that counts for the patience."""
     best_loss: float | None = None
     best_step: int = 0
     since_best: int = 0
-    """Validations after the best one."""
+    """Validations after the best one, of those that count."""
 
-    def take(self, step: int, loss: float) -> None:
-        """One more validation."""
-        self.at_step = step
-        if self.best_loss is None or loss < self.best_loss:
-            self.best_loss, self.best_step, self.since_best = loss, step, 0
+    def count(self) -> None:
+        """The last validation counts from now on, once."""
+        if self.counted_step == self.at_step or self.loss is None:
+            return
+        self.counted_step = self.at_step
+        if self.best_loss is None or self.loss < self.best_loss:
+            self.best_loss, self.best_step, self.since_best = self.loss, self.at_step, 0
         else:
             self.since_best += 1
 
@@ -69,7 +80,6 @@ class Validator:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._base_loss: float | None = None
         self.progress = Progress()
 
     def is_due(self, step: int) -> bool:
@@ -78,23 +88,37 @@ class Validator:
 
     def measure(self, step: int) -> Validated | Note:
         """The event that tells the loss after this step; a note where it is not finite."""
-        run, held_out = self._run, self._run.held_out
+        run, held_out, progress = self._run, self._run.held_out, self.progress
         assert held_out is not None, "nothing is held out"
-        loss = validation_loss(held_out, run.model, run.alphas, run.settings)
-        if self._base_loss is None:
-            kept, run.network.multiplier = run.network.multiplier, 0.0
-            try:
-                self._base_loss = validation_loss(held_out, run.model, run.alphas, run.settings)
-            finally:
-                run.network.multiplier = kept
-        if not (math.isfinite(loss) and math.isfinite(self._base_loss)):
-            return Note("warning", f"The validation loss is not finite at step {step}.")
-        self.progress.take(step, loss)
-        return Validated(step=step, loss=loss, base_loss=self._base_loss)
+        if progress.base_loss is None:
+            progress.base_loss = _finite(self._base_loss(held_out))
+        progress.at_step = step
+        progress.loss = _finite(validation_loss(held_out, run.model, run.alphas, run.settings))
+        return self.told() or Note("warning", f"The validation loss is not finite at step {step}.")
+
+    def told(self) -> Validated | None:
+        """The event of the last validation, to be told again where a run goes on; None where there is none."""
+        progress = self.progress
+        if progress.loss is None or progress.base_loss is None:
+            return None
+        return Validated(step=progress.at_step, loss=progress.loss, base_loss=progress.base_loss)
+
+    def _base_loss(self, held_out: HeldOut) -> float:
+        run = self._run
+        kept, run.network.multiplier = run.network.multiplier, 0.0
+        try:
+            alone = held_out._replace(texts=held_out.base_texts)
+            return validation_loss(alone, run.model, run.alphas, run.settings)
+        finally:
+            run.network.multiplier = kept
 
     def is_out_of_patience(self) -> bool:
         """Whether the training is to end, because so many validations brought nothing better."""
         return 0 < self._run.settings.early_stopping_patience <= self.progress.since_best
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
 
 
 def validation_batches(buckets: Sequence[Bucket], captions: Sequence[str], batch_size: int) -> list[Batch]:
@@ -147,6 +171,6 @@ def _losses(
 
 
 def _noise(held: HeldOut, view: View, shape: tuple[int, int, int], seed: int) -> torch.Tensor:
-    path = held.dataset.pictures[view.source].path
-    generator = torch.Generator().manual_seed(derive_seed(seed, path, view.position, "validation"))
+    name = lasting_name(held.dataset.pictures[view.source].path)
+    generator = torch.Generator().manual_seed(derive_seed(seed, name, view.position, "validation"))
     return torch.randn(shape, generator=generator)

@@ -50,9 +50,8 @@ def card(path: Path) -> dict[str, Any]:
 
 
 def background(desk: Desk) -> Background:
-    return Background(
-        desk.workspace, desk.host, JobQueue(desk.workspace.root), desk.app.loras, desk.app.sweeps, desk.app.judging
-    )
+    app = desk.app
+    return Background(desk.workspace, desk.host, JobQueue(desk.workspace.root), app.loras, app.sweeps, app.judging)
 
 
 def test_cost_and_queue(desk: Desk) -> None:

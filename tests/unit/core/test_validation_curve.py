@@ -29,6 +29,13 @@ def test_what_is_done_again_counts_once(tmp_path: Path) -> None:
     assert (status.validation_loss, status.base_validation_loss) == (0.15, 0.3)
 
 
+def test_a_start_from_an_earlier_state_forgets_what_was_measured_after_it(tmp_path: Path) -> None:
+    """The worker tells again which validation its state knows."""
+    told: list[ev.Event] = [ev.Validated(10, 0.2, 0.3), ev.Validated(20, 0.1, 0.3), ev.Started(pid=1, step=15)]
+    assert status_from_events(told).validation_loss is None
+    assert status_from_events([*told, ev.Validated(10, 0.2, 0.3)]).validation_loss == 0.2
+
+
 @pytest.mark.parametrize(
     ("losses", "step"),
     [

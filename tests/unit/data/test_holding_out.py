@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_train.core.config import TrainSettings
 from lora_train.data.dataset import Dataset, Picture
-from lora_train.data.holding_out import held_out, not_shown, parted, wanted_count
+from lora_train.data.holding_out import held_out, lasting_name, not_shown, parted, wanted_count
 
 
 def picture(path: str, content: str = "", *, is_regularisation: bool = False) -> Picture:
@@ -51,6 +51,18 @@ def test_always_the_same_by_the_seed() -> None:
     assert chosen[0] == chosen[1] != chosen[2]
     assert [len(paths) for paths in chosen] == [4, 4, 4]
     assert held_out(pictures, TrainSettings(seed=1, epochs=99, rank=4, batch_size=7)) == chosen[0]
+
+
+def test_the_same_whatever_the_repeats_in_the_folders_name() -> None:
+    """They change when pictures are added, and no other number should."""
+    names = [f"{number}_x.png" for number in range(32)]
+    one, other = (
+        held_out(dataset(*(picture(f"{folder}/{name}") for name in names)), TrainSettings(seed=1))
+        for folder in ("9_cat", "12_cat")
+    )
+    assert [path.partition("/")[2] for path in one] == [path.partition("/")[2] for path in other]
+    assert lasting_name("reg/5_cat_2/7_x.png") == "reg/cat_2/7_x.png"
+    assert lasting_name("7_x.png") == "7_x.png"
 
 
 def test_regularisation_pictures_never() -> None:
