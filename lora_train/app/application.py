@@ -20,6 +20,7 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.grid_planning import plan_grid_job
 from lora_train.app.grids import Grids
 from lora_train.app.health import Health
+from lora_train.app.history import History
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras
 from lora_train.app.merging import merge_spec
@@ -84,6 +85,7 @@ class App:
         self.presets = Presets(workspace, self.training)
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
+        self.history = History(workspace, host, jobs, in_use, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
 
