@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lora_train import __version__
-from lora_train.commands import captions, datasets, grids, presets, tools, training
+from lora_train.commands import captions, datasets, grids, presets, reports, tools, training
 from lora_train.commands.arguments import Parser
 from lora_train.commands.console import Result, say_error, tell
 from lora_train.core.errors import ConfigError, TrainToolsError
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     captions.add_commands(commands)
     presets.add_commands(commands)
     grids.add_commands(commands)
+    reports.add_commands(commands)
     tools.add_commands(commands)
     return parser
 

@@ -40,6 +40,7 @@ from lora_train.app.presets import Presets
 from lora_train.app.projects import Projects
 from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
+from lora_train.app.reports import Reports
 from lora_train.app.snapshot import Selection, Snapshot
 from lora_train.app.training import Training
 from lora_train.app.version_settings import VersionSettings, written_settings
@@ -86,6 +87,7 @@ class App:
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
         self.history = History(workspace, host, jobs, in_use, watch)
+        self.reports = Reports(workspace, watch)
         self.queue = Queue(workspace, jobs)
         self._background = Background(workspace, host, jobs, self.loras)
 

@@ -74,7 +74,7 @@ class History:
 
     # --- repeated ---
 
-    def repeat(self, job: str, anyway: bool = False) -> str:  # noqa: FBT001, FBT002
+    def repeat(self, job: str, anyway: bool = False) -> str:
         """Queue a training with all that made this one; the new job's id. Only name and time differ.
 
         On a CPU its tensors are the same bytes; on CUDA with deterministic kernels in both, else nearly the same.
@@ -154,7 +154,8 @@ class History:
         for path in paths:
             if finished_train(path) is not None:
                 comparison.unknown.append(
-                    f"{path.name} was trained by the original extension: its pictures, captions and settings are unknown."
+                    f"{path.name} was trained by the original extension: of its pictures, captions and settings "
+                    "nothing is known."
                 )
         if comparison.unknown:
             return comparison

@@ -128,5 +128,5 @@ def told(difference: PictureDifference) -> str:
     return f"{difference.path} {texts[difference.kind]}"
 
 
-def _yes(is_so: bool) -> str:  # noqa: FBT001
+def _yes(is_so: bool) -> str:
     return "yes" if is_so else "no"

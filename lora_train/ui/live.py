@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from lora_train.app.captions import FilterMode, RowOrder
-from lora_train.app.snapshot import Forecast, Selection
+from lora_train.app.snapshot import Forecast, Selection, Snapshot
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.ui import view
 from lora_train.ui.chart import SMOOTHING
@@ -36,7 +36,7 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "presets": lambda: view.own_presets_html(app.presets.list(), token),
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
-        "results": lambda: view.results_html(snapshot, token),
+        "results": lambda: view.results_html(snapshot, token, _history(app, snapshot, query, token)),
         "captioning": lambda: _captioning(app, snapshot.selection),
         "captions": lambda: _captions(app, snapshot.selection, query, token),
         "health": lambda: _health(app, snapshot.selection, token),
@@ -129,6 +129,20 @@ def _grids(app: App, shown: Selection, query: Mapping[str, str], token: str) -> 
     if not shown.version:
         return ""
     return view.grids_html(app.grids.snapshot(shown.project, shown.version), token, query.get("pictures", ""))
+
+
+def _history(app: App, snapshot: Snapshot, query: Mapping[str, str], token: str) -> str:
+    """The row of the shown train, and how the one that was chosen beside it differs."""
+    shown = snapshot.shown
+    if shown is None:
+        return ""
+    others = [(train.job, train.name) for train in snapshot.trains if train.job != shown.job]
+    compared = query.get("compare", "") if any(query.get("compare") == job for job, _ in others) else ""
+    try:
+        row = view.history_row(shown.job, app.history.note(shown.job, others), compared, token)
+        return row + (view.comparison_html(app.history.compare(shown.job, compared)) if compared else "")
+    except TrainToolsError as error:  # deleted just now
+        return sentences([error.message])
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

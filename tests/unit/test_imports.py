@@ -146,7 +146,17 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train.commands",
         *(
             f"lora_train.commands.{name}"
-            for name in ("arguments", "captions", "console", "datasets", "grids", "presets", "tools", "training")
+            for name in (
+                "arguments",
+                "captions",
+                "console",
+                "datasets",
+                "grids",
+                "presets",
+                "reports",
+                "tools",
+                "training",
+            )
         ),
         "lora_train.core",
         "lora_train.core.settings",

@@ -38,5 +38,5 @@ def test_repeated_exactly(house: House) -> None:
     set_dir = house.app.workspace.find_version("cat", "v1").dataset_dir
     caption = next(set_dir.rglob("*.txt"))
     caption.write_text("another", encoding="utf-8")
-    with pytest.raises(DatasetError, match="another caption .*'another'"):
+    with pytest.raises(DatasetError, match=r"another caption .*'another'"):
         house.app.history.repeat(first)
