@@ -78,7 +78,7 @@ class Reports:
         from lora_train.report.page import ReportPicture
 
         found = [] if facts.is_private else [ReportPicture(path, path.stem) for path in self._grids(folder)]
-        order = sorted(facts.loras[::-1], key=lambda lora: lora.file != facts.best)
+        order = sorted(facts.loras, key=lambda lora: (lora.file != facts.best, -lora.step))
         for lora in order:
             stem = lora.file.removesuffix(".safetensors")
             samples = previews_of(folder, stem)

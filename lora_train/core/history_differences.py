@@ -9,6 +9,7 @@ import msgspec
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.history import PictureFacts, Versions
+from lora_train.core.numbers import number_text
 from lora_train.core.settings import setting_fields
 
 PictureChange = Literal["added", "removed", "changed", "mask", "caption", "repeats", "held out"]
@@ -79,8 +80,8 @@ def shown_setting(settings: TrainSettings, name: str) -> str:
     if isinstance(value, bool):
         return _yes(value)
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
-    return str(value)
+        return ", ".join(map(_plain, value))  # pyright: ignore[reportUnknownArgumentType]
+    return _plain(value)
 
 
 def file_name(path: str) -> str:
@@ -126,6 +127,10 @@ def told(difference: PictureDifference) -> str:
         "held out": f"is held out: {difference.before} → {difference.after}",
     }
     return f"{difference.path} {texts[difference.kind]}"
+
+
+def _plain(value: object) -> str:
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def _yes(is_so: bool) -> str:

@@ -25,6 +25,7 @@ dt { color: var(--quiet); } dd { margin: 0; }
 table { width: 100%; border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { color: var(--quiet); font-weight: 500; }
+th, td { overflow-wrap: break-word; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.chosen { background: var(--soft); } tr.chosen td:first-child { font-weight: 600; }
 .name { overflow-wrap: anywhere; min-width: 9rem; }
