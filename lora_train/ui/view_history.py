@@ -86,10 +86,7 @@ def _link(text: str, route: str, job: str, token: str) -> str:
 def _table(title: str, rows: Sequence[SettingDifference]) -> str:
     if not rows:
         return ""
-    cells = "".join(
-        f"<tr><th>{sentence(row.label)}</th><td>{value(row.before or '–')}</td><td>{value(row.after or '–')}</td></tr>"
-        for row in rows
-    )
+    cells = "".join(f"<tr><th>{sentence(row.label)}</th><td>{_change(row.before, row.after)}</td></tr>" for row in rows)
     return f'<table class="train-tools-table"><caption>{words(title)}</caption>{cells}</table>'
 
 
@@ -97,7 +94,7 @@ def _pictures(rows: Sequence[PictureDifference]) -> str:
     if not rows:
         return ""
     cells = "".join(
-        f"<tr><th>{value(row.path)}</th><td>{words(_KINDS[row.kind])}</td><td>{_change(row)}</td></tr>"
+        f"<tr><th>{value(row.path)}</th><td>{words(_KINDS[row.kind])}</td><td>{_change(row.before, row.after)}</td></tr>"
         for row in rows[:_MOST_ROWS]
     )
     more = len(rows) - _MOST_ROWS
@@ -105,7 +102,5 @@ def _pictures(rows: Sequence[PictureDifference]) -> str:
     return f'<table class="train-tools-table"><caption>{words("Pictures")}</caption>{cells}</table>{rest}'
 
 
-def _change(row: PictureDifference) -> str:
-    if not (row.before or row.after):
-        return ""
-    return f"{value(row.before or '–')} {value('→')} {value(row.after or '–')}"
+def _change(before: str, after: str) -> str:
+    return f"{value(before or '–')} {value('→')} {value(after or '–')}" if before or after else ""
