@@ -94,7 +94,8 @@ def _pictures(rows: Sequence[PictureDifference]) -> str:
     if not rows:
         return ""
     cells = "".join(
-        f"<tr><th>{value(row.path)}</th><td>{words(_KINDS[row.kind])}</td><td>{_change(row.before, row.after)}</td></tr>"
+        f"<tr><th>{value(row.path)}</th><td>{words(_KINDS[row.kind])}</td>"
+        f"<td>{_change(row.before, row.after)}</td></tr>"
         for row in rows[:_MOST_ROWS]
     )
     more = len(rows) - _MOST_ROWS
