@@ -112,7 +112,7 @@
 
     // --- asking what is new ---
 
-    const params = { train: "", smoothing: "", pictures: "" };
+    const params = { train: "", smoothing: "", pictures: "", compare: "" };
     const marks = new WeakMap(); // live element -> mark of what it shows
     let lastShown = "";
     let timer = 0;
@@ -147,7 +147,7 @@
         const selection = shown();
         const filter = captionFilter();
         const wanted = JSON.stringify(selection);
-        if (wanted !== lastShown) params.train = "";
+        if (wanted !== lastShown) params.train = params.compare = "";
         lastShown = wanted;
         // What is in a closed accordion is not asked for; of a hidden page only what nobody sees.
         const asked = liveElements().filter((element) => element.parentElement.getClientRects().length);

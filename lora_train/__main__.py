@@ -17,6 +17,7 @@ from lora_train.commands import (
     presets,
     proving,
     publishing,
+    reports,
     sweeps,
     tools,
     training,
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     sweeps.add_commands(commands)
     publishing.add_commands(commands)
     proving.add_commands(commands)
+    reports.add_commands(commands)
     tools.add_commands(commands)
     judging.add_commands(commands)
     return parser

@@ -7,6 +7,7 @@ from typing import Any
 from lora_train.api.caption_routes import CAPTION_ROUTES
 from lora_train.api.dataset_routes import DATASET_ROUTES
 from lora_train.api.grid_routes import GRID_ROUTES
+from lora_train.api.history_routes import HISTORY_ROUTES
 from lora_train.api.judge_routes import JUDGE_ROUTES
 from lora_train.api.preset_routes import PRESET_ROUTES
 from lora_train.api.project_routes import PROJECT_ROUTES
@@ -25,4 +26,5 @@ ROUTES: list[Route[Any, Any]] = [
     *GRID_ROUTES,
     *SWEEP_ROUTES,
     *JUDGE_ROUTES,
+    *HISTORY_ROUTES,
 ]

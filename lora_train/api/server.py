@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -20,7 +21,7 @@ from lora_train.api.gate import TOKEN, Gate
 from lora_train.api.openapi import operation
 from lora_train.api.route import Route
 from lora_train.api.routes import ROUTES
-from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile
+from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile, TextFile
 from lora_train.app import App
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, TrainToolsError
@@ -140,6 +141,9 @@ def _file_answer(answer: FileAnswer, request: Request) -> Response:
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(answer.content, headers=headers, media_type="image/jpeg")
+    if isinstance(answer, TextFile):
+        headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(answer.name, safe='')}"
+        return Response(answer.content.encode("utf-8"), headers=headers, media_type=answer.media_type)
     assert isinstance(answer, StoredFile)
     if not answer.path.is_file():
         raise FileNotFoundError(2, "", answer.path.name)

@@ -197,6 +197,15 @@ class JobBody(_Body):
     job: str
 
 
+class RepeatBody(JobBody):
+    anyway: bool = False
+    """Also where packages or the processor are others than they were."""
+
+
+class CompareQuery(JobQuery):
+    other: str
+
+
 class LoraBody(JobBody):
     lora: str
 
@@ -220,6 +229,8 @@ class LiveQuery(_Query):
     mode: str = ""
     order: str = ""
     pictures: str = ""
+    compare: str = ""
+    """The job that the shown training is compared with."""
 
 
 # --- given ---
@@ -236,6 +247,14 @@ class StoredFile(FileAnswer):
 
 class JpegPicture(FileAnswer):
     content: bytes
+
+
+class TextFile(FileAnswer):
+    """Something written for the asker, to be kept as a file."""
+
+    name: str
+    content: str
+    media_type: str
 
 
 class VersionAnswer(msgspec.Struct, frozen=True):

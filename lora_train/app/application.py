@@ -20,6 +20,7 @@ from lora_train.app.datasets import Datasets
 from lora_train.app.grid_planning import plan_grid_job
 from lora_train.app.grids import Grids
 from lora_train.app.health import Health
+from lora_train.app.history import History
 from lora_train.app.in_use import InUse
 from lora_train.app.judge_planning import judge_spec
 from lora_train.app.judging import Judging
@@ -42,6 +43,7 @@ from lora_train.app.projects import Projects
 from lora_train.app.proofs import Proofs
 from lora_train.app.queueing import Queue
 from lora_train.app.regularisation import Regularisation
+from lora_train.app.reports import Reports
 from lora_train.app.snapshot import Selection, Snapshot
 from lora_train.app.sweeps import Sweeps
 from lora_train.app.training import Training
@@ -92,6 +94,8 @@ class App:
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
         self.judging = Judging(workspace, jobs, in_use, watch)
+        self.history = History(workspace, host, jobs, in_use, watch)
+        self.reports = Reports(workspace, watch)
         self.queue = Queue(workspace, jobs)
         self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, watch)
         self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from lora_train import publish
+from lora_train.app.made_from import note_origin
 from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.checkpoints import read_checkpoint, require_supported, with_choices
@@ -90,6 +91,7 @@ def plan_job(
             folder_repeats=folder_repeats(dataset),
         )
     )
+    note_origin(job, dataset)
     steps = count_steps(make_plan(dataset, settings, facts, concept), settings)
     picture_count = sum(not picture.is_regularisation for picture in dataset.pictures)
     return PlannedTrain(

@@ -68,6 +68,15 @@ class PresetUse(msgspec.Struct, frozen=True):
     after: dict[str, object] = {}
 
 
+class SettingsBefore(msgspec.Struct, frozen=True):
+    """What a version's training settings were before those of a training were taken over."""
+
+    job: str
+    """The training's id."""
+    train: dict[str, object]
+    preset: PresetUse | None = None
+
+
 class VersionInfo(msgspec.Struct):
     """`version.json`: the name as typed, and the settings of the version's panels."""
 
@@ -89,6 +98,7 @@ class VersionInfo(msgspec.Struct):
     grid_jobs: list[str] = []
     """The jobs that drew previews of the version's LoRAs, in the order of their beginnings; some may be deleted."""
     preset: PresetUse | None = None
+    settings_before: SettingsBefore | None = None
 
 
 def folder_name(name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 from lora_train.engine.validation import HeldOut, validation_batches
+from lora_train.engine.versions import note_versions
 
 _ENCODE_TOGETHER_PX = 4 * 512 * 512
 _ENCODE_TOGETHER_CPU_PX = 256 * 256
@@ -84,12 +86,15 @@ class Run:
     dataset_fingerprint: str
     facts: RunFacts
     checkpoint_hashes: CheckpointHashes
+    job_dir: Path
 
 
 class CheckpointHashes:
     """The base model's hashes for the metadata, worked out by a thread while the training goes on."""
 
-    def __init__(self, checkpoint: Path, vae: Path | None) -> None:
+    def __init__(self, checkpoint: Path, vae: Path | None, when_known: Callable[[str, str], None]) -> None:
+        """`when_known` is called in the thread, with the SHA-256 of checkpoint and VAE, "" for what is no file."""
+        self._when_known = when_known
         self._files = [path for path in (checkpoint, vae) if path is not None and path.is_file()]
         self._sha256: dict[Path, str] = {}
         self._checkpoint = checkpoint
@@ -110,12 +115,15 @@ class CheckpointHashes:
     def _work(self) -> None:
         for path in self._files:
             self._sha256[path] = file_sha256(path)
+        self._when_known(
+            self._sha256.get(self._checkpoint, ""), self._sha256.get(self._vae, "") if self._vae is not None else ""
+        )
 
 
 def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
     run = Run()
-    run.spec = spec
+    run.spec, run.job_dir = spec, job_dir
     settings = spec.settings
     run.continued = Continued(Path(settings.continue_from)) if settings.continue_from else None
     if run.continued is not None:
@@ -124,6 +132,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.device = devices.set_up(settings.device, settings.cpu_threads)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
+    note_versions(job_dir, run.device)
     everything = not_shown(_scan(spec, job_dir, report), spec.held_out)
     dataset, held = parted(everything, spec.held_out)
 
@@ -168,7 +177,7 @@ def _open_model(run: Run, report: Reporter) -> BaseModel:
     report.phase("loading the base model")
     checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
-    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path)
+    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path, partial(note_versions, run.job_dir, run.device))
     model = load_base_model(
         checkpoint,
         vae_path=vae_path,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from lora_train.app.snapshot import CurvePoint, Validation
 from lora_train.core.curves import ValidationPoint, turning_point
+from lora_train.core.smoothing import smoothed
 from lora_train.ui.html import value, words
 
 Scale = tuple[float, float]
@@ -21,20 +22,6 @@ SMOOTHING = 0.9
 _WIDTH, _HEIGHT = 1000.0, 240.0
 _MARGIN = 0.06
 """Of the height, above and below the curves."""
-
-
-def smoothed(values: Sequence[float], smoothing: float) -> list[float]:
-    """Exponential mean with the bias of its start taken out: m = s·m + (1-s)·x, shown as m / (1 - s^n).
-
-    `smoothing` is 0 (the values themselves) up to, not including, 1. The correction is the one of Adam
-    (Kingma & Ba 2015, section 3).
-    """
-    mean, weight, result = 0.0, 0.0, list[float]()
-    for number in values:
-        mean = smoothing * mean + (1 - smoothing) * number
-        weight = smoothing * weight + (1 - smoothing)
-        result.append(mean / weight)
-    return result
 
 
 def chart_html(curve: Sequence[CurvePoint], smoothing: float, validations: Sequence[Validation] = ()) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from decimal import Decimal
 from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
+
+from lora_train.core.numbers import number_text as number_text
 
 BASE = "./train-tools/v1/"
 """Relative, so that the page works below any sub-path."""
@@ -151,12 +152,6 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def number_text(number: float) -> str:
-    """Every digit and no exponent: 3e-05 is 0.00003."""
-    text = format(Decimal(repr(float(number))), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def size_text(size_bytes: int) -> str:

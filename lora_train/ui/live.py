@@ -36,7 +36,7 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "presets": lambda: view.own_presets_html(app.presets.list(), token),
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
-        "results": lambda: view.results_html(snapshot, token),
+        "results": lambda: view.results_html(snapshot, token, _history(app, snapshot, query, token)),
         "sweep_sum": lambda: _sweep_sum(app, snapshot.selection),
         "sweeps": lambda: _sweeps(app, snapshot.selection),
         "judge": lambda: _judge(app, snapshot, token),
@@ -147,6 +147,20 @@ def _judge(app: App, snapshot: Snapshot, token: str) -> str:
         return ""
     judge = app.judging.snapshot(snapshot.shown.job)
     return view.judge_html(judge, snapshot.shown, snapshot.selection, token)
+
+
+def _history(app: App, snapshot: Snapshot, query: Mapping[str, str], token: str) -> str:
+    """The row of the shown train, and how the one that was chosen beside it differs."""
+    shown = snapshot.shown
+    if shown is None:
+        return ""
+    others = [(train.job, train.name) for train in snapshot.trains if train.job != shown.job]
+    compared = query.get("compare", "") if any(query.get("compare") == job for job, _ in others) else ""
+    try:
+        row = view.history_row(shown.job, app.history.note(shown.job, others), compared, token)
+        return row + (view.comparison_html(app.history.compare(shown.job, compared)) if compared else "")
+    except TrainToolsError as error:  # deleted just now
+        return sentences([error.message])
 
 
 def _smoothing(query: Mapping[str, str]) -> float:

@@ -16,6 +16,7 @@ from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
 from lora_train.ui.view_grids import grids_html, grids_sum_html
 from lora_train.ui.view_health import health_html
+from lora_train.ui.view_history import comparison_html, history_row
 from lora_train.ui.view_judge import judge_html
 from lora_train.ui.view_optimizers import optimizers_html
 from lora_train.ui.view_presets import own_presets_html, preset_html
@@ -28,12 +29,14 @@ __all__ = [
     "SMOOTHING",
     "captioning_html",
     "captions_html",
+    "comparison_html",
     "counted_message_html",
     "dataset_html",
     "effect_html",
     "grids_html",
     "grids_sum_html",
     "health_html",
+    "history_row",
     "judge_html",
     "live",
     "message_html",

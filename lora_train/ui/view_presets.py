@@ -10,7 +10,7 @@ from lora_train.app.snapshot import PresetEntry, PresetRow, PresetState, Selecti
 from lora_train.core.purposes import PURPOSES
 from lora_train.ui.html import BASE, attributes_text, number_text, paragraph, post_button, sentence, value, words
 
-_AGAIN = "train_tools_preset_again"
+AGAIN = "train_tools_preset_again"
 """The button that fills the form with the saved settings."""
 
 LABELS = {name: name.capitalize() for name in PURPOSES}
@@ -22,7 +22,7 @@ def preset_html(state: PresetState, selection: Selection) -> str:
     body = {"project": selection.project, "version": selection.version}
     if not state.name:
         return _proposal(state, body)
-    undo = post_button("Undo", "presets/undo", body, done="The settings are as they were.", then=_AGAIN)
+    undo = post_button("Undo", "presets/undo", body, done="The settings are as they were.", then=AGAIN)
     head = f"{words('Preset in use:')} {preset_name(state.name)} {words('for')} {value(state.family)} {undo}"
     parts = [paragraph(head)]
     if state.about:
@@ -60,7 +60,7 @@ def _proposal(state: PresetState, body: dict[str, str]) -> str:
     if not state.proposed:
         return ""
     apply = post_button(
-        "Apply", "presets/apply", {**body, "name": state.proposed}, done="The preset is applied.", then=_AGAIN
+        "Apply", "presets/apply", {**body, "name": state.proposed}, done="The preset is applied.", then=AGAIN
     )
     head = f"{words('Proposed, as before in this project:')} {preset_name(state.proposed)} {apply}"
     return paragraph(head) + paragraph(sentence(state.proposed_about), "train-tools-quiet")
@@ -72,7 +72,7 @@ def _offer(state: PresetState, body: dict[str, str]) -> str:
     if not state.offered:
         return paragraph(f"{told} {words('The preset has the same values for it.')}", "train-tools-quiet")
     take = post_button(
-        "Take its values", "presets/apply", {**body, "name": state.name}, done="The preset is applied.", then=_AGAIN
+        "Take its values", "presets/apply", {**body, "name": state.name}, done="The preset is applied.", then=AGAIN
     )
     head = paragraph(f"{told} {words('The preset has other values for it.')} {take}")
     table = _table("preset offer", "What would change, and why", state.offered)

@@ -23,8 +23,8 @@ from lora_train.ui.view_progress import state_html
 from lora_train.ui.view_proof import proof_html
 
 
-def results_html(snapshot: Snapshot, token: str) -> str:
-    """The trains to choose from, and the LoRAs of the shown one as cards."""
+def results_html(snapshot: Snapshot, token: str, history: str = "") -> str:
+    """The trains to choose from, and the LoRAs of the shown one as cards; `history` is what stands below its facts."""
     if not snapshot.trains:
         return paragraph(words("Finished LoRAs appear here."), "train-tools-quiet")
     shown = snapshot.shown or snapshot.trains[0]
@@ -33,7 +33,7 @@ def results_html(snapshot: Snapshot, token: str) -> str:
     below = f'<div class="train-tools-cards">{cards}</div>'
     if not cards:
         below = paragraph(words("No LoRA has been saved by this training yet."), "train-tools-quiet")
-    return f'<ul class="train-tools-trains">{rows}</ul>{_train_facts(shown)}{below}'
+    return f'<ul class="train-tools-trains">{rows}</ul>{_train_facts(shown)}{history}{below}'
 
 
 def _train_row(train: TrainSnapshot, *, is_shown: bool) -> str:

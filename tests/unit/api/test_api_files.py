@@ -157,13 +157,15 @@ POST_BODIES: dict[str, list[str]] = {
     "dataset/replace": ["project", "version", "file", "name", "content"],
     "trains": ["project", "version"],
     **{f"jobs/{what}": ["job"] for what in ("stop", "pause", "kill", "resume", "delete", "previews")},
+    **{f"history/{what}": ["job"] for what in ("repeat", "use", "undo")},
     **{f"loras/{what}": ["job", "lora"] for what in ("publish", "unpublish", "delete")},
     "queue/cancel": ["job"],
 }
 GETS: dict[str, list[str]] = {
     **{path: ["project", "version"] for path in ("settings", "dataset", "forecast", "trains")},
     "dataset/picture": ["project", "version", "file"],
-    **{path: ["job"] for path in ("jobs/log", "jobs/events", "jobs/status")},
+    **{path: ["job"] for path in ("jobs/log", "jobs/events", "jobs/status", "jobs/report")},
+    "history/compare": ["job", "other"],
     "jobs/file": ["job", "file"],
 }
 
@@ -174,6 +176,7 @@ def right_values(world: World, path: str) -> dict[str, str]:
         **world.ids,
         "file": file,
         "job": world.train,
+        "other": world.train,
         "lora": "猫-v1.safetensors",
         "entry": "x",
         "name": "other",

@@ -7,6 +7,7 @@ from ui_states.captions import caption_states
 from ui_states.dataset import dataset_states, model_states, sum_states
 from ui_states.grids import grid_states
 from ui_states.health import health_states
+from ui_states.history import history_states
 from ui_states.judge import judge_states
 from ui_states.optimizers import optimizer_states
 from ui_states.presets import preset_states
@@ -24,6 +25,7 @@ _SUBJECTS = (
     caption_states,
     health_states,
     grid_states,
+    history_states,
     preset_states,
     regularisation_states,
     train_states,

@@ -1,0 +1,11 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+
+def number_text(number: float) -> str:
+    """Every digit and no exponent: 3e-05 is 0.00003."""
+    text = format(Decimal(repr(float(number))), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
