@@ -156,10 +156,10 @@ def _replacement_gets_a_new_stem(studio: Studio, files: type[Files], published: 
     replacement = studio.root / "again" / published.name
     replacement.parent.mkdir()
     replacement.write_bytes(other.read_bytes())
-    again = Path(publish.publish(replacement, published.parent, thumbnail=None, description="").path)
+    again = Path(publish.publish(replacement, published.parent, card={}).path)
     assert again.stem == f"{published.stem}-2"
     assert files.metadata(again)["ss_output_name"] == again.stem
     assert files.tensor_bytes(again) == files.tensor_bytes(other)
     assert published.read_bytes() == before
-    same = publish.publish(replacement, published.parent, thumbnail=None, description="")
+    same = publish.publish(replacement, published.parent, card={})
     assert (Path(same.path), same.files) == (again, [])
