@@ -61,6 +61,8 @@ def sum_states() -> dict[str, str]:
         "sum with warnings": make_forecast(
             warnings=["Learning rate: 1 is very high."], overridden=["Seed: 7 instead of 23, by the sd_script args."]
         ),
+        "sum with held-out pictures": make_forecast(held_out=2),
+        "sum with one held-out picture": make_forecast(held_out=1),
         "no sum": Forecast(),
         "impossible": Forecast(pictures=3, problems=["Choose a base model.", "Learning rate: 7 is not 0 to 1."]),
     }

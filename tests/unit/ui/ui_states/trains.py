@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lora_train.app.snapshot import QueueEntry, Undo
+from lora_train.app.snapshot import QueueEntry, Undo, Validation
 from lora_train.ui import view, view_progress
 from ui_states.makers import JOB, make_snapshot, make_train
 
@@ -26,6 +26,8 @@ def train_states() -> dict[str, str]:
         "paused": make_train("paused"),
         "failed": make_train("failed", message="The card ran out of memory.", hint="Switch on gradient checkpointing."),
     }
+    validated = make_train("finished", validation_loss=0.15, base_validation_loss=0.3)
+    turned = [Validation(400 * index, loss, 0.3) for index, loss in enumerate((0.3, 0.2, 0.22, 0.25))]
     unsaved = make_train("finished")
     unsaved.loras = unsaved.loras[:1]
     nothing_saved = msgspec.structs.replace(make_train("running", 0), loras=[])
@@ -36,6 +38,7 @@ def train_states() -> dict[str, str]:
     return {
         "no train": view.progress_html(make_snapshot(curve=[]), 0.9),
         "foreign": view.progress_html(make_snapshot(curve=[], foreign="The card is busy with Dog v2."), 0.9),
+        "over-trained": view.progress_html(make_snapshot(validated, validations=turned), 0.9),
         "no curve": view.progress_html(make_snapshot(make_train("running", 0), curve=[]), 0.9),
         **shown,
         "no results": view.results_html(make_snapshot(), "T"),
