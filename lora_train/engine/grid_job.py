@@ -33,10 +33,10 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.samplers import Sampler, sampler_calls, unknown_sampler
 from lora_train.core.specs import GridSpec
 from lora_train.core.tensorfiles import file_sha256, read_tensor_file
+from lora_train.data.grid_sheet import make_sheet
 from lora_train.data.prompts import unread_syntax, without_tags
+from lora_train.data.sheets import parameters_in, save_png
 from lora_train.engine.devices import is_out_of_memory
-from lora_train.engine.grid_sheet import make_sheet
-from lora_train.engine.grids import parameters_in, save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.preview_job import attach_lora, load_for_drawing
