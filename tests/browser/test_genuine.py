@@ -99,8 +99,14 @@ def _grids_are_drawn_by_the_host(site: Site, page: Any) -> None:
         return answer.json()
 
     preview = {
-        **{"drawn_by": "host", "prompt": "sks, white background", "samplers": ["DDIM", "DPM++ 2M Karras"]},
-        **{"weights": [0, 1], "seeds": [1], "steps": [8], "cfg_scales": [3], "batch_size": 2},
+        "drawn_by": "host",
+        "prompt": "sks, white background",
+        "samplers": ["DDIM", "DPM++ 2M Karras"],
+        "weights": [0, 1],
+        "seeds": [1],
+        "steps": [8],
+        "cfg_scales": [3],
+        "batch_size": 2,
     }
     assert ours("settings", {**version, "preview": preview})["problems"] == []
     (job,) = ours("grids", version)["jobs"]
