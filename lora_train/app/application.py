@@ -81,7 +81,7 @@ class App:
         self.settings = VersionSettings(workspace)
         self.datasets = Datasets(workspace, jobs, watch)
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
-        self.proofs = Proofs(workspace, jobs, in_use, watch)
+        self.proofs = Proofs(workspace, host, jobs, in_use, watch)
         self.loras = Loras(workspace, host, watch, self.proofs)
         self.health = Health(workspace, self.datasets, watch, token_count if has_tokenizer() else None)
         self.captioning = Captioning(workspace, host, self.datasets, watch)
@@ -98,7 +98,7 @@ class App:
         self.reports = Reports(workspace, watch)
         self.queue = Queue(workspace, jobs)
         self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, watch)
-        self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging)
+        self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging, self.proofs)
 
     def start_background(self) -> None:
         """Begin to work the queue off, in a thread of this process; once is enough, twice does no harm."""

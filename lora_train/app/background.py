@@ -14,19 +14,27 @@ from lora_train.app.paces import (
     remember_judging_pace,
     remember_pace,
 )
+from lora_train.app.proofs import Proofs
 from lora_train.app.sweeps import Sweeps
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, status_from_events
-from lora_train.core.specs import GridSpec, JudgeSpec, OnCardSpec, RegularisationSpec, TrainSpec
+from lora_train.core.specs import GridSpec, JudgeSpec, OnCardSpec, ProofSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
 
 
 class Background:
     def __init__(
-        self, workspace: Workspace, host: Host, jobs: JobQueue, loras: Loras, sweeps: Sweeps, judging: Judging
+        self,
+        workspace: Workspace,
+        host: Host,
+        jobs: JobQueue,
+        loras: Loras,
+        sweeps: Sweeps,
+        judging: Judging,
+        proofs: Proofs,
     ) -> None:
         self._workspace = workspace
         self._host = host
@@ -34,6 +42,7 @@ class Background:
         self._loras = loras
         self._sweeps = sweeps
         self._judging = judging
+        self._proofs = proofs
         self._runner: Runner | None = None
 
     def start(self) -> None:
@@ -60,6 +69,8 @@ class Background:
             remember_drawing_pace(self._workspace.root, spec, job.events())
         if isinstance(spec, GridSpec):
             remember_grid_pace(self._workspace.root, spec, status_from_events(job.events()))
+        if isinstance(spec, ProofSpec):
+            self._proofs.ask_host(job, spec)
         if isinstance(spec, JudgeSpec):
             remember_judging_pace(self._workspace.root, spec, job.events())
             if (train := self._judging.awaited_by(job, spec)) is not None:

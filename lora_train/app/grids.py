@@ -33,6 +33,7 @@ from lora_train.app.grid_snapshot import (
     GridTable,
     LoraGrid,
 )
+from lora_train.app.host_grids import HostGrids, host_problems
 from lora_train.app.in_use import InUse
 from lora_train.app.paces import expected_grid_s
 from lora_train.app.planning import require_room_for_pictures
@@ -54,6 +55,7 @@ from lora_train.core.samplers import SAMPLERS, unknown_sampler
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import GridSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
+from lora_train.launch.job_thread import has_job_thread
 from lora_train.launch.queue import JobQueue
 
 MOST_PICTURES = 20_000
@@ -78,6 +80,7 @@ class Grids:
         self._training = training
         self._in_use = in_use
         self._watch = watch
+        self._host_grids = HostGrids(workspace, host)
         self._thumbnails = Thumbnails()
         self._changing = threading.Lock()
 
@@ -154,8 +157,11 @@ class Grids:
 
     def stop(self, job: str) -> None:
         """End after the picture that is being drawn; a waiting job leaves the queue. Raises JobError for others."""
-        self._find(job)
-        self._training.stop(job)
+        folder, _ = self._find(job)
+        if has_job_thread(folder):
+            folder.request("stop")
+        else:
+            self._training.stop(job)
 
     def resume(self, job: str) -> None:
         """Go on where a job has stopped. Raises JobError for one that is finished, waits or runs, or whose LoRAs are
@@ -230,9 +236,12 @@ class Grids:
         self._start(job, spec)
         return job
 
-    def _start(self, job: str, spec: GridSpec) -> None:  # noqa: ARG002  (who draws stands in it)
-        """Let the job be drawn."""
-        self._jobs.add(job)
+    def _start(self, job: str, spec: GridSpec) -> None:
+        """Let the job be drawn: by a worker that waits for its turn, or by the host."""
+        if spec.grid.drawn_by == "host":
+            self._host_grids.start(JobFolder(self._workspace.find_job(job)), spec)
+        else:
+            self._jobs.add(job)
 
     def _drawings(self, version: Version, trains: Sequence[TrainSnapshot]) -> list[_Drawing]:
         """The LoRAs, the oldest first, by what they are drawn with: each with the base model that it was trained on.
@@ -262,7 +271,7 @@ class Grids:
             GridSpec(loras=tuple(map(str, drawing.loras)), grid=grid, settings=drawing.settings) for drawing in drawings
         ]
         forecast.pictures = sum(map(picture_count, specs))
-        forecast.problems = [*check_settings({}, grid)[1], *self._sampler_problems(grid)]
+        forecast.problems = [*check_settings({}, grid)[1], *self._drawer_problems(grid, drawings)]
         if not drawings:
             forecast.problems.append("There is no LoRA yet: train one first.")
         if forecast.pictures > MOST_PICTURES:
@@ -282,17 +291,12 @@ class Grids:
         forecast.seconds = sum(known) if known and len(known) == len(seconds) else None
         return forecast
 
-    def _sampler_problems(self, grid: GridSettings) -> Iterator[str]:
+    def _drawer_problems(self, grid: GridSettings, drawings: Sequence[_Drawing]) -> Iterator[str]:
         if grid.drawn_by == "worker":
             yield from filter(None, map(unknown_sampler, grid.samplers))
             return
-        known = self._host.samplers()
-        if not known:
-            yield "Drawn by: there is no WebUI that could draw; choose worker."
-            return
-        for sampler in grid.samplers:
-            if sampler not in known:
-                yield f"Sampling method: {sampler} is none of the WebUI's samplers."
+        for base_model in dict.fromkeys(drawing.settings.base_model for drawing in drawings) or ("",):
+            yield from host_problems(self._host, grid, base_model)
 
     # --- what belongs to what ---
 

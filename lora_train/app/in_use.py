@@ -11,6 +11,7 @@ from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import GridSpec, JobSpec, JudgeSpec, ProofSpec, RegularisationSpec, SamplesSpec
 from lora_train.core.workspace import Version, Workspace
+from lora_train.launch.job_thread import has_job_thread
 from lora_train.launch.queue import JobQueue
 
 
@@ -77,7 +78,8 @@ class InUse:
         if self._jobs.place_of(job) is not None:
             return True
         with suppress(WorkspaceError):  # it is deleted
-            return self._watch.status(JobFolder(self._workspace.find_job(job))).state == "running"
+            folder = JobFolder(self._workspace.find_job(job))
+            return has_job_thread(folder) or self._watch.status(folder).state == "running"
         return False
 
     def _drawn_loras(self) -> Iterator[Path]:

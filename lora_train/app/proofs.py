@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from lora_train.app.host_proof import ask_host
 from lora_train.app.in_use import InUse
 from lora_train.app.snapshot import Proving
 from lora_train.app.triggers import trigger_of
@@ -14,6 +15,7 @@ from lora_train.app.watching import Watch
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
 from lora_train.core.files import relative_path
+from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
 from lora_train.core.original import finished_train
 from lora_train.core.proofs import read_proofs
@@ -32,8 +34,9 @@ class _Jobs(msgspec.Struct):
 
 
 class Proofs:
-    def __init__(self, workspace: Workspace, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
+    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
         self._workspace = workspace
+        self._host = host
         self._jobs = jobs
         self._in_use = in_use
         self._watch = watch
@@ -81,6 +84,10 @@ class Proofs:
             return
         with suppress(TrainToolsError):  # it is published all the same
             self.begin(self._workspace.id_of(train.path), file)
+
+    def ask_host(self, job: JobFolder, spec: ProofSpec) -> None:
+        """When a proof has ended: let the host draw too, without waiting for it."""
+        ask_host(self._host, JobFolder((job.path / spec.train).resolve()), spec)
 
     def state(self, train: JobFolder, file: str, published: Published) -> Proving:
         """How far it is with the copy that there is now."""

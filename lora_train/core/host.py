@@ -25,7 +25,7 @@ class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
     """A picture that the host is to draw, as its own txt2img would."""
 
     prompt: str
-    """LoRA tags among it: those names must stand in the host's LoRA folder."""
+    """LoRA tags among it."""
     negative_prompt: str
     width_px: int
     height_px: int
@@ -37,6 +37,8 @@ class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
     base_model: str
     """Path of a checkpoint that the host has in its list."""
     clip_skip: int = 1
+    loras: tuple[str, ...] = ()
+    """Paths of files for the tags that need not be in the host's LoRA folder; the stem of each is its name."""
     count: int = 1
     """Pictures of one batch, with the seeds `seed`, `seed` + 1 ..."""
 
@@ -88,11 +90,17 @@ class Host(Protocol):
         ...
 
     def draw(self, picture: HostPicture) -> list[Any]:
-        """PIL pictures from its txt2img; waits until the host has drawn what it was asked for before.
+        """PIL pictures from its txt2img, each with its parameters in `info["parameters"]`.
+
+        Waits until the host has drawn what it was asked for before.
 
         This and `open_captioner` are the calls that may raise: ModelError where the host can't draw it, JobError while
-        a training has the card.
+        a training has the card, RequestedEnd when a person interrupts it in the WebUI.
         """
+        ...
+
+    def loaded_base_model(self) -> Path | None:
+        """The checkpoint that it has loaded, and draws with by itself; None where there is none."""
         ...
 
     def captioners(self) -> tuple[HostCaptioner, ...]:
@@ -151,6 +159,9 @@ class NoHost:
 
     def draw(self, picture: HostPicture) -> list[Any]:  # noqa: ARG002
         raise ModelError("There is no WebUI that could draw pictures.", "Let Train Tools draw them itself.")
+
+    def loaded_base_model(self) -> Path | None:
+        return None
 
     def captioners(self) -> tuple[HostCaptioner, ...]:
         return ()

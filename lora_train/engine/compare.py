@@ -11,8 +11,8 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import CompareSpec
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.images import fit_to_bucket, open_picture
+from lora_train.data.sheets import make_grid, save_png
 from lora_train.engine.features import FeatureReader
-from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.likeness import Likeness, retention
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network_protocol import Network

@@ -17,26 +17,17 @@ from PIL import Image
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import conditioning_of
-from lora_train.core.errors import ConfigError, DeviceMemoryError, ModelError, TrainToolsError
-from lora_train.core.events import Note, Phase, Sampled
-from lora_train.core.grids import (
-    ALL_GRIDS_FILE,
-    DRAWING_PREVIEWS,
-    Cell,
-    Table,
-    cells,
-    grid_file,
-    picture_count,
-)
+from lora_train.core.errors import ConfigError, DeviceMemoryError, ModelError
+from lora_train.core.events import Note
+from lora_train.core.grids import DRAWING_PREVIEWS, Cell, cells, picture_count
 from lora_train.core.infotext import DrawnFrom, Parameters, infotext, lora_tag
 from lora_train.core.jobs import JobFolder
-from lora_train.core.samplers import Sampler, sampler_calls, unknown_sampler
+from lora_train.core.samplers import Sampler, unknown_sampler
 from lora_train.core.specs import GridSpec
 from lora_train.core.tensorfiles import file_sha256, read_tensor_file
-from lora_train.data.prompts import unread_syntax, without_tags
+from lora_train.data.grid_work import Drawn, GridWork
+from lora_train.data.prompts import unread_syntax
 from lora_train.engine.devices import is_out_of_memory
-from lora_train.engine.grid_sheet import make_sheet
-from lora_train.engine.grids import parameters_in, save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.preview_job import attach_lora, load_for_drawing
@@ -68,17 +59,11 @@ def draw_grid(spec: GridSpec, job: JobFolder, report: Reporter) -> dict[str, obj
 
 
 class _GridJob:
-    """What is drawn so far, and with what."""
+    """What is drawn so far (see `data.grid_work`), and with what."""
 
     def __init__(self, spec: GridSpec, job: JobFolder, report: Reporter) -> None:
         self.spec, self.job, self.report = spec, job, report
-        self.prompt = without_tags(spec.grid.prompt).strip()
-        self._told = {event.path for event in job.events() if isinstance(event, Sampled)}
-        self._done = 0
-        self._drawn = 0
-        self._calls = 0
-        self._seconds = 0.0
-        self._errors: list[TrainToolsError] = []
+        self.work = GridWork(spec, job, report.events)
 
     def draw(self) -> dict[str, object]:
         self._warn_of_syntax()
@@ -88,20 +73,14 @@ class _GridJob:
             _ = model.unet, model.vae  # what is wrong with them is told before any LoRA
             for path, own in groupby(cells(self.spec), key=lambda cell: cell.path):
                 self._draw_lora(path, list(own), model, prompts, files)
-        if self._errors and self._first_picture("") is None:
-            raise self._errors[0]
-        if len(self.spec.loras) > 1:
-            self._write_sheet(ALL_GRIDS_FILE, "", is_new=self._drawn > 0)
-        self.report.events.write(Phase(DRAWING_PREVIEWS, picture_count(self.spec), picture_count(self.spec)))
-        return self._result()
+        return self.work.end()
 
     def _draw_lora(self, path: str, own: list[Cell], model: BaseModel, prompts: Prompts, files: _Files) -> None:
-        stem, before = own[0].lora, self._drawn
-        self._done = own[0].index * len(own[0].files)
+        self.work.begin_lora(own)
         try:
             lora = _Lora(self.job.path / path, model, prompts, self.spec)
         except ModelError as error:
-            self._note(error)
+            self.work.note(error)
             return
         try:
             drawn_from = files.behind(lora.path)
@@ -109,43 +88,33 @@ class _GridJob:
                 self._draw_cell(cell, lora, drawn_from)
         finally:
             lora.network.detach()
-        self._write_sheet(grid_file(stem), stem, is_new=self._drawn > before)
+        self.work.end_lora(own[0].lora)
 
     def _draw_cell(self, cell: Cell, lora: _Lora, drawn_from: DrawnFrom) -> None:
-        missing: list[int] = []
-        for number, name in enumerate(cell.files):
-            if (self.job.path / name).is_file():
-                self._tell(name, cell.weight)
-                self._done += 1
-            else:
-                missing.append(number)
+        missing = self.work.missing(cell)
         size = self.spec.grid.batch_size
         for start in range(0, len(missing), size):
-            self.report.phase(DRAWING_PREVIEWS, self._done, picture_count(self.spec))
+            self.report.phase(DRAWING_PREVIEWS, self.work.done, picture_count(self.spec))
             self._draw_batch(cell, missing[start : start + size], lora, drawn_from)
 
     def _draw_batch(self, cell: Cell, numbers: Sequence[int], lora: _Lora, drawn_from: DrawnFrom) -> None:
         began = time.monotonic()
         seeds = [cell.seed + number for number in numbers]
-        self._done += len(numbers)
+        self.work.done += len(numbers)
         try:
             pictures = lora.pictures(cell, seeds, self.report)
         except ModelError as error:
-            self._note(error)
+            self.work.note(error)
             return
-        for number, seed, picture in zip(numbers, seeds, pictures, strict=True):
-            name = cell.files[number]
-            save_png(picture, self.job.path / name, self._infotext(cell, seed, lora.clip_skip, drawn_from))
-            self._tell(name, cell.weight)
-        self._seconds += time.monotonic() - began
-        self._calls += sampler_calls(cell.sampler, cell.steps) * len(numbers)
-        self._drawn += len(numbers)
+        texts = [self._infotext(cell, seed, lora.clip_skip, drawn_from) for seed in seeds]
+        self.work.keep(cell, map(Drawn, numbers, pictures, texts))
+        self.work.took(time.monotonic() - began)
 
     def _infotext(self, cell: Cell, seed: int, clip_skip: int | None, drawn_from: DrawnFrom) -> str:
         grid = self.spec.grid
         return infotext(
             Parameters(
-                prompt=f"{lora_tag(cell.lora, cell.weight)} {self.prompt}",
+                prompt=f"{lora_tag(cell.lora, cell.weight)} {self.work.prompt}",
                 negative_prompt=grid.negative_prompt,
                 sampler=cast("Sampler", cell.sampler),
                 steps=cell.steps,
@@ -157,59 +126,12 @@ class _GridJob:
             )
         )
 
-    def _write_sheet(self, name: str, stem: str, *, is_new: bool) -> None:
-        """The grid of one LoRA, or without a stem of all, with the parameters of its first picture."""
-        path, first = self.job.path / name, self._first_picture(stem)
-        if first is None:
-            return
-        if is_new or not path.is_file():
-            grid, table = self.spec.grid, Table(self.spec, stem)
-            sheet = make_sheet(
-                stem,
-                table.labels,
-                lambda indices: [self.job.path / file for file in table.cell(indices).files],
-                picture_px=(grid.width_px, grid.height_px),
-                pictures=grid.batch_count * grid.batch_size,
-                note=lambda message: self.report.events.write(Note("info", message)),
-            )
-            save_png(sheet, path, parameters_in(first))
-        self._tell(name, None)
-
-    def _first_picture(self, stem: str) -> Path | None:
-        """Of those that are there of a LoRA, or without a stem of any."""
-        files = (file for cell in cells(self.spec) if not stem or cell.lora == stem for file in cell.files)
-        return next((path for file in files if (path := self.job.path / file).is_file()), None)
-
-    def _note(self, error: TrainToolsError) -> None:
-        """Tell what is not drawn; the others are."""
-        self._errors.append(error)
-        self.report.events.write(Note("warning", error.message))
-
-    def _tell(self, name: str, weight: float | None) -> None:
-        if name not in self._told:
-            self._told.add(name)
-            prompt = self.prompt if weight is not None else ""
-            self.report.events.write(Sampled(path=name, step=0, prompt=prompt, weight=weight))
-
     def _warn_of_syntax(self) -> None:
         grid = self.spec.grid
         for prompt in (grid.prompt, grid.negative_prompt):
             if found := unread_syntax(prompt):
                 message = f"{found} is drawn as plain words here: only the WebUI's own samplers change a prompt midway."
                 self.report.events.write(Note("warning", message))
-
-    def _result(self) -> dict[str, object]:
-        grid = self.spec.grid
-        return {
-            "pictures": self._drawn,
-            "seconds": self._seconds,
-            "s_per_picture_step": self._seconds / self._calls if self._calls else None,
-            "width_px": grid.width_px,
-            "height_px": grid.height_px,
-            "steps": list(grid.steps),
-            "model_id": self.spec.settings.base_model,
-            "failed": len(self._errors),
-        }
 
 
 class _Files:

@@ -15,7 +15,7 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.judgement import JUDGING, SAMPLES_FOLDER
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import JudgeSpec
-from lora_train.engine.grids import save_png
+from lora_train.data.sheets import save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.previews import parameters_text
 from lora_train.engine.reporting import Reporter

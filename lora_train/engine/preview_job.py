@@ -11,8 +11,8 @@ from lora_train.core.infotext import lora_tag
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import PreviewSpec, SamplesSpec
 from lora_train.data.prompts import without_tags
+from lora_train.data.sheets import make_grid, save_png
 from lora_train.engine import devices
-from lora_train.engine.grids import make_grid, save_png
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.network import text_encoder_targets, unet_targets
 from lora_train.engine.network_file import load_network

@@ -12,7 +12,7 @@ from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
 from lora_train.core.infotext import DrawnFrom, Parameters, infotext, lora_tag
 from lora_train.data.prompts import without_tags
-from lora_train.engine.grids import make_grid, save_png
+from lora_train.data.sheets import make_grid, save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.sample import DrawSettings, draw

@@ -34,7 +34,7 @@ from lora_train.core.proofs import (
 from lora_train.core.specs import ProofSpec
 from lora_train.core.tensorfiles import read_tensor_file, tensor_part_sha256
 from lora_train.core.workspace import write_json
-from lora_train.engine.grids import save_png
+from lora_train.data.sheets import save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.preview_job import attach_lora, load_for_drawing
 from lora_train.engine.previews import parameters_text

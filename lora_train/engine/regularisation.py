@@ -17,7 +17,7 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import DRAWING_REGULARISATION, RegularisationSpec
 from lora_train.data.regularisation import file_stem, free_numbers, remember_number
-from lora_train.engine.grids import save_png
+from lora_train.data.sheets import save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.preview_job import load_for_drawing
 from lora_train.engine.previews import parameters_text

@@ -11,6 +11,8 @@ from typing import Any
 from lora_train.hosts.webui import WebUI, host_module
 
 _MAIN_THREAD_LIMIT_S = 120.0
+_PICTURE_LIMIT_S = 3600.0
+"""Of a batch, also on a slow card, with its checkpoint loaded before."""
 
 
 def is_forge() -> bool:
@@ -41,9 +43,12 @@ class Forge(WebUI):
     def _unload(self) -> None:
         if self._is_new_line:
             memory = importlib.import_module("backend.memory_management")
-            _on_main_thread(lambda: _free(memory))
+            _on_main_thread(lambda: _free(memory), _MAIN_THREAD_LIMIT_S)
         else:
             _free(importlib.import_module("ldm_patched.modules.model_management"))
+
+    def _run_where_it_draws(self, work: Callable[[], Any]) -> Any:
+        return _on_main_thread(work, _PICTURE_LIMIT_S)
 
     def _reload(self) -> bool:
         """The next picture puts the model back."""
@@ -55,22 +60,24 @@ def _free(memory_management: Any) -> None:
     memory_management.soft_empty_cache()
 
 
-def _on_main_thread(work: Callable[[], None]) -> None:
+def _on_main_thread(work: Callable[[], Any], limit_s: float) -> Any:
     """Run where Forge makes its pictures, and wait. Its own `run_and_wait_result` loses what is raised."""
     main_thread = importlib.import_module("modules_forge.main_thread")
     done = threading.Event()
     raised: list[Exception] = []
+    results: list[Any] = []
 
     def task() -> None:
         try:
-            work()
+            results.append(work())
         except Exception as error:  # handed over to the thread that waits
             raised.append(error)
         finally:
             done.set()
 
     main_thread.async_run(task)
-    if not done.wait(_MAIN_THREAD_LIMIT_S):
+    if not done.wait(limit_s):
         raise TimeoutError("Forge's main thread did not answer.")
     if raised:
         raise raised[0]
+    return results[0]

@@ -19,11 +19,11 @@ from typing import Any
 
 from lora_train.app import App
 from lora_train.core.caption_settings import CaptionSettings
-from lora_train.core.host import BaseModelChoice, HostCaptioner
+from lora_train.core.host import BaseModelChoice, HostCaptioner, HostPicture
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import OnCardSpec
 from lora_train.core.workspace import Workspace
-from lora_train.hosts import captioners
+from lora_train.hosts import captioners, drawing
 from lora_train.hosts.parking import Parking
 
 WORKSPACE_OPTION = "train_tools_workspace"
@@ -110,6 +110,29 @@ class WebUI:
         flags = _flags()
         is_open = getattr(flags, "webui_is_non_local", True)
         return not is_open and not getattr(flags, "hide_ui_dir_config", False)
+
+    # --- its txt2img ---
+
+    def samplers(self) -> tuple[str, ...]:
+        try:
+            return drawing.samplers()
+        except Exception:  # the host's own code
+            _log.exception("Which samplers the WebUI has could not be found out.")
+            return ()
+
+    def draw(self, picture: HostPicture) -> list[Any]:
+        lock = host_module("call_queue").queue_lock
+        return drawing.draw(picture, lock=lock, is_card_in_use=self.is_parked, run=self._run_where_it_draws)
+
+    def loaded_base_model(self) -> Path | None:
+        try:
+            return drawing.loaded_base_model()
+        except Exception:  # as above
+            _log.exception("Which checkpoint the WebUI has loaded could not be found out.")
+            return None
+
+    def _run_where_it_draws(self, work: Callable[[], Any]) -> Any:
+        return work()
 
     # --- its captioners ---
 

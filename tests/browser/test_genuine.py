@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -68,6 +71,69 @@ def test_installed_trained_and_drawn_with(
     assert difference > 5
     _keep_pair(without, with_lora)
     assert not tab.errors
+    _the_proof_was_drawn_here_too(site, tab)
+    _grids_are_drawn_by_the_host(site, page)
+
+
+def _the_proof_was_drawn_here_too(site: Site, tab: Tab) -> None:
+    def proof() -> Any:
+        (file,) = site.workspace.glob("projects/*/versions/*/trains/*/proofs.json") or [Path()]
+        return next(iter(json.loads(file.read_text(encoding="utf-8"))["loras"].values())) if file.is_file() else {}
+
+    tab.shows(lambda: any("WebUI" in fact["name"] or fact["name"] == "Drawn by" for fact in proof()["facts"]), 120)
+    assert proof().get("reason", "") == ""
+    assert {"name": "Drawn by", "value": "Automatic1111 v1.10.1"} in proof()["facts"]
+
+
+def _grids_are_drawn_by_the_host(site: Site, page: Any) -> None:
+    """With LoRAs that are not in its folder: the middle ones of the training were not published."""
+    token = {"X-Train-Tools": page.locator("[data-token]").first.get_attribute("data-token")}
+    version = {"project": "自作LORA", "version": "v1"}
+
+    def ours(path: str, body: Any = None) -> Any:
+        url = f"{site.url}train-tools/v1/{path}"
+        answer = (
+            page.request.get(url, headers=token) if body is None else page.request.post(url, data=body, headers=token)
+        )
+        assert answer.ok, answer.text()
+        return answer.json()
+
+    preview = {
+        "drawn_by": "host",
+        "prompt": "sks, white background",
+        "samplers": ["DDIM", "DPM++ 2M Karras"],
+        "weights": [0, 1],
+        "seeds": [1],
+        "steps": [8],
+        "cfg_scales": [3],
+        "batch_size": 2,
+    }
+    assert ours("settings", {**version, "preview": preview})["problems"] == []
+    (job,) = ours("grids", version)["jobs"]
+    query = f"grids?project={quote(version['project'])}&version=v1"
+    until = time.monotonic() + 300
+    while (told := ours(query)["jobs"][0])["status"]["state"] not in ("finished", "failed", "stopped"):
+        assert time.monotonic() < until, told
+        time.sleep(1)
+    assert told["status"]["state"] == "finished", (told, site.log())
+    assert told["drawn"] == told["total"] == 4 * 2 * 2 * 2
+    assert told["status"]["result"]["failed"] == 0
+    pictures = {}
+    for lora in told["loras"]:
+        for file in lora["pictures"]:
+            with Image.open(site.workspace / job / file) as picture:
+                pictures[lora["stem"], file] = picture.text["parameters"], picture.convert("RGB").tobytes()
+    stems = sorted({stem for stem, _ in pictures})
+    assert len(stems) == 4
+    for stem in stems:
+        own = [value for (name, _), value in sorted(pictures.items()) if name == stem]
+        assert all(f"<lora:{stem}:" in text and "Steps: 8" in text for text, _ in own)
+        assert [text.count("Schedule type: Karras") for text, _ in own] == [0] * 4 + [1] * 4
+        assert len({pixels for _, pixels in own}) == 8, "each weight, sampler and seed gives another picture"
+    at_one = {pixels for (_, file), (text, pixels) in pictures.items() if ":1> " in text and "Seed: 1," in text}
+    assert len(at_one) == 4 * 2, "each LoRA draws pictures of its own"
+    at_zero = {pixels for _, (text, pixels) in pictures.items() if ":0> " in text and "Seed: 1," in text}
+    assert len(at_zero) == 2, "at weight 0 no LoRA changes anything"
 
 
 def _picture(site: Site, page: Any, prompt: str) -> np.ndarray:

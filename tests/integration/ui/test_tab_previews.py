@@ -11,9 +11,10 @@ pytest.importorskip("gradio")
 
 from lora_train.app import App
 from lora_train.core import events as ev
+from lora_train.core.assets import DEMO_MODEL
 from lora_train.core.config import TrainSettings
 from lora_train.core.grid_settings import GridSettings
-from lora_train.core.host import NoHost
+from lora_train.core.host import BaseModelChoice, NoHost
 from lora_train.core.jobs import JobFolder
 from lora_train.core.settings import setting_fields
 from lora_train.core.specs import GridSpec, TrainSpec
@@ -94,6 +95,9 @@ def test_generate_delete_and_undo(browser: Browser, app: App) -> None:
 class DrawingHost(NoHost):
     def samplers(self) -> tuple[str, ...]:
         return ("Restart", "Euler")
+
+    def base_models(self) -> list[BaseModelChoice]:
+        return [BaseModelChoice("demo", str(DEMO_MODEL))]
 
 
 def test_a_host_that_draws_is_a_choice(tmp_path: Path, open_browser: type[Browser]) -> None:

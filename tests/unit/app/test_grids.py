@@ -17,6 +17,7 @@ from lora_train.core import events as ev
 from lora_train.core.assets import DEMO_MODEL
 from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.grids import axes, cells, grid_file
+from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import JobStatus
 from lora_train.core.specs import GridSpec
 from lora_train.launch.queue import JobQueue
@@ -139,6 +140,9 @@ class TestBegin:
         (problem,) = desk.app.grids.forecast(*IDS).problems
         assert problem.startswith("Drawn by: there is no WebUI")
         monkeypatch.setattr(desk.host, "samplers", lambda: ("Restart", "Euler"))
+        (problem,) = desk.app.grids.forecast(*IDS).problems
+        assert problem.startswith("Drawn by: the WebUI does not list demo")
+        monkeypatch.setattr(desk.host, "base_models", lambda: [BaseModelChoice("demo", str(DEMO_MODEL))])
         assert desk.app.grids.forecast(*IDS).problems == []
         assert desk.app.grids.samplers()[-1] == "Restart"
 

@@ -71,7 +71,9 @@ def add_routes(app: FastAPI) -> None:
     if shared.cmd_opts.api:
         app.add_api_route("/sdapi/v1/txt2img", _txt2img, methods=["POST"], dependencies=protected)
         app.add_exception_handler(Exception, _answer_exception)
-    app.add_api_route("/sdapi/v1/loras", lambda: list(lora.available_networks.values()), methods=["GET"])
+    app.add_api_route(
+        "/sdapi/v1/loras", lambda: [network.as_json() for network in lora.available_networks.values()], methods=["GET"]
+    )
     app.add_api_route("/sdapi/v1/refresh-loras", lora.list_available_networks, methods=["POST"])
     app.add_api_route("/sd_extra_networks/thumb", _thumbnail, methods=["GET"])
     app.add_api_route("/internal/ping", _ping, methods=["GET"])

@@ -14,20 +14,33 @@ from urllib.parse import quote
 
 from modules import paths
 
+
+class NetworkOnDisk:
+    def __init__(self, name: str, filename: str) -> None:
+        self.name = name
+        self.filename = filename
+        self.metadata = _metadata(Path(filename))
+        self.alias = self.metadata.get("ss_output_name", name)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "alias": self.alias, "path": self.filename, "metadata": self.metadata}
+
+
 _TAG = re.compile(r"<lora:([^:>]+)(?::([^>]*))?>")
-available_networks: dict[str, dict[str, Any]] = {}
+available_networks: dict[str, NetworkOnDisk] = {}
 """By stem."""
+available_network_aliases: dict[str, NetworkOnDisk] = {}
+loaded_networks: list[NetworkOnDisk] = []
+"""What the last picture was drawn with."""
 
 
 def list_available_networks() -> None:
     available_networks.clear()
+    available_network_aliases.clear()
     for file in sorted(paths.lora_dir().rglob("*.safetensors")):
-        available_networks[file.stem] = {
-            "name": file.stem,
-            "alias": _metadata(file).get("ss_output_name", file.stem),
-            "path": str(file),
-            "metadata": _metadata(file),
-        }
+        entry = NetworkOnDisk(file.stem, str(file))
+        available_networks[file.stem] = entry
+        available_network_aliases[entry.alias] = available_network_aliases[file.stem] = entry
 
 
 def parse_prompt(prompt: str) -> tuple[str, list[tuple[str, float]]]:
@@ -37,15 +50,17 @@ def parse_prompt(prompt: str) -> tuple[str, list[tuple[str, float]]]:
 
 def fingerprints(loras: list[tuple[str, float]]) -> list[str]:
     """What each LoRA does to a picture; those that are not found, or weigh nothing, do nothing."""
-    if any(name not in available_networks for name, _ in loras):
+    if any(name not in available_network_aliases for name, _ in loras):
         list_available_networks()  # hosts look for a new file by themselves
-    found = [(available_networks[name]["path"], weight) for name, weight in loras if name in available_networks]
+    named = [(available_network_aliases.get(name), weight) for name, weight in loras]
+    loaded_networks[:] = [network for network, _ in named if network is not None]
+    found = [(network.filename, weight) for network, weight in named if network is not None]
     return [f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()} {weight}" for path, weight in found if weight]
 
 
 def cards_html() -> str:
     """As the hosts build a card: user metadata beside the file, and a picture of the same name."""
-    return "".join(_card(name, Path(network["path"])) for name, network in available_networks.items())
+    return "".join(_card(name, Path(network.filename)) for name, network in available_networks.items())
 
 
 def _card(name: str, path: Path) -> str:
@@ -70,4 +85,5 @@ def _metadata(file: Path) -> dict[str, str]:
         return json.loads(stream.read(length)).get("__metadata__", {})
 
 
-sys.modules["networks"] = sys.modules[__name__]
+sys.modules["networks"] = network = sys.modules[__name__]
+"""The classes of a file stand in a module `network` of their own there."""

@@ -15,6 +15,8 @@ from modules import devices, sd_models, shared
 _BLOCKS = 4
 """A picture has as many on a side."""
 
+closed: list[Any] = []
+
 
 @dataclass
 class StableDiffusionProcessingTxt2Img:
@@ -24,7 +26,19 @@ class StableDiffusionProcessingTxt2Img:
     steps: int = 5
     width: int = 64
     height: int = 64
+    sampler_name: str = ""
+    scheduler: str = ""
+    batch_size: int = 1
+    n_iter: int = 1
+    cfg_scale: float = 7.0
+    do_not_save_samples: bool = False
+    do_not_save_grid: bool = False
     override_settings: dict[str, Any] = field(default_factory=dict)
+    override_settings_restore_afterwards: bool = True
+    scripts: Any = None
+
+    def close(self) -> None:
+        closed.append(self)
 
     @property
     def sd_model(self) -> Any:
@@ -35,6 +49,8 @@ class StableDiffusionProcessingTxt2Img:
 class Processed:
     images: list[Image.Image]
     info: str
+    infotexts: list[str] = field(default_factory=list)
+    index_of_first_image: int = 0
 
 
 def process_images(p: StableDiffusionProcessingTxt2Img) -> Processed:
@@ -58,9 +74,15 @@ def process_images_inner(p: StableDiffusionProcessingTxt2Img) -> Processed:
         )
     networks = sys.modules["networks"]
     prompt, loras = networks.parse_prompt(p.prompt)
-    parts = [prompt, p.negative_prompt, p.seed, model.sd_checkpoint_info.name, *networks.fingerprints(loras)]
-    digest = hashlib.shake_128(repr(parts).encode("utf-8")).digest(3 * _BLOCKS * _BLOCKS)
-    time.sleep(0.02 * p.steps)
-    blocks = Image.frombytes("RGB", (_BLOCKS, _BLOCKS), digest)
-    info = f"{p.prompt}\nSteps: {p.steps}, Seed: {p.seed}, Size: {p.width}x{p.height}"
-    return Processed([blocks.resize((p.width, p.height), 0)], info)
+    fingerprints = networks.fingerprints(loras)
+    images: list[Image.Image] = []
+    infotexts: list[str] = []
+    for seed in range(p.seed, p.seed + p.batch_size):
+        parts = [prompt, p.negative_prompt, seed, model.sd_checkpoint_info.name, *fingerprints]
+        digest = hashlib.shake_128(repr(parts).encode("utf-8")).digest(3 * _BLOCKS * _BLOCKS)
+        time.sleep(0.02 * p.steps)
+        blocks = Image.frombytes("RGB", (_BLOCKS, _BLOCKS), digest)
+        images.append(blocks.resize((p.width, p.height), 0))
+        sampler = f"Sampler: {p.sampler_name}, Schedule type: {p.scheduler or 'Automatic'}"
+        infotexts.append(f"{p.prompt}\nSteps: {p.steps}, {sampler}, Seed: {seed}, Size: {p.width}x{p.height}")
+    return Processed(images, infotexts[0], infotexts)

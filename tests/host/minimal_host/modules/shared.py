@@ -33,9 +33,11 @@ class State:
     def __init__(self) -> None:
         self.restart = threading.Event()
         self.job = ""
+        self.interrupted = self.skipped = self.stopping_generation = False
 
     def begin(self, job: str = "") -> None:
         self.job = job
+        self.interrupted = self.skipped = self.stopping_generation = False
 
     def end(self) -> None:
         self.job = ""
@@ -44,7 +46,16 @@ class State:
         self.restart.set()
 
 
+class TotalTqdm:
+    def __init__(self) -> None:
+        self.clears = 0
+
+    def clear(self) -> None:
+        self.clears += 1
+
+
 state = State()
+total_tqdm = TotalTqdm()
 
 
 def config_path() -> Path:
@@ -56,6 +67,7 @@ def reset_options() -> None:
     opts.data_labels.clear()
     section = ("sd", "Stable Diffusion")
     opts.add_option("sd_model_checkpoint", OptionInfo("", "Stable Diffusion checkpoint", section=section))
+    opts.add_option("CLIP_stop_at_last_layers", OptionInfo(1, "Clip skip", section=section))
     opts.add_option("localization", OptionInfo(cmd_opts.localization, "Localization", section=section))
     for name, default in _INTERROGATE.items():
         opts.add_option(name, OptionInfo(default, name, section=("interrogate", "Interrogate")))

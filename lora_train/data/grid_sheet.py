@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from PIL import Image, ImageDraw
 
-from lora_train.engine.grids import BACKGROUND, FONT_PX, write_text
+from lora_train.data.sheets import BACKGROUND, FONT_PX, write_text
 
 LARGEST_SIDE_PX = 16_384
 """Browsers draw no larger picture."""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lora_train.core.config import TrainSettings
-from lora_train.engine.grids import make_grid, save_png
+from lora_train.data.sheets import make_grid, save_png
 from lora_train.engine.previews import parameters_text
 from lora_train.engine.sample import DrawSettings
 

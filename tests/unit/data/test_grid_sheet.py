@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_train.engine import grid_sheet
-from lora_train.engine.grid_sheet import make_sheet
-from lora_train.engine.grids import BACKGROUND
+from lora_train.data import grid_sheet
+from lora_train.data.grid_sheet import make_sheet
+from lora_train.data.sheets import BACKGROUND
 
 
 def colour_of(indices: tuple[int, ...], number: int = 0) -> tuple[int, int, int]:
