@@ -304,7 +304,7 @@ class Tab:
     def teach_the_star(self, epochs: int) -> None:
         """The settings that make the small model learn the demo's concept, and draw it; 16 steps an epoch."""
         self.choose("train_base_model", "tiny_sd.safetensors")
-        for title in ("Learning rate and optimizer", "Previews"):
+        for title in ("Learning rate and optimizer", "Validation", "Previews"):
             self.open_group(title)
         values = {
             "epochs": str(epochs),
@@ -313,6 +313,7 @@ class Tab:
             "text_encoder_lr": "0.004",
             "rank": "8",
             "save_every_epochs": str(epochs // 4),
+            "hold_out": "0",
             "preview_cfg_scale": "3",
             "lr_warmup_steps": "20",
             "preview_prompts": "sks, white background\nsks, black background",
@@ -320,7 +321,7 @@ class Tab:
         for name, value in values.items():
             self.fill(f"train_{name}", value)
         self.choose("train_preview_sampler", "DDIM")
-        for title in ("Learning rate and optimizer", "Previews"):
+        for title in ("Learning rate and optimizer", "Validation", "Previews"):
             self.open_group(title)
         self.fill("dataset_repeats", "4")
         self.shows(lambda: f"= {epochs * 16} steps" in self.text("sum"))
