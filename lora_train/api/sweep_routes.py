@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from lora_train.api.route import Route, nothing
-from lora_train.api.shapes import Nothing, SweepAnswer, SweepBody, VersionBody, VersionQuery
+from lora_train.api.shapes import JobsAnswer, Nothing, SweepAnswer, SweepBody, VersionBody, VersionQuery
+from lora_train.app import App
 from lora_train.app.sweep_snapshot import SweepForecast, SweepSnapshot
+
+
+def _draw_comparison(app: App, sweep: str) -> list[str]:
+    loras = app.sweeps.comparison_loras(sweep)
+    _, project, _, version, *_ = sweep.split("/")
+    return app.grids.begin_loras(project, version, loras)
+
 
 SWEEP_ROUTES = [
     Route(
@@ -24,5 +32,9 @@ SWEEP_ROUTES = [
         "POST", "sweeps/stop", "End a sweep: what waits leaves the queue, what runs saves its LoRA.",
         SweepBody, Nothing,
         lambda app, body: nothing(app.sweeps.stop_all(body.sweep)),
+    ),
+    Route(
+        "POST", "sweeps/grid", "Draw the best LoRA of every run side by side.", SweepBody, JobsAnswer,
+        lambda app, body: JobsAnswer(_draw_comparison(app, body.sweep)),
     ),
 ]  # fmt: skip

@@ -104,6 +104,15 @@ class Grids:
         found = self._workspace.find_version(project, version)
         return self._begin(found, self._training.list(project, version))
 
+    def begin_loras(self, project: str, version: str, loras: Sequence[Path]) -> list[str]:
+        """Draw these LoRAs of a version's trains side by side. Raises as `begin_all`."""
+        found = self._workspace.find_version(project, version)
+        trains = self._training.list(project, version)
+        for train in trains:
+            folder = self._workspace.root / train.job
+            train.loras = [entry for entry in train.loras if folder / entry.file in loras]
+        return self._begin(found, [train for train in trains if train.loras])
+
     def begin_train(self, job: str) -> list[str]:
         """Draw every LoRA of one train. Raises as `begin_all`, and JobError for what is no training."""
         return self._begin(*self._train(job))

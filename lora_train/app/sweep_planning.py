@@ -19,7 +19,6 @@ from lora_train.app.version_settings import effective_of, sweep_settings
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.core.halving import RunCost, Rung, deadline, halving_plan, seconds_of, trial_rung
-from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.sd_script_args import effective_settings
 from lora_train.core.settings import check_settings
 from lora_train.core.sweep_record import SweepRun
@@ -40,6 +39,8 @@ class Run(NamedTuple):
     total_steps: int
     problems: list[str]
     warnings: list[str]
+    held_out: int
+    """Pictures by which runs can be compared."""
     s_per_step: float | None
     start_s: float | None
     disk_bytes: int
@@ -76,6 +77,10 @@ def plan_sweep(version: Version, training: Training, presets: Presets, root: Pat
         forecast.problems = ["All these runs are the same training: change one of the lists."]
     if forecast.problems:
         return Plan(runs, [], forecast)
+    if forecast.finish_by and not all(run.held_out for run in runs):
+        forecast.warnings.append(
+            "No pictures are held out: runs are compared by training loss, which says little, where nothing was judged."
+        )
     rungs = _rungs(runs, forecast)
     forecast.plan = plan_rows(rungs, [run.total_steps for run in runs])
     forecast.seconds = seconds_of(rungs) if rungs else None
@@ -188,6 +193,7 @@ class _RunMaker:
             _, facts = self._training.check_model(settings)
             assert facts is not None  # or there was a problem
             disk_bytes = disk_needed(settings, facts).total_bytes
+        forecast = self._forecast(settings)
         before = msgspec.structs.asdict(self._base.settings)
         changed = {name: value for name, value in msgspec.structs.asdict(settings).items() if before[name] != value}
         return Run(
@@ -195,9 +201,10 @@ class _RunMaker:
             preset=combination.preset,
             settings=settings,
             values=changed,
-            total_steps=self._forecast(settings).total_steps,
+            total_steps=forecast.total_steps,
             problems=problems,
-            warnings=optimizer_warnings(settings),
+            warnings=[*forecast.warnings],
+            held_out=forecast.held_out,
             s_per_step=pace.s_per_step if pace else None,
             start_s=pace.start_s if pace else None,
             disk_bytes=disk_bytes,

@@ -32,6 +32,9 @@ FactName = Literal[
     "Without weight it changes nothing",
     "With full weight it changes the picture",
     "Not drawn: the base model is not there any more",
+    "Drawn by",
+    "Not drawn by the WebUI",
+    "Not asked: the WebUI has another checkpoint loaded",
 ]
 """Fixed texts, which the page translates."""
 

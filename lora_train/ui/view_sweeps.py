@@ -75,6 +75,10 @@ def _sweep(snapshot: SweepSnapshot) -> str:
         buttons = post_button(
             "Stop all", "sweeps/stop", {"sweep": snapshot.id}, done="The sweep stops; what was trained is saved."
         )
+    if any(row.lora for row in snapshot.rows):
+        buttons += post_button(
+            "Draw the comparison grid", "sweeps/grid", {"sweep": snapshot.id}, done="Put into the queue."
+        )
     plan = ""
     if snapshot.finish_by:
         facts.append(f"{words('finish by')} {local_time(snapshot.finish_by)}")

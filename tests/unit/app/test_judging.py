@@ -51,7 +51,8 @@ def card(path: Path) -> dict[str, Any]:
 
 def background(desk: Desk) -> Background:
     app = desk.app
-    return Background(desk.workspace, desk.host, JobQueue(desk.workspace.root), app.loras, app.sweeps, app.judging)
+    jobs = JobQueue(desk.workspace.root)
+    return Background(desk.workspace, desk.host, jobs, app.loras, app.sweeps, app.judging, app.proofs)
 
 
 def test_cost_and_queue(desk: Desk) -> None:

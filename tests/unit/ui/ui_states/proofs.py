@@ -11,7 +11,9 @@ from ui_states.makers import make_lora, make_train
 
 
 def proof_states() -> dict[str, str]:
-    facts = tuple(Fact(name, "4" if name in ("Rank", "Layers", "Base models") else "") for name in get_args(FactName))
+    facts = tuple(
+        Fact(name, "4" if name in ("Rank", "Layers", "Base models", "Drawn by") else "") for name in get_args(FactName)
+    )
     pictures = ("samples/proof/Cat-v1-w0.png", "samples/proof/Cat-v1-w1.png")
     good = Proof(published="/Lora/Cat-v1.safetensors", tensors_sha256="0" * 64, facts=facts, pictures=pictures)
     bad = Proof(
