@@ -62,6 +62,8 @@ def _found(host: Host, spec: ProofSpec) -> tuple[Fact, str]:
 
     It never loads another checkpoint: that would take minutes and memory from the person at the WebUI.
     """
+    from lora_train.data.levels import mean_difference, spread
+
     loaded, own = host.loaded_base_model(), resolve_base_model(spec.settings.base_model)
     if loaded is None or loaded.resolve() != own.resolve():
         return Fact("Not asked: the WebUI has another checkpoint loaded"), ""
@@ -70,11 +72,11 @@ def _found(host: Host, spec: ProofSpec) -> tuple[Fact, str]:
         _draw(host, spec, own, f"{tag} {spec.prompt}".strip()) for tag in ("", lora_tag(stem, 0), lora_tag(stem, 1))
     )
     drawn_by = Fact("Drawn by", host.name)
-    if _difference(base, at_zero) > _SAME_LEVELS:
+    if mean_difference(base, at_zero) > _SAME_LEVELS:
         return drawn_by, "At weight 0 the WebUI does not draw what it draws without the LoRA."
-    if _spread(at_one) < _LEAST_SPREAD <= _spread(base):
+    if spread(at_one) < _LEAST_SPREAD <= spread(base):
         return drawn_by, "At weight 1 the WebUI draws an empty picture."
-    if _difference(base, at_one) <= _difference(base, at_zero):
+    if mean_difference(base, at_one) <= mean_difference(base, at_zero):
         return drawn_by, "At weight 1 the WebUI draws what it draws without the LoRA."
     return drawn_by, ""
 
@@ -102,19 +104,6 @@ def _draw(host: Host, spec: ProofSpec, base_model: Path, prompt: str) -> Any:
         clip_skip=settings.clip_skip,
     )
     return draw_when_free(host, picture, end_if_gone)[0].convert("RGB")
-
-
-def _difference(one: Any, other: Any) -> float:
-    """Mean over pixels and channels, in levels."""
-    from PIL import ImageChops, ImageStat
-
-    return sum(ImageStat.Stat(ImageChops.difference(one, other)).mean) / 3
-
-
-def _spread(picture: Any) -> float:
-    from PIL import ImageStat
-
-    return max(ImageStat.Stat(picture).stddev)
 
 
 def _add(train: JobFolder, spec: ProofSpec, fact: Fact, reason: str) -> None:

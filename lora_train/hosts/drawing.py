@@ -47,6 +47,8 @@ def draw(
         if is_card_in_use():
             raise JobError("A training has the card.", "Let the WebUI draw when it has ended.")
         with _lent(picture.loras) as networks:
+            if others := [path for path in map(Path, picture.loras) if _is_another(path)]:
+                _forget(others, picture, title, run)
             processed = _process(picture, title, run)
             _check_drawn_with(picture, networks)
     return _pictures(processed, picture.count)
@@ -178,6 +180,39 @@ def _lent(loras: Sequence[str]) -> Iterator[Any]:
                 table.pop(stem, None)
                 if stem in old:
                     table[stem] = old[stem]
+
+
+_last_lent: dict[str, tuple[str, int]] = {}
+"""Stem -> path and time (ns) of the file that was lent under this name."""
+
+
+def _is_another(path: Path) -> bool:
+    """Whether another file was lent under this name before."""
+    known, now = _last_lent.get(path.stem), (str(path), path.stat().st_mtime_ns)
+    _last_lent[path.stem] = now
+    return known is not None and known != now
+
+
+def _forget(loras: Sequence[Path], picture: HostPicture, title: str, run: Callable[[Callable[[], Any]], Any]) -> None:
+    """Let the host take LoRAs off its model: one that has the same name and weight would not be read again.
+
+    A picture without it does that, however small.
+    """
+    bare = HostPicture(
+        prompt="",
+        negative_prompt="",
+        width_px=64,
+        height_px=64,
+        sampler=picture.sampler,
+        steps=1,
+        cfg_scale=1.0,
+        seed=1,
+        base_model=picture.base_model,
+    )
+    _process(bare, title, run)
+    networks = sys.modules.get("networks")
+    for path in loras:
+        getattr(networks, "networks_in_memory", {}).pop(path.stem, None)
 
 
 def _check_drawn_with(picture: HostPicture, networks: Any) -> None:
