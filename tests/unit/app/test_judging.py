@@ -51,7 +51,13 @@ def card(path: Path) -> dict[str, Any]:
 
 def background(desk: Desk) -> Background:
     return Background(
-        desk.workspace, desk.host, JobQueue(desk.workspace.root), desk.app.loras, desk.app.sweeps, desk.app.judging
+        desk.workspace,
+        desk.host,
+        JobQueue(desk.workspace.root),
+        desk.app.loras,
+        desk.app.sweeps,
+        desk.app.judging,
+        desk.app.proofs,
     )
 
 
