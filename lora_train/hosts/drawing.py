@@ -16,6 +16,7 @@ from typing import Any
 from lora_train.core.errors import JobError, ModelError
 from lora_train.core.host import HostPicture
 from lora_train.core.jobs import RequestedEnd
+from lora_train.data.prompts import without_tags
 
 _TABLES = ("available_networks", "available_network_aliases")
 """Of the host's LoRA extension: what a name in a prompt stands for."""
@@ -51,7 +52,7 @@ def draw(
                 _forget(others, picture, title, run)
             processed = _process(picture, title, run)
             _check_drawn_with(picture, networks)
-    return _pictures(processed, picture.count)
+    return _pictures(processed, picture)
 
 
 def loaded_base_model() -> Path | None:
@@ -103,16 +104,25 @@ def _arguments(picture: HostPicture, title: str) -> dict[str, Any]:
     }
 
 
-def _pictures(processed: Any, count: int) -> list[Any]:
+def _pictures(processed: Any, picture: HostPicture) -> list[Any]:
     """Those of the batch, without a grid of them."""
+    count = picture.count
     first = int(getattr(processed, "index_of_first_image", 0))
     images = list(getattr(processed, "images", []))[first : first + count]
     if len(images) != count:
         raise ModelError(f"The WebUI gave {len(images)} of {count} pictures.", _CONSOLE)
     texts = list(getattr(processed, "infotexts", []))[first : first + count]
     for image, text in zip(images, texts, strict=False):
-        image.info["parameters"] = text
+        image.info["parameters"] = _with_tags(str(text), picture.prompt)
     return images
+
+
+def _with_tags(text: str, prompt: str) -> str:
+    """Parameters with the prompt as it was asked for: without scripts, A1111 leaves LoRA tags out there."""
+    bare = without_tags(prompt).strip()
+    if text.startswith(prompt) or not text.startswith(bare):
+        return text
+    return prompt + text[len(bare) :]
 
 
 # --- checkpoints and samplers ---
