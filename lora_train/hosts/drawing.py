@@ -157,9 +157,9 @@ def _scheduled(visible: Sequence[str]) -> list[str]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """ "DPM++ 2M Karras" -> the sampler and the label of its schedule, which is empty where it has none."""
+    """ "DPM++ 2M Karras" -> the sampler and the label of its schedule, which is empty where this host has none."""
     if name in {sampler.name for sampler in _host_module("sd_samplers").visible_samplers()}:
-        return name, ""
+        return name, "Automatic" if _labels() else ""
     label = next((label for label in _labels() if name.endswith(f" {label}")), "")
     return name.removesuffix(f" {label}"), label
 
