@@ -20,7 +20,7 @@ from lora_train.core.grid_settings import GridSettings
 from lora_train.core.grids import DRAWING_PREVIEWS, Cell, cells, picture_count
 from lora_train.core.host import Host, HostPicture
 from lora_train.core.infotext import lora_tag
-from lora_train.core.jobs import JobFolder, RequestedEnd, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, RequestedEnd
 from lora_train.core.specs import GridSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.job_thread import start_job_thread
@@ -85,9 +85,7 @@ class HostGrids:
                 result = _draw(self._host, spec, job, events, end_if_asked)
             finally:
                 self._drawing.release()
-            status = status_from_events(job.events())
-            status.result = result
-            remember_grid_pace(self._workspace.root, spec, status)
+            remember_grid_pace(self._workspace.root, spec, JobStatus(state="finished", result=result))
             return result
 
         return start_job_thread(job, work)

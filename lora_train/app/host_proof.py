@@ -62,7 +62,7 @@ def _found(host: Host, spec: ProofSpec) -> tuple[Fact, str]:
 
     It never loads another checkpoint: that would take minutes and memory from the person at the WebUI.
     """
-    from lora_train.data.differences import difference_levels, spread_levels
+    from lora_train.data.levels import mean_difference, spread
 
     loaded, own = host.loaded_base_model(), resolve_base_model(spec.settings.base_model)
     if loaded is None or loaded.resolve() != own.resolve():
@@ -72,11 +72,11 @@ def _found(host: Host, spec: ProofSpec) -> tuple[Fact, str]:
         _draw(host, spec, own, f"{tag} {spec.prompt}".strip()) for tag in ("", lora_tag(stem, 0), lora_tag(stem, 1))
     )
     drawn_by = Fact("Drawn by", host.name)
-    if difference_levels(base, at_zero) > _SAME_LEVELS:
+    if mean_difference(base, at_zero) > _SAME_LEVELS:
         return drawn_by, "At weight 0 the WebUI does not draw what it draws without the LoRA."
-    if spread_levels(at_one) < _LEAST_SPREAD <= spread_levels(base):
+    if spread(at_one) < _LEAST_SPREAD <= spread(base):
         return drawn_by, "At weight 1 the WebUI draws an empty picture."
-    if difference_levels(base, at_one) <= difference_levels(base, at_zero):
+    if mean_difference(base, at_one) <= mean_difference(base, at_zero):
         return drawn_by, "At weight 1 the WebUI draws what it draws without the LoRA."
     return drawn_by, ""
 

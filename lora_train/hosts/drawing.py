@@ -16,6 +16,7 @@ from typing import Any
 from lora_train.core.errors import JobError, ModelError
 from lora_train.core.host import HostPicture
 from lora_train.core.jobs import RequestedEnd
+from lora_train.data.prompts import without_tags
 
 _TABLES = ("available_networks", "available_network_aliases")
 """Of the host's LoRA extension: what a name in a prompt stands for."""
@@ -47,9 +48,11 @@ def draw(
         if is_card_in_use():
             raise JobError("A training has the card.", "Let the WebUI draw when it has ended.")
         with _lent(picture.loras) as networks:
+            if others := [path for path in map(Path, picture.loras) if _is_another(path)]:
+                _forget(others, picture, title, run)
             processed = _process(picture, title, run)
             _check_drawn_with(picture, networks)
-    return _pictures(processed, picture.count)
+    return _pictures(processed, picture)
 
 
 def loaded_base_model() -> Path | None:
@@ -101,16 +104,25 @@ def _arguments(picture: HostPicture, title: str) -> dict[str, Any]:
     }
 
 
-def _pictures(processed: Any, count: int) -> list[Any]:
+def _pictures(processed: Any, picture: HostPicture) -> list[Any]:
     """Those of the batch, without a grid of them."""
+    count = picture.count
     first = int(getattr(processed, "index_of_first_image", 0))
     images = list(getattr(processed, "images", []))[first : first + count]
     if len(images) != count:
         raise ModelError(f"The WebUI gave {len(images)} of {count} pictures.", _CONSOLE)
     texts = list(getattr(processed, "infotexts", []))[first : first + count]
     for image, text in zip(images, texts, strict=False):
-        image.info["parameters"] = text
+        image.info["parameters"] = _with_tags(str(text), picture.prompt)
     return images
+
+
+def _with_tags(text: str, prompt: str) -> str:
+    """Parameters with the prompt as it was asked for: without scripts, A1111 leaves LoRA tags out there."""
+    bare = without_tags(prompt).strip()
+    if text.startswith(prompt) or not text.startswith(bare):
+        return text
+    return prompt + text[len(bare) :]
 
 
 # --- checkpoints and samplers ---
@@ -145,9 +157,9 @@ def _scheduled(visible: Sequence[str]) -> list[str]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """ "DPM++ 2M Karras" -> the sampler and the label of its schedule, which is empty where it has none."""
+    """ "DPM++ 2M Karras" -> the sampler and the label of its schedule, which is empty where this host has none."""
     if name in {sampler.name for sampler in _host_module("sd_samplers").visible_samplers()}:
-        return name, ""
+        return name, "Automatic" if _labels() else ""
     label = next((label for label in _labels() if name.endswith(f" {label}")), "")
     return name.removesuffix(f" {label}"), label
 
@@ -178,6 +190,39 @@ def _lent(loras: Sequence[str]) -> Iterator[Any]:
                 table.pop(stem, None)
                 if stem in old:
                     table[stem] = old[stem]
+
+
+_last_lent: dict[str, tuple[str, int]] = {}
+"""Stem -> path and time (ns) of the file that was lent under this name."""
+
+
+def _is_another(path: Path) -> bool:
+    """Whether another file was lent under this name before."""
+    known, now = _last_lent.get(path.stem), (str(path), path.stat().st_mtime_ns)
+    _last_lent[path.stem] = now
+    return known is not None and known != now
+
+
+def _forget(loras: Sequence[Path], picture: HostPicture, title: str, run: Callable[[Callable[[], Any]], Any]) -> None:
+    """Let the host take LoRAs off its model: one that has the same name and weight would not be read again.
+
+    A picture without it does that, however small.
+    """
+    bare = HostPicture(
+        prompt="",
+        negative_prompt="",
+        width_px=64,
+        height_px=64,
+        sampler=picture.sampler,
+        steps=1,
+        cfg_scale=1.0,
+        seed=1,
+        base_model=picture.base_model,
+    )
+    _process(bare, title, run)
+    networks = sys.modules.get("networks")
+    for path in loras:
+        getattr(networks, "networks_in_memory", {}).pop(path.stem, None)
 
 
 def _check_drawn_with(picture: HostPicture, networks: Any) -> None:

@@ -23,8 +23,10 @@ pytestmark = pytest.mark.compat
 
 @pytest.fixture
 def host(host_modules: Path) -> Any:
+    from lora_train.hosts import drawing
     from lora_train.hosts.webui import WebUI
 
+    drawing._last_lent.clear()
     return WebUI()
 
 
@@ -202,6 +204,16 @@ class TestLoras:
         assert networks.loaded_networks[0].filename == str(own)
         assert networks.available_networks["cat"].filename == str(published)
         assert networks.available_network_aliases["cat"].filename == str(published)
+
+    def test_another_file_of_that_name_is_read_anew(self, host: Any, two: str, tmp_path: Path) -> None:
+        """The hosts keep what has the same name and weight; a picture without it makes them forget."""
+        from modules import processing
+
+        files = [lora(tmp_path / folder / "cat.safetensors") for folder in ("a", "b")]
+        for file in (files[0], files[0], files[1]):
+            host.draw(picture(two, "<lora:cat:1>", loras=(str(file),)))
+        prompts = [(p.prompt, p.width) for p in processing.closed]
+        assert prompts == [("<lora:cat:1>", 64), ("<lora:cat:1>", 64), ("", 64), ("<lora:cat:1>", 64)]
 
     def test_one_that_the_host_did_not_load_is_told(
         self, host: Any, two: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -281,6 +281,21 @@ class TestProof:
         assert [picture.prompt for picture in host.asked] == ["cat", "<lora:cat-v1:0> cat", "<lora:cat-v1:1> cat"]
         assert {(p.seed, p.steps, p.width_px, p.sampler, p.loras) for p in host.asked} == {(3, 12, 64, "Euler a", ())}
 
+    def test_asked_when_the_worker_has_ended(self, desk: Desk, host: Painter, train: JobFolder) -> None:
+        job = JobFolder(desk.workspace.new_job_dir("proof"))
+        job.create(
+            ProofSpec(
+                train=f"../../{desk.workspace.id_of(train.path)}",
+                lora="cat-v1.safetensors",
+                published=str(host.root / "cat-v1.safetensors"),
+                tensors_sha256="ab",
+                prompt="cat",
+                settings=TrainSettings(base_model="demo", resolution=64),
+            )
+        )
+        desk.app._background._after(job)
+        wait_until(lambda: Fact("Drawn by", "painting WebUI") in read_proofs(train)["cat-v1.safetensors"].facts)
+
     @pytest.mark.parametrize(
         ("paint", "reason"),
         [

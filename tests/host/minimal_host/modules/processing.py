@@ -84,5 +84,5 @@ def process_images_inner(p: StableDiffusionProcessingTxt2Img) -> Processed:
         blocks = Image.frombytes("RGB", (_BLOCKS, _BLOCKS), digest)
         images.append(blocks.resize((p.width, p.height), 0))
         sampler = f"Sampler: {p.sampler_name}, Schedule type: {p.scheduler or 'Automatic'}"
-        infotexts.append(f"{p.prompt}\nSteps: {p.steps}, {sampler}, Seed: {seed}, Size: {p.width}x{p.height}")
+        infotexts.append(f"{prompt}\nSteps: {p.steps}, {sampler}, Seed: {seed}, Size: {p.width}x{p.height}")
     return Processed(images, infotexts[0], infotexts)
