@@ -97,7 +97,7 @@ class App:
         self.history = History(workspace, host, jobs, in_use, watch)
         self.reports = Reports(workspace, watch)
         self.queue = Queue(workspace, jobs)
-        self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, watch)
+        self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, self.judging, watch)
         self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging, self.proofs)
 
     def start_background(self) -> None:

@@ -75,6 +75,7 @@ class Background:
             remember_judging_pace(self._workspace.root, spec, job.events())
             if (train := self._judging.awaited_by(job, spec)) is not None:
                 self._publish(train)
+            self._sweeps.on_end(job)
         if not isinstance(spec, TrainSpec):
             return
         if not self._is_judged_first(job, spec):

@@ -27,13 +27,16 @@ def judge_spec(
     weights: Sequence[float] = WEIGHTS,
     pictures: int = PICTURES,
     encoder: str = "",
+    only: str = "",
 ) -> JudgeSpec:
-    """The spec of a job in `workspace.new_job_dir("judge")` that judges all LoRAs of a training that are there.
+    """The spec of a job in `workspace.new_job_dir("judge")` that judges all LoRAs of a training that are there, or a
+    single one of them.
 
     Raises ConfigError with all that is wrong, JobError where `train` is no training or has no LoRA, ModelError where
     its base model is gone.
     """
     spec, loras = what_is_judged(train, status_from_events(train.events()).saved)
+    loras = (only,) if only in loras else loras
     problems = [*_wrong_numbers(weights, pictures), *_wrong_encoder(encoder)]
     if problems:
         raise ConfigError(problems)

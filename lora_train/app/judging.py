@@ -11,7 +11,7 @@ import msgspec
 from lora_train.app.in_use import InUse
 from lora_train.app.judge_planning import judge_spec, what_is_judged
 from lora_train.app.judgements import Best, best_of, read_choice, read_judgement
-from lora_train.app.paces import expected_s_per_judged, expected_s_per_picture
+from lora_train.app.paces import expected_judging_s
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
 from lora_train.core.jobs import JobFolder, JobStatus
@@ -73,10 +73,7 @@ class Judging:
         except JobError as error:
             return JudgeForecast(problem=f"{error.message}\n{error.hint}".strip())
         count = pictures_to_draw(len(loras), len(WEIGHTS), PICTURES)
-        root = self._workspace.root
-        pace = expected_s_per_judged(root, spec.settings)
-        pace = expected_s_per_picture(root, spec.settings) if pace is None else pace
-        return JudgeForecast(count, None if pace is None else pace * count)
+        return JudgeForecast(count, expected_judging_s(self._workspace.root, spec.settings, count))
 
     def begin(
         self,
@@ -86,8 +83,10 @@ class Judging:
         pictures: int = PICTURES,
         encoder: str = "",
         publishes: bool = False,
+        only: str = "",
     ) -> str:
-        """Queue a job that judges the LoRAs of a training; its id. With `publishes` its end publishes the best one.
+        """Queue a job that judges the LoRAs of a training, or a single one; its id. With `publishes` its end publishes
+        the best one.
 
         Raises as `judge_spec`; JobError while it is judged already.
         """
@@ -95,7 +94,7 @@ class Judging:
         with self._beginning:
             if self._in_use.is_judged(folder.path):
                 raise JobError("The LoRAs of this training are being judged, or wait for the card.")
-            judge = self.plan(folder, weights=weights, pictures=pictures, encoder=encoder)
+            judge = self.plan(folder, weights=weights, pictures=pictures, encoder=encoder, only=only)
             judge_id = self._workspace.id_of(judge.path)
             write_json(folder.path / _LAST_NAME, _Last(judge_id, publishes))
             self._jobs.add(judge_id)
@@ -108,9 +107,10 @@ class Judging:
         weights: Sequence[float] = WEIGHTS,
         pictures: int = PICTURES,
         encoder: str = "",
+        only: str = "",
     ) -> JobFolder:
-        """A job that judges the LoRAs of a training; nothing runs yet. Raises as `judge_spec`."""
-        spec = judge_spec(self._workspace, train, weights=weights, pictures=pictures, encoder=encoder)
+        """A job that judges the LoRAs of a training, or a single one; nothing runs yet. Raises as `judge_spec`."""
+        spec = judge_spec(self._workspace, train, weights=weights, pictures=pictures, encoder=encoder, only=only)
         judge = JobFolder(self._workspace.new_job_dir("judge"))
         judge.create(spec)
         return judge

@@ -120,9 +120,13 @@ def remember_judging_pace(root: Path, spec: JudgeSpec, events: Sequence[Event]) 
     _remember(root, "s_per_judged", spec.settings, _pace(events, JUDGING))
 
 
-def expected_s_per_judged(root: Path, settings: TrainSettings) -> float | None:
-    """Seconds per picture of the last judge like this one; None where there was none."""
-    return _read(root).s_per_judged.get(_drawing_key(settings))
+def expected_judging_s(root: Path, settings: TrainSettings, pictures: int) -> float | None:
+    """Seconds for so many pictures, as the last judge like this one took, or else as drawing alone would; None where
+    there was neither.
+    """
+    pace = _read(root).s_per_judged.get(_drawing_key(settings))
+    pace = expected_s_per_picture(root, settings) if pace is None else pace
+    return None if pace is None else pace * pictures
 
 
 def _pace(events: Sequence[Event], phase: str) -> float | None:

@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
 from lora_train.app.paces import measured_pace
 from lora_train.app.sweep_planning import USED_OF_TIME, costs_of
-from lora_train.app.sweep_table import strength_of
+from lora_train.app.sweep_table import judged, strength_of
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import EventWriter, Note, Stopped
@@ -49,10 +50,11 @@ class Queued(NamedTuple):
 
 
 class Course:
-    def __init__(self, workspace: Workspace, jobs: JobQueue, loras: Loras, watch: Watch) -> None:
+    def __init__(self, workspace: Workspace, jobs: JobQueue, loras: Loras, judging: Judging, watch: Watch) -> None:
         self._workspace = workspace
         self._jobs = jobs
         self._loras = loras
+        self._judging = judging
         self._watch = watch
 
     def go_on(self, version: Version, sweep_dir: Path, just_ended: str = "") -> None:
@@ -112,6 +114,8 @@ class Course:
         queued = self.queued()
         if queued.running == just_ended:
             queued = queued._replace(running="")
+        if any(job in queued.waiting or job == queued.running for job in filter(None, record.judging.values())):
+            return True
         return any(self.is_open(version, record, run, queued) for run in record.present())
 
     def _hand_out(self, version: Version, record: SweepRecord) -> None:
@@ -145,6 +149,8 @@ class Course:
             return
         rung = record.rungs[record.rung]
         if rung.seconds is not None or record.rung > 0:  # the trial drops none
+            if record.judges and len(come) > (rung.runs + 1) // 2 and self._let_judge(version, record, come):
+                return
             come = self._drop_weaker(version, record, come, keep=(rung.runs + 1) // 2)
         ahead = [(run, status) for run, status in come if status.state != "finished"]
         plan = self._plan_anew(version, record, ahead) if ahead else []
@@ -160,6 +166,22 @@ class Course:
         begin_rung(record, [run for run, _ in ahead])
         write_sweep(sweep_dir, record)  # before any is handed out: after a crash the rest of them is
         self._settle(version, record)
+
+    def _let_judge(self, version: Version, record: SweepRecord, come: Sequence[tuple[SweepRun, JobStatus]]) -> bool:
+        """Put the judging of every run's newest LoRA into the queue, once in each rung; whether there is any to come.
+
+        A run that can't be judged is compared by what else is known of all.
+        """
+        for run, status in come:
+            job = JobFolder(version.trains_dir / run.train)
+            opinion = judged(job, status)
+            if run.train in record.judging or not status.saved or (opinion is not None and opinion.has_newest):
+                continue
+            record.judging[run.train] = ""
+            with suppress(TrainToolsError):
+                record.judging[run.train] = self._judging.begin(self._workspace.id_of(job.path), only=status.saved[-1])
+        waiting = self._jobs.waiting()
+        return any(job in waiting for job in record.judging.values())
 
     def _come_so_far(self, version: Version, run: SweepRun) -> JobStatus | None:
         """The status of a run that came to the end of its rung; None for one that is out."""
@@ -252,6 +274,9 @@ class Course:
                 job.request("stop")
             elif job.path.is_dir():
                 write_limits(job.path, Limits())
+        for judge in set(record.judging.values()).intersection(waiting):
+            with suppress(JobError):
+                self._jobs.cancel(judge)
         self._settle(version, record)
 
     def _settle(self, version: Version, record: SweepRecord) -> None:
@@ -298,6 +323,7 @@ def _comes_to_an_end(plan: Sequence[Rung]) -> bool:
 
 def begin_rung(record: SweepRecord, runs: Sequence[SweepRun]) -> None:
     """Let these runs go on to the end of the present rung."""
+    record.judging = {}
     rung = record.rungs[record.rung]
     for run in runs:
         limit = rung.limit(run.total_steps)

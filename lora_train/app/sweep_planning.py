@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from lora_train.app.paces import expected_pace
+from lora_train.app.paces import expected_judging_s, expected_pace
 from lora_train.app.planning import disk_needed, with_absolute_paths
 from lora_train.app.presets import Presets
 from lora_train.app.snapshot import Forecast
@@ -19,6 +19,7 @@ from lora_train.app.version_settings import effective_of, sweep_settings
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.core.halving import RunCost, Rung, deadline, halving_plan, seconds_of, trial_rung
+from lora_train.core.judgement import PICTURES, WEIGHTS, pictures_to_draw
 from lora_train.core.sd_script_args import effective_settings
 from lora_train.core.settings import check_settings
 from lora_train.core.sweep_record import SweepRun
@@ -43,6 +44,8 @@ class Run(NamedTuple):
     """Pictures by which runs can be compared."""
     s_per_step: float | None
     start_s: float | None
+    judge_s: float
+    """Expected for judging it at the end of a rung; 0 where that is not wanted, or nobody knows."""
     disk_bytes: int
 
 
@@ -66,7 +69,7 @@ def plan_sweep(version: Version, training: Training, presets: Presets, root: Pat
     if len(chosen) < 2:
         forecast.problems = ["Give two values or more in one of the lists: each combination becomes a run."]
         return Plan([], [], forecast)
-    maker = _RunMaker(version, training, presets, root)
+    maker = _RunMaker(version, training, presets, root, judges=sweep.judge, is_timed=bool(forecast.finish_by))
     runs = maker.runs(chosen)
     forecast.problems = problems_by_label(runs)
     forecast.labels = [run.label for run in runs]
@@ -77,9 +80,9 @@ def plan_sweep(version: Version, training: Training, presets: Presets, root: Pat
         forecast.problems = ["All these runs are the same training: change one of the lists."]
     if forecast.problems:
         return Plan(runs, [], forecast)
-    if forecast.finish_by and not all(run.held_out for run in runs):
+    if forecast.finish_by and not sweep.judge and not all(run.held_out for run in runs):
         forecast.warnings.append(
-            "No pictures are held out: runs are compared by training loss, which says little, where nothing was judged."
+            "No pictures are held out: runs are compared by training loss, which says little. The judge can compare."
         )
     rungs = _rungs(runs, forecast)
     forecast.plan = plan_rows(rungs, [run.total_steps for run in runs])
@@ -102,7 +105,9 @@ def costs_of(runs: Sequence[SweepRun | Run], done_steps: Sequence[int], total_st
     for run, done, total in zip(runs, done_steps, total_steps, strict=True):
         if run.s_per_step is None or run.start_s is None:
             return []
-        costs.append(RunCost(total_steps=total, done_steps=done, s_per_step=run.s_per_step, start_s=run.start_s))
+        costs.append(
+            RunCost(total_steps=total, done_steps=done, s_per_step=run.s_per_step, start_s=run.start_s + run.judge_s)
+        )
     return costs
 
 
@@ -143,11 +148,15 @@ def _rungs(runs: Sequence[Run], forecast: SweepForecast) -> list[Rung]:
 class _RunMaker:
     """Resolves combinations into settings, and forecasts each."""
 
-    def __init__(self, version: Version, training: Training, presets: Presets, root: Path) -> None:
+    def __init__(
+        self, version: Version, training: Training, presets: Presets, root: Path, *, judges: bool, is_timed: bool
+    ) -> None:
         self._version = version
         self._training = training
         self._presets = presets
         self._root = root
+        self._judges = judges
+        self._is_timed = is_timed
         self._base, self._told = effective_of(version)
         self._forecasts: dict[TrainSettings, Forecast] = {}
 
@@ -196,6 +205,12 @@ class _RunMaker:
         forecast = self._forecast(settings)
         before = msgspec.structs.asdict(self._base.settings)
         changed = {name: value for name, value in msgspec.structs.asdict(settings).items() if before[name] != value}
+        judge_s = 0.0
+        if self._judges and self._is_timed:
+            count = pictures_to_draw(1, len(WEIGHTS), PICTURES)
+            judge_s = expected_judging_s(self._root, with_absolute_paths(settings), count) or 0.0
+        elif self._judges:
+            settings = msgspec.structs.replace(settings, judge_when_finished=True)
         return Run(
             label=combination.label,
             preset=combination.preset,
@@ -207,6 +222,7 @@ class _RunMaker:
             held_out=forecast.held_out,
             s_per_step=pace.s_per_step if pace else None,
             start_s=pace.start_s if pace else None,
+            judge_s=judge_s,
             disk_bytes=disk_bytes,
         )
 

@@ -11,6 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
+from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
 from lora_train.app.planning import require_free_disk
 from lora_train.app.presets import Presets
@@ -19,9 +20,11 @@ from lora_train.app.sweep_planning import Plan, plan_rows, plan_sweep
 from lora_train.app.sweep_snapshot import SweepForecast, SweepRow, SweepSnapshot
 from lora_train.app.sweep_table import row_of, with_best
 from lora_train.app.training import Training
+from lora_train.app.version_settings import sweep_settings
 from lora_train.app.watching import Watch
 from lora_train.core.errors import ConfigError, TrainToolsError, WorkspaceError
 from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.specs import JudgeSpec
 from lora_train.core.sweep_record import SweepRecord, SweepRun, read_sweep, sweep_dirs, write_sweep
 from lora_train.core.workspace import Version, Workspace
 from lora_train.launch.queue import JobQueue
@@ -31,12 +34,19 @@ _log = logging.getLogger(__name__)
 
 class Sweeps:
     def __init__(
-        self, workspace: Workspace, jobs: JobQueue, training: Training, presets: Presets, loras: Loras, watch: Watch
+        self,
+        workspace: Workspace,
+        jobs: JobQueue,
+        training: Training,
+        presets: Presets,
+        loras: Loras,
+        judging: Judging,
+        watch: Watch,
     ) -> None:
         self._workspace = workspace
         self._training = training
         self._presets = presets
-        self._course = Course(workspace, jobs, loras, watch)
+        self._course = Course(workspace, jobs, loras, judging, watch)
 
     def forecast(self, project: str, version: str) -> SweepForecast:
         """What *Begin sweep* would do now. Raises WorkspaceError for an unknown version; everything else that is wrong
@@ -66,6 +76,7 @@ class Sweeps:
             finish_by=plan.forecast.finish_by,
             rungs=plan.rungs,
             is_queued=is_queued,
+            judges=is_queued and sweep_settings(found).judge,
         )
         begin_rung(record, runs)
         sweep_dir = _free_dir(found)
@@ -116,14 +127,15 @@ class Sweeps:
     # --- kept going ---
 
     def on_end(self, job: JobFolder) -> None:
-        """A training has ended: its sweep goes on, if it is of one."""
-        if job.path.parent.name != "trains":
+        """A training, or the judging of one, has ended: its sweep goes on, if it is of one."""
+        spec = job.read_spec()
+        train = (job.path / spec.train).resolve() if isinstance(spec, JudgeSpec) else job.path
+        if train.parent.name != "trains":
             return
-        ids = job.path.parents[3].name, job.path.parents[1].name
-        version = self._workspace.find_version(*ids)
+        version = self._workspace.find_version(train.parents[3].name, train.parents[1].name)
         for sweep_dir in sweep_dirs(version):
             record = read_sweep(sweep_dir)
-            if record is not None and any(run.train == job.path.name for run in record.runs):
+            if record is not None and any(run.train == train.name for run in record.runs):
                 self._go_on(version, sweep_dir, self._workspace.id_of(job.path))
 
     def go_on_all(self) -> None:
@@ -153,6 +165,7 @@ class Sweeps:
                         preset=run.preset,
                         s_per_step=run.s_per_step,
                         start_s=run.start_s,
+                        judge_s=run.judge_s,
                     )
                 )
         except (TrainToolsError, OSError):

@@ -27,6 +27,8 @@ class SweepRun(msgspec.Struct):
     s_per_step: float | None = None
     """Expected when the sweep began, as is `start_s`; None where nobody knew."""
     start_s: float | None = None
+    judge_s: float = 0.0
+    """Expected for judging it at the end of a rung."""
     limit: int = 0
     """Where it pauses in the present rung; 0 lets it go to its end."""
     come: int = 0
@@ -53,6 +55,10 @@ class SweepRecord(msgspec.Struct):
     ended: Ending = ""
     basis: Basis | Literal[""] = ""
     """By what the weaker ones were told at the last rung."""
+    judges: bool = False
+    """Whether the judge measures the runs of a rung before the weaker ones are dropped."""
+    judging: dict[str, str] = {}
+    """The jobs that do so in the present rung, by training; one that failed is not tried again."""
     notes: list[str] = []
     """What a person should know of how it went."""
 

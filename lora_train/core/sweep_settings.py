@@ -31,6 +31,14 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = ()
     presets: Annotated[tuple[str, ...], Meta(title="Presets", description="One or several, by name.")] = ()
     base_models: Annotated[tuple[str, ...], Meta(title="Base models", description="One or several.")] = ()
+    judge: Annotated[
+        bool,
+        Meta(
+            title="Judge the runs",
+            description="The judge measures every run: at each rung before the weaker half is dropped, or else at its "
+            "end. That takes time.",
+        ),
+    ] = False
     finish_by: Annotated[
         str,
         Meta(

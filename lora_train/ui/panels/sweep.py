@@ -25,7 +25,7 @@ _ROWS = (
     ("batch_sizes", "clip_skips"),
     ("presets",),
     ("base_models",),
-    ("finish_by",),
+    ("finish_by", "judge"),
 )
 
 

@@ -16,11 +16,11 @@ from lora_train.app import planning, sweep_planning
 from lora_train.app.paces import Pace, remember_pace
 from lora_train.app.sweep_snapshot import SweepRow, SweepSnapshot
 from lora_train.core import events as ev
-from lora_train.core.errors import ConfigError, WorkspaceError
+from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.judgement import Judged, Judgement
 from lora_train.core.limits import read_limits
-from lora_train.core.specs import ProofSpec, TrainSpec
+from lora_train.core.specs import JudgeSpec, ProofSpec, TrainSpec
 from lora_train.core.sweep_record import read_sweep
 from lora_train.core.workspace import write_json
 from lora_train.launch.queue import JobQueue
@@ -45,6 +45,9 @@ class Floor:
     """Names of trainings."""
     order: list[tuple[str, int]] = field(default_factory=list)
     """Which training was trained up to which step."""
+    judge_s: float = 5.0
+    judged: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    """Which training was judged, and which of its LoRAs."""
 
     @property
     def queue(self) -> JobQueue:
@@ -63,13 +66,29 @@ class Floor:
         if turn is None:
             return None
         job = JobFolder(self.desk.workspace.root / turn.job)
-        if isinstance(job.read_spec(), ProofSpec):  # of what was published
+        spec = job.read_spec()
+        if isinstance(spec, ProofSpec):  # of what was published
             self.queue.finish(turn.job)
             return job
-        self.work(job)
+        if isinstance(spec, JudgeSpec):
+            self.judge(job, spec)
+        else:
+            self.work(job)
         self.desk.app.sweeps.on_end(job)
         self.queue.finish(turn.job)
         return job
+
+    def judge(self, job: JobFolder, spec: JudgeSpec) -> None:
+        """What the judge's worker does: the lower the rate of a run, the better its LoRA."""
+        self.now += self.judge_s
+        train = JobFolder((job.path / spec.train).resolve())
+        score = 1 - train.read_spec().settings.learning_rate
+        rows = tuple(Judged(lora=lora, weight=1.0, likeness=score, score=score) for lora in spec.loras)
+        write_json(train.path / "judgement.json", Judgement(rows=rows, lora=spec.loras[0], weight=1.0))
+        self.judged.append((train.path.name, spec.loras))
+        events = ev.EventWriter(job.events_path)
+        events.write(ev.Started(pid=0), ev.Finished())
+        events.close()
 
     def train_all(self) -> None:
         while self.train_next() is not None:
@@ -294,6 +313,58 @@ def test_the_weaker_halves_are_dropped_in_time(floor: Floor) -> None:
     shown = floor.shown(sweep)
     assert (shown.ended, shown.basis) == ("finished", "validation")
     assert len(floor.order) == 4 + 2 + 1
+
+
+def test_the_judge_is_asked_at_every_rung(floor: Floor) -> None:
+    """Four runs are judged, two of them again, each by its newest LoRA; the last one is compared with nobody."""
+    knows_pace(floor, 1.0, 10.0)
+    assert floor.desk.app.settings.save("cat", "v1", sweep={"judge": True}) == []
+    floor.judge_s = 1.0
+    sweep = floor.begin(175, learning_rates=RATES)
+    record = read_sweep(floor.desk.workspace.root / sweep)
+    assert record is not None
+    assert record.judges
+    floor.train_all()
+    names = [row.name for row in floor.shown(sweep).rows]
+    assert [name for name, _ in floor.judged[:4]] == names
+    assert len(floor.judged) == 6
+    assert all(len(loras) == 1 for _, loras in floor.judged)
+    shown = floor.shown(sweep)
+    assert (shown.ended, shown.basis) == ("finished", "validation and judge")
+    assert floor.queue.waiting() == []
+    assert floor.now <= floor.finish_by
+
+
+def test_judging_is_a_part_of_the_plan(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 + 2 + 1 judgements of 6 s come on top, at most."""
+    knows_pace(floor, 1.0, 10.0)
+    monkeypatch.setattr(sweep_planning, "expected_judging_s", lambda *_: 6.0)
+    lists = {"learning_rates": RATES, "finish_by": "12:00"}
+    seconds = []
+    for judge in (False, True):
+        floor.finish_by = BEGUN + 1000
+        assert floor.desk.app.settings.save("cat", "v1", sweep={**lists, "judge": judge}) == []
+        seconds.append(floor.desk.app.sweeps.forecast("cat", "v1").seconds)
+    assert seconds == [4 * (40 + 10), 4 * (40 + 10 + 6)]
+
+
+def test_a_run_that_can_not_be_judged_stops_nothing(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise JobError("The base model is gone.")
+
+    monkeypatch.setattr(floor.desk.app.judging, "begin", refuse)
+    knows_pace(floor, 1.0, 10.0)
+    assert floor.desk.app.settings.save("cat", "v1", sweep={"judge": True}) == []
+    sweep = floor.begin(168, learning_rates=RATES)
+    floor.train_all()
+    assert (floor.shown(sweep).ended, floor.shown(sweep).basis) == ("finished", "validation")
+
+
+def test_without_a_time_every_run_is_judged_at_its_end(floor: Floor) -> None:
+    assert floor.desk.app.settings.save("cat", "v1", sweep={"judge": True}) == []
+    floor.begin(learning_rates="0.001,0.002")
+    settings = [floor.desk.job(job).read_spec().settings for job in floor.queue.waiting()]
+    assert [each.judge_when_finished for each in settings] == [True, True]
 
 
 def test_an_unknown_pace_is_measured_first(floor: Floor) -> None:
