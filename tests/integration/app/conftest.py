@@ -20,6 +20,7 @@ from lora_train.core.host import NoHost
 from lora_train.core.jobs import JobFolder
 from lora_train.core.workspace import Workspace
 from lora_train.launch import launcher
+from lora_train.publish import Published
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files
@@ -70,6 +71,10 @@ class ParkingHost(NoHost):
             self.parked_for.append("out")
 
 
+def _no_proof(train: JobFolder, file: str, published: Published) -> None:
+    """A proof after each publishing would come between the jobs that are counted here."""
+
+
 class House:
     """The App, a version `cat v1`, and what a test does with them."""
 
@@ -79,6 +84,7 @@ class House:
         self.root = root
         self.host = ParkingHost(root)
         self.app = App(Workspace(root / "work space"), self.host)
+        self.app.proofs.on_published = _no_proof
         self.app.projects.create("cat")
         self.app.projects.create_version("cat", "v1")
 
