@@ -123,7 +123,7 @@ def test_without_our_script_the_refresh_button_shows_the_same(
 
 
 def _begin_long(tab: Tab, files: list[Path]) -> None:
-    """A training of 16,000 steps, which is never waited for."""
+    """A training of 14,000 steps, which is never waited for."""
     tab.make_dataset(files)
     tab.choose("train_base_model", "tiny_sd.safetensors")
     tab.fill("dataset_repeats", "100")
@@ -145,7 +145,7 @@ def _answer(tab: Tab) -> str:
 
 def _step(tab: Tab) -> int:
     """The step of a training that runs and does steps; 0 otherwise."""
-    told = re.search(r"Running .*Training .*Step (\d+) / 16000", tab.text("progress"))
+    told = re.search(r"Running .*Training .*Step (\d+) / 14000", tab.text("progress"))
     return int(told[1]) if told else 0
 
 
