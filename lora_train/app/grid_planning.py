@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from lora_train.app.planning import check_base_model, with_absolute_paths, with_
 from lora_train.core import presets
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
+from lora_train.core.files import relative_path
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.grids import ALL_GRIDS_FILE, grid_file
 from lora_train.core.samplers import unknown_sampler
@@ -53,7 +53,7 @@ def plan_grid_job(
         seeds=tuple(secrets.randbelow(_SEEDS) if seed == -1 else seed for seed in grid.seeds),
     )
     return GridSpec(
-        loras=tuple(_from_job(workspace, lora) for lora in loras),
+        loras=tuple(relative_path(lora.absolute(), workspace.jobs_dir / "job") for lora in loras),
         grid=ready,
         settings=with_threads(with_absolute_paths(settings), facts),
     )
@@ -71,12 +71,3 @@ def _wrong_files(loras: Sequence[Path]) -> list[str]:
             problems.append(f"{lora}: another grid has the name {grid_file(lora.stem)}; rename the LoRA file")
         taken.add(name)
     return problems
-
-
-def _from_job(workspace: Workspace, lora: Path) -> str:
-    """The path from a job's folder: all of them stand beside each other."""
-    path = lora.absolute()
-    try:
-        return Path(os.path.relpath(path, workspace.jobs_dir / "job")).as_posix()
-    except ValueError:  # on another drive of Windows
-        return path.as_posix()

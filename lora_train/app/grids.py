@@ -6,7 +6,6 @@ so what was drawn is found again after a version or project got another name.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -47,6 +46,7 @@ from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, JobError, TrainToolsError, WorkspaceError
+from lora_train.core.files import relative_path
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.grids import ALL_GRIDS_FILE, cells, grid_file, picture_count
 from lora_train.core.host import Host
@@ -343,7 +343,7 @@ class Grids:
         raise WorkspaceError(f"The version of {job} is gone.", "Restore it first.")
 
     def _relative(self, lora: Path) -> str:
-        return Path(os.path.relpath(lora, self._workspace.jobs_dir / "job")).as_posix()
+        return relative_path(lora, self._workspace.jobs_dir / "job")
 
     def _is_drawn(self, folder: JobFolder) -> bool:
         return self._in_use.is_grid_drawn(self._workspace.id_of(folder.path))

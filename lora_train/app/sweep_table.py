@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from lora_train.app.judgements import read_judgement
 from lora_train.app.sweep_snapshot import SweepRow
 from lora_train.core.halving import Strength
 from lora_train.core.jobs import JobFolder, JobStatus
-from lora_train.core.judgement import Judgement
 from lora_train.core.sweep_record import SweepRun
-from lora_train.core.workspace import read_json
 
 
 class Judged(NamedTuple):
@@ -28,8 +27,8 @@ class Judged(NamedTuple):
 
 def judged(job: JobFolder, status: JobStatus) -> Judged | None:
     """None where nobody has judged the training."""
-    judgement = read_json(job.path / "judgement.json", Judgement, Judgement(rows=()))
-    if not judgement.rows:
+    judgement = read_judgement(job, status.saved)
+    if judgement is None:
         return None
     best = judgement.rows[0]
     for row in judgement.rows:
