@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from lora_train.core.network_settings import NetworkSettings
+from lora_train.core.memory_settings import MemorySettings
 
 Optimizer = Literal[
     "AdamW",
@@ -33,7 +33,7 @@ _BASIC: dict[str, Any] = {"basic": True}
 """Settings with a command-line flag of their own; every other one is reached by `--set key=value`."""
 
 
-class TrainSettings(NetworkSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainSettings(MemorySettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything a training run can be told. Lengths are pixels, times seconds, rates per optimizer step."""
 
     base_model: Annotated[

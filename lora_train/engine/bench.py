@@ -28,7 +28,7 @@ from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.setup import Run, prepare_run
-from lora_train.engine.train import train_step
+from lora_train.engine.step import train_step
 
 
 def bench(spec: BenchSpec, job: JobFolder, report: Reporter) -> dict[str, object]:

@@ -1,7 +1,4 @@
-"""The training of a LoRA: epochs, steps, saves, and the way back when something goes wrong.
-
-Legend: B batch, T text tokens, D text width; latents (B, 4, h, w).
-"""
+"""The training of a LoRA: epochs, steps, saves, and the way back when something goes wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +19,8 @@ from lora_train.core.limits import read_limits
 from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
-from lora_train.data.tokens import CHUNK_TOKENS
-from lora_train.engine import devices, diffusion, draws, losses
+from lora_train.engine import devices
 from lora_train.engine.averages import Averages
-from lora_train.engine.denoiser import predict
-from lora_train.engine.devices import to_device
 from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
 from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weights
@@ -46,6 +39,7 @@ from lora_train.engine.state import (
     restore_optimizer,
     save_state,
 )
+from lora_train.engine.step import train_step
 from lora_train.engine.validation import Validator
 
 _MOST_ROLL_BACKS = 2
@@ -396,73 +390,6 @@ class Training:
         except OSError as error:  # on Windows: open in a viewer
             message = f"{path.name} is out of date, but can't be moved to the trash: {error.strerror or error}."
             self.report.events.write(Note("warning", message))
-
-
-def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
-    """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
-    views = sum(len(batch.views) for batch in group)
-    total = torch.zeros((), device=run.device.torch)
-    for batch in group:
-        run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
-        loss = batch_losses(run, batch).sum() / views
-        run.scaler.scale(loss).backward()
-        total += loss.detach()
-    if run.settings.max_grad_norm:
-        run.scaler.unscale_(run.optimizer)
-        for_all = [parameter for parameters in run.groups.values() for parameter in parameters]
-        torch.nn.utils.clip_grad_norm_(for_all, run.settings.max_grad_norm)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.schedule.step()
-    run.network.after_step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return total
-
-
-def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
-    """(B,) weighted loss of every view, with all randomness drawn for (seed, epoch, position, purpose)."""
-    settings, device = run.settings, run.device.torch
-    shape = run.latents.latent_shape(batch.bucket)
-    latents = run.latents.latents(batch, to_device(draws.normal(run, batch, "latent", shape), device))
-    noise = to_device(draws.noise(run, batch, shape), device)
-    timesteps = to_device(draws.timesteps(run, batch), device)
-    alpha_bar = run.alphas[timesteps]
-
-    noisy = diffusion.add_noise(latents, noise, alpha_bar)
-    text, inpaint = run.texts.embeddings(batch), run.inpaint.get(batch.bucket)
-    sizes = run.sizes.of(batch) if run.sizes is not None else None
-    prediction = predict(run.model.unet, noisy, timesteps, text, sizes, inpaint)
-
-    target = diffusion.target(latents, noise, alpha_bar, run.model.prediction)
-    if settings.loss == "mse":
-        errors = losses.squared_errors(prediction, target)
-    else:
-        c = losses.huber_c(timesteps, alpha_bar, settings.huber_schedule, settings.huber_c)
-        errors = losses.robust_errors(prediction, target, settings.loss, c)
-    if run.masks is not None:
-        errors = errors * run.masks.weights(batch)
-    return losses.sample_losses(errors, _weights(run, batch, alpha_bar))
-
-
-def _weights(run: Run, batch: Batch, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """(B,) how much each view counts: by its noise level, and as a regularisation picture."""
-    settings, prediction = run.settings, run.model.prediction
-    weights = (
-        losses.debiased_weight(alpha_bar, prediction)
-        if settings.debiased_estimation
-        else losses.min_snr_weight(alpha_bar, settings.min_snr_gamma, prediction)
-    )
-    prior = [
-        settings.prior_loss_weight if run.planner.sources[view.source].is_regularisation else 1.0
-        for view in batch.views
-    ]
-    return weights * to_device(torch.tensor(prior), run.device.torch)
-
-
-def most_places(run: Run, batch: Batch) -> int:
-    """No layer of a model sees more of one view than its latents have pixels, or its caption tokens."""
-    _, height, width = run.latents.latent_shape(batch.bucket)
-    return max(height * width, run.settings.max_tokens // CHUNK_TOKENS * (CHUNK_TOKENS + 2))
 
 
 def _groups_of(batches: Sequence[Batch], size: int) -> list[Sequence[Batch]]:

@@ -14,7 +14,7 @@ from lora_train.core import events as ev
 from lora_train.core.errors import DatasetError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import TrainSpec
-from lora_train.engine import draws, losses, setup
+from lora_train.engine import draws, losses, setup, step
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.setup import Run
@@ -65,7 +65,7 @@ def test_what_is_left_out_gives_no_gradient(studio: Studio, prepare: Prepare) ->
             return (answer,)
 
         run.model.unet.forward = forward
-        found = engine.batch_losses(run, batch)
+        found = step.batch_losses(run, batch)
         found.sum().backward()
         assert guess.grad is not None
         noise = draws.noise(run, batch, run.latents.latent_shape(batch.bucket))
@@ -105,7 +105,7 @@ def _errors_by_half(run: Run, monkeypatch: pytest.MonkeyPatch, weight: float) ->
             batches = run.planner.batches(epoch)
             run.texts.prepare(batches)
             for batch in batches:
-                engine.batch_losses(run, batch)
+                step.batch_losses(run, batch)
     run.network.multiplier = 1.0
     return torch.stack(got).mean(dim=0)
 

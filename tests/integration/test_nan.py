@@ -11,6 +11,7 @@ import torch
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import TrainSpec
+from lora_train.engine import step
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter
 
@@ -97,7 +98,7 @@ def test_no_state_is_written_from_broken_weights(
     """Losses are read some time after their step; a state that is due in between may not keep what they broke."""
     bad_step = 6
     written: list[tuple[int, bool]] = []
-    losses_of = engine.batch_losses
+    losses_of = step.batch_losses
     save_state = engine.save_state
     state = {"step": 0, "is_broken": False}
 
@@ -110,7 +111,7 @@ def test_no_state_is_written_from_broken_weights(
         save_state(folder, facts, tensors)
         written.append((facts.clock.step, all(bool(t.isfinite().all()) for t in tensors.values())))
 
-    monkeypatch.setattr(engine, "batch_losses", broken_once)
+    monkeypatch.setattr(step, "batch_losses", broken_once)
     monkeypatch.setattr(engine, "save_state", spied_save)
     # A state is due after every step; losses come in far later.
     monkeypatch.setattr("lora_train.engine.reporting._SEND_EVERY_S", 1000)

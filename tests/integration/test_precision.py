@@ -12,7 +12,7 @@ from lora_train import worker
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import TrainSpec
-from lora_train.engine import setup
+from lora_train.engine import setup, step
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter
 
@@ -54,7 +54,7 @@ def test_every_precision_trains(
 ) -> None:
     computed: set[torch.dtype] = set()
     scales: list[float] = []
-    batch_losses = engine.batch_losses
+    batch_losses = step.batch_losses
 
     def spied(run: setup.Run, batch: Any) -> torch.Tensor:
         computed.add(next(run.model.unet.parameters()).dtype)
@@ -63,7 +63,7 @@ def test_every_precision_trains(
             scales.append(run.scaler.get_scale())
         return batch_losses(run, batch)
 
-    monkeypatch.setattr(engine, "batch_losses", spied)
+    monkeypatch.setattr(step, "batch_losses", spied)
     job = studio.plan(images, precision=precision, epochs=10, repeats=2, batch_size=2)
     assert worker_here(job, monkeypatch) == 0
     assert computed == {dtype}
@@ -103,7 +103,7 @@ def test_checkpointing_gives_the_same_gradients(studio: Studio, images: Path, tr
         calls: list[int] = []
         block = run.model.unet.up_blocks[1].resnets[0]
         block.register_forward_pre_hook(lambda *_, seen=calls: seen.append(1))
-        engine.batch_losses(run, batches[0]).sum().backward()
+        step.batch_losses(run, batches[0]).sum().backward()
         block_calls.append(len(calls))
         gradients.append(
             {name: tensor.grad for name, tensor in run.network.tensors().items() if tensor.grad is not None}

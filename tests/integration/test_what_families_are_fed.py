@@ -19,8 +19,7 @@ from lora_train.core import events as ev
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch, View
-from lora_train.engine import setup
-from lora_train.engine import train as engine
+from lora_train.engine import setup, step
 from lora_train.engine.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Table:
             return (torch.zeros_like(noisy[:, :4]),)
 
         self.run.model.unet.forward = forward
-        losses = engine.batch_losses(self.run, batch)
+        losses = step.batch_losses(self.run, batch)
         (all_that,) = got
         return Fed(*all_that, losses.detach())
 

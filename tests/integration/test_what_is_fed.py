@@ -23,8 +23,7 @@ from PIL import Image
 from lora_train.core import events as ev
 from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch
-from lora_train.engine import draws, setup
-from lora_train.engine import train as engine
+from lora_train.engine import draws, setup, step
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
@@ -80,7 +79,7 @@ class Table:
             return (torch.zeros_like(noisy),)
 
         self.run.model.unet.forward = forward
-        losses = engine.batch_losses(self.run, batch)
+        losses = step.batch_losses(self.run, batch)
         ((noisy, timesteps, text),) = got
         return [
             Fed(view.position, noisy[row], int(timesteps[row]), text[row], losses[row].item())

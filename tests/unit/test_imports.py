@@ -19,7 +19,7 @@ ALLOWED = {
     "data": {"core", "msgspec", "numpy", "PIL", "pillow_avif", "cv2", "imagehash", "tokenizers", "ftfy"},
     "engine": {
         *("data", "core", "msgspec", "numpy", "PIL", "yaml", "psutil"),
-        *("torch", "diffusers", "transformers", "safetensors", "lion_pytorch", "onnxruntime"),
+        *("torch", "diffusers", "transformers", "safetensors", "accelerate", "lion_pytorch", "onnxruntime"),
     },
     "caption": {
         *("data", "core", "msgspec", "numpy", "PIL"),

@@ -78,7 +78,8 @@ GROUPS = (
         "For other picture sizes, for small cards, and for training without one.",
         (
             *(("resolution", "bucket_step_px"), ("upscale_limit", "flip")),
-            *(("gradient_checkpointing", "precision"), ("device", "cpu_threads"), ("vae",)),
+            *(("fit_to_gpu",), ("gradient_checkpointing", "precision"), ("base_weights", "offload_share")),
+            *(("cuda_graphs", "compile_blocks"), ("device", "cpu_threads"), ("vae",)),
         ),
     ),
     (
