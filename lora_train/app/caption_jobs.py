@@ -8,7 +8,6 @@ made again.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from lora_train.app.watching import Watch
 from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.events import EventWriter, Phase
+from lora_train.core.files import relative_path
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus, RequestedEnd
 from lora_train.core.specs import CaptionPlan, CaptionSpec, DatasetSpec
@@ -111,8 +111,8 @@ class CaptionJobs:
         """A job that is a step in the history of the captions before it begins."""
         job = JobFolder(self._workspace.new_job_dir("caption"))
         spec = CaptionSpec(
-            dataset=os.path.relpath(version.path / "dataset", job.path),
-            trash=os.path.relpath(self._workspace.trash_dir, job.path),
+            dataset=relative_path(version.path / "dataset", job.path),
+            trash=relative_path(self._workspace.trash_dir, job.path),
             plan=plan,
             files=files,
             concept=concept,

@@ -22,6 +22,7 @@ from lora_train.app.watching import Watch
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
+from lora_train.core.files import relative_path
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import CaptionPlan, DatasetSpec
@@ -196,8 +197,8 @@ class Datasets:
             job = JobFolder(self._workspace.new_job_dir("dataset"))
             job.create(
                 DatasetSpec(
-                    dataset=os.path.relpath(found.path / "dataset", job.path),
-                    trash=os.path.relpath(self._workspace.trash_dir, job.path),
+                    dataset=relative_path(found.path / "dataset", job.path),
+                    trash=relative_path(self._workspace.trash_dir, job.path),
                     settings=settings,
                     project=name,
                     concept=fallback_caption(found),

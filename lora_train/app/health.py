@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,6 +15,7 @@ from lora_train.app.watching import Watch
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import DatasetError, JobError, TrainToolsError, WorkspaceError
 from lora_train.core.families import CheckpointFacts
+from lora_train.core.files import relative_path
 from lora_train.core.health import Finding, HealthReport
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.specs import CheckSpec
@@ -92,7 +92,7 @@ class Health:
             if self._is_checking(found):
                 raise JobError("The pictures are being looked at already.")
             job = JobFolder(self._workspace.new_job_dir("check"))
-            job.create(CheckSpec(dataset=os.path.relpath(found.path / "dataset", job.path)))
+            job.create(CheckSpec(dataset=relative_path(found.path / "dataset", job.path)))
             for ended in self._workers.values():
                 ended.poll()  # lets the system forget it
             self._workers[job.path] = launcher.start_worker(job)

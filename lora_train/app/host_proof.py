@@ -17,15 +17,12 @@ from lora_train.core.host import Host, HostPicture
 from lora_train.core.infotext import lora_tag
 from lora_train.core.jobs import JobFolder, RequestedEnd
 from lora_train.core.presets import native_resolution_px
-from lora_train.core.proofs import FILE_NAME, Fact, Proof, Proofs, read_proofs
+from lora_train.core.proofs import FILE_NAME, LEAST_SPREAD, MOST_STEPS, Fact, Proof, Proofs, read_proofs
 from lora_train.core.specs import ProofSpec
 from lora_train.core.workspace import write_json
 
-_MOST_STEPS = 12
 _SAME_LEVELS = 1.0
 """Mean difference, in levels of 255, of pictures that are the same: some cards draw nothing twice exactly."""
-_LEAST_SPREAD = 1.0
-"""Standard deviation, in levels, of a picture that shows anything."""
 _HINT = "Refresh the WebUI's LoRAs and prove it again; its console says more."
 _writing = threading.Lock()
 _log = logging.getLogger(__name__)
@@ -74,7 +71,7 @@ def _found(host: Host, spec: ProofSpec) -> tuple[Fact, str]:
     drawn_by = Fact("Drawn by", host.name)
     if mean_difference(base, at_zero) > _SAME_LEVELS:
         return drawn_by, "At weight 0 the WebUI does not draw what it draws without the LoRA."
-    if spread(at_one) < _LEAST_SPREAD <= spread(base):
+    if spread(at_one) < LEAST_SPREAD <= spread(base):
         return drawn_by, "At weight 1 the WebUI draws an empty picture."
     if mean_difference(base, at_one) <= mean_difference(base, at_zero):
         return drawn_by, "At weight 1 the WebUI draws what it draws without the LoRA."
@@ -97,7 +94,7 @@ def _draw(host: Host, spec: ProofSpec, base_model: Path, prompt: str) -> Any:
         width_px=side_px,
         height_px=side_px,
         sampler=settings.preview_sampler if settings.preview_sampler in known else known[0],
-        steps=min(settings.preview_steps, _MOST_STEPS),
+        steps=min(settings.preview_steps, MOST_STEPS),
         cfg_scale=settings.preview_cfg_scale,
         seed=settings.preview_seed,
         base_model=str(base_model),

@@ -10,12 +10,12 @@ import msgspec
 
 from lora_train.app.in_use import InUse
 from lora_train.app.judge_planning import judge_spec, what_is_judged
-from lora_train.app.judgements import Best, best_of, read_choice, read_judgement
 from lora_train.app.paces import expected_judging_s
 from lora_train.app.watching import Watch
 from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.judgement import CHOICE_NAME, PICTURES, WEIGHTS, Choice, Judgement, pictures_to_draw
+from lora_train.core.recommendation import Best, best_of, read_choice, read_judgement
 from lora_train.core.specs import JudgeSpec, TrainSpec
 from lora_train.core.workspace import Workspace, read_json, write_json
 from lora_train.launch.queue import JobQueue

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from lora_train import publish
-from lora_train.app.judgements import Best, best_of
 from lora_train.app.planning import lora_family
 from lora_train.app.proofs import Proofs
 from lora_train.app.snapshot import LoraEntry, Undo
@@ -22,6 +21,7 @@ from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.original import finished_train
+from lora_train.core.recommendation import Best, best_of
 from lora_train.core.specs import TrainSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace, write_json

@@ -19,6 +19,7 @@ from lora_train.core.checkpoints import read_checkpoint, require_supported, with
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DatasetError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts, Family
+from lora_train.core.files import relative_path
 from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder
 from lora_train.core.lora_files import plain_lora_modules
@@ -79,9 +80,9 @@ def plan_job(
     job.create(
         TrainSpec(
             name=stem,
-            dataset=os.path.relpath(version.dataset_dir, job.path),
+            dataset=relative_path(version.dataset_dir, job.path),
             dataset_fingerprint=fingerprint(dataset),
-            trash=os.path.relpath(workspace.trash_dir, job.path),
+            trash=relative_path(workspace.trash_dir, job.path),
             settings=settings,
             concept=concept,
             publish_to=str(publish_to.absolute()) if publish_to is not None else "",

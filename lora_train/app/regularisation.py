@@ -29,6 +29,7 @@ from lora_train.core import presets
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.families import CheckpointFacts
+from lora_train.core.files import relative_path
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import RegularisationSpec
 from lora_train.core.workspace import Version, Workspace
@@ -147,7 +148,7 @@ class Regularisation:
             job = JobFolder(self._workspace.new_job_dir("regularisation"))
             job.create(
                 RegularisationSpec(
-                    folder=os.path.relpath(folder, job.path),
+                    folder=relative_path(folder, job.path),
                     prompt=prompt,
                     negative_prompt=negative_prompt,
                     count=count,

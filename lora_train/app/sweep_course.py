@@ -33,6 +33,7 @@ _LOCK_WAIT_S = 10.0
 _SHARE_FOR_SAVING = 0.02
 _MOST_FOR_SAVING_S = 60.0
 """So long before the time that a sweep is to finish by, its last run is stopped, to save its LoRA."""
+_MOST_OF_TIME_FOR_JUDGING = 0.5
 _SHORTENED = "Runs went slower than planned: those that came later in a rung have fewer steps."
 _COMPARED: dict[Basis, str] = {
     "validation and judge": "Runs were compared by validation loss and the judge's score.",
@@ -155,6 +156,8 @@ class Course:
         ahead = [(run, status) for run, status in come if status.state != "finished"]
         plan = self._plan_anew(version, record, ahead) if ahead else []
         while not _comes_to_an_end(plan) and len(ahead) > 1:  # no time for all of these, but perhaps for fewer
+            if _is_time_to_judge(record, come) and self._let_judge(version, record, come):
+                return
             come = self._drop_weaker(version, record, come, keep=(len(come) + 1) // 2)
             ahead = [(run, status) for run, status in come if status.state != "finished"]
             plan = self._plan_anew(version, record, ahead) if ahead else []
@@ -315,6 +318,12 @@ class Course:
                 raise JobError(f"{sweep_dir} is no sweep.")
             yield record
             write_sweep(sweep_dir, record)
+
+
+def _is_time_to_judge(record: SweepRecord, come: Sequence[tuple[SweepRun, JobStatus]]) -> bool:
+    """Where time is short already, judging must leave most of it to the training."""
+    judging_s = sum(run.judge_s for run, _ in come)
+    return record.judges and judging_s <= _MOST_OF_TIME_FOR_JUDGING * (stop_at(record) - time.time())
 
 
 def _comes_to_an_end(plan: Sequence[Rung]) -> bool:

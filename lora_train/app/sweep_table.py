@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from lora_train.app.judgements import read_judgement
 from lora_train.app.sweep_snapshot import SweepRow
 from lora_train.core.halving import Strength
 from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.recommendation import read_judgement
 from lora_train.core.sweep_record import SweepRun
 
 

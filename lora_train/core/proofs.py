@@ -20,6 +20,11 @@ SAMPLES_FOLDER = "samples/proof"
 PROVING = "proving"
 """The phase of such a job."""
 
+MOST_STEPS = 12
+"""Of a picture: enough to see whether a LoRA works."""
+LEAST_SPREAD = 1.0
+"""Standard deviation, in levels of 255, of a picture that shows anything (see `data.levels.spread`)."""
+
 
 FactName = Literal[
     "Weights as they were saved",

@@ -11,6 +11,11 @@ def mean_difference(one: Image.Image, other: Image.Image) -> float:
     return sum(channels) / len(channels)
 
 
+def largest_difference(one: Image.Image, other: Image.Image) -> int:
+    """Of any pixel and channel of two RGB pictures of one size."""
+    return max(high for _, high in ImageStat.Stat(ImageChops.difference(one, other)).extrema)
+
+
 def spread(picture: Image.Image) -> float:
     """Standard deviation of the channel that varies most; 0 for a picture of one colour."""
     return max(ImageStat.Stat(picture).stddev)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 from PIL import Image
 
@@ -22,6 +21,8 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.lora_facts import LoraFacts
 from lora_train.core.proofs import (
     FILE_NAME,
+    LEAST_SPREAD,
+    MOST_STEPS,
     PROVING,
     SAMPLES_FOLDER,
     Fact,
@@ -34,6 +35,7 @@ from lora_train.core.proofs import (
 from lora_train.core.specs import ProofSpec
 from lora_train.core.tensorfiles import read_tensor_file, tensor_part_sha256
 from lora_train.core.workspace import write_json
+from lora_train.data.levels import largest_difference, spread
 from lora_train.data.sheets import save_png
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.preview_job import attach_lora, load_for_drawing
@@ -43,12 +45,8 @@ from lora_train.engine.sample import DrawSettings, decode, denoise, draw_setting
 from lora_train.engine.text import Prompts
 from lora_train.engine.weights import read_tensor
 
-_MOST_STEPS = 12
-"""Enough to see whether a LoRA works."""
 _ROUNDING_LEVELS = 2
 """Pictures that nowhere differ by more of 255 levels are the same."""
-_LEAST_SPREAD = 1.0
-"""Standard deviation, in levels, of a picture that shows anything."""
 _VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 _PUBLISH_AGAIN = "Publish it again."
 _TRAIN_ANEW = "Choose another LoRA of the training, or train it anew with a lower learning rate."
@@ -155,7 +153,7 @@ def _check_drawing(
             f"{Path(spec.published).name} is for {FAMILY_LABELS[lora.family]}, and the base model is not.", _TRAIN_ANEW
         )
     drawn = draw_settings(spec.settings, model, spec.settings.resolution or model.native_resolution_px)
-    drawn = msgspec.structs.replace(drawn, steps=min(drawn.steps, _MOST_STEPS))
+    drawn = msgspec.structs.replace(drawn, steps=min(drawn.steps, MOST_STEPS))
     base = _draw(model, prompts, spec, drawn, report, 0)
     network = attach_lora(model, Path(spec.published))
     network.multiplier = 0.0
@@ -166,14 +164,13 @@ def _check_drawing(
     names = [f"{SAMPLES_FOLDER}/{stem}-w{weight}.png" for weight in (0, 1)]
     for name, picture, weight in zip(names, (base, at_one), (0, 1), strict=True):
         text = f"{lora_tag(stem, weight)} {spec.prompt}"
-        save_png(Image.fromarray(picture), train.path / name, parameters_text(text, spec.settings, drawn))
-    if not np.array_equal(base, at_zero):
+        save_png(picture, train.path / name, parameters_text(text, spec.settings, drawn))
+    if base.tobytes() != at_zero.tobytes():
         raise _Refuted("At weight 0 it does not draw what the base model draws.", _TRAIN_ANEW)
     facts.append(Fact("Without weight it changes nothing"))
-    difference = np.abs(at_one.astype(int) - base.astype(int))
-    if at_one.std() < _LEAST_SPREAD <= base.std():
+    if spread(at_one) < LEAST_SPREAD <= spread(base):
         raise _Refuted("At weight 1 it draws an empty picture.", _TRAIN_ANEW)
-    if difference.max() <= _ROUNDING_LEVELS:
+    if largest_difference(base, at_one) <= _ROUNDING_LEVELS:
         raise _Refuted("At weight 1 it draws what the base model draws: it has learned nothing.", _TRAIN_ANEW)
     facts.append(Fact("With full weight it changes the picture"))
     return names
@@ -181,8 +178,8 @@ def _check_drawing(
 
 def _draw(
     model: BaseModel, prompts: Prompts, spec: ProofSpec, drawn: DrawSettings, report: Reporter, done: int
-) -> np.ndarray:
-    """(H, W, 3) uint8; always with the same seed. Raises _Refuted for numbers that are not finite."""
+) -> Image.Image:
+    """In RGB; always with the same seed. Raises _Refuted for numbers that are not finite."""
     report.phase(PROVING, done, 3)
     with torch.no_grad():
         positive = prompts.encode_prompt(spec.prompt)
@@ -190,4 +187,4 @@ def _draw(
     latents = denoise(model, positive, negative, [spec.settings.preview_seed], drawn, report.end_if_asked)
     if not bool(torch.isfinite(latents).all()):
         raise _Refuted("What it draws is not finite.", _TRAIN_ANEW)
-    return np.asarray(decode(model, latents)[0])
+    return decode(model, latents)[0]

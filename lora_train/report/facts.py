@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -17,7 +16,8 @@ from lora_train.core.errors import JobError
 from lora_train.core.history import MadeFrom, PictureFacts, Versions, read_made_from, read_versions
 from lora_train.core.history_differences import shown_setting
 from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
-from lora_train.core.judgement import Choice, Judgement
+from lora_train.core.judgement import Judgement
+from lora_train.core.recommendation import best_of, read_choice, read_judgement
 from lora_train.core.settings import setting_fields
 from lora_train.core.specs import TrainSpec
 from lora_train.data.caption_tags import TagCount, count_tags
@@ -29,8 +29,6 @@ _TELLING = ("preview_prompts", "preview_negative_prompt", "trigger_word", "sd_sc
 """Settings that a private report leaves out as it does captions."""
 _FOLDERS = re.compile(r"(?:[A-Za-z]:[\\/]|(?<![\w.])[\\/])(?=\S)[^\"'\n=]*[\\/]")
 """All before the last part of an absolute path."""
-
-_Record = TypeVar("_Record", Judgement, Choice)
 
 
 class SettingFact(msgspec.Struct, frozen=True):
@@ -102,10 +100,8 @@ def read_facts(folder: Path) -> ReportFacts:
     is_private = bool(settings.private_metadata or getattr(settings, "private_use", False))
     status = status_from_events(job.events())
     made = read_made_from(job.path)
-    judgement = _read(job.path / "judgement.json", Judgement)
-    choice = _read(job.path / "choice.json", Choice)
+    best = best_of(job, status.saved)
     loras = _loras(job.path, status)
-    best, weight = _best(judgement, choice, loras)
     changed, usual = _settings(settings, is_private=is_private)
     captions = [p.caption for p in made.pictures if not p.is_regularisation] if made is not None else []
     return ReportFacts(
@@ -122,10 +118,10 @@ def read_facts(folder: Path) -> ReportFacts:
         loras=loras,
         made_from=made,
         versions=read_versions(job.path),
-        judgement=judgement,
-        best=best,
-        best_weight=weight,
-        is_chosen=choice is not None and best == choice.lora,
+        judgement=read_judgement(job, status.saved),
+        best=best.file or (loras[-1].file if loras else ""),
+        best_weight=best.weight,
+        is_chosen=read_choice(job, status.saved) is not None,
         trigger="" if is_private else settings.trigger_word or common_tag(captions) or spec.concept,
         is_private=is_private,
     )
@@ -174,19 +170,3 @@ def _loras(folder: Path, status: JobStatus) -> list[LoraFact]:
         for file in status.saved
         if (path := folder / file).is_file()
     ]
-
-
-def _best(judgement: Judgement | None, choice: Choice | None, loras: Sequence[LoraFact]) -> tuple[str, float]:
-    files = [lora.file for lora in loras]
-    if choice is not None and choice.lora in files:
-        return choice.lora, choice.weight
-    if judgement is not None and judgement.lora in files:
-        return judgement.lora, judgement.weight
-    return (files[-1], 1.0) if files else ("", 1.0)
-
-
-def _read(path: Path, schema: type[_Record]) -> _Record | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=schema)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None

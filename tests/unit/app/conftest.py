@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lora_train.app import App
+from lora_train.app import App, sweep_planning
 from lora_train.app.snapshot import DatasetSnapshot
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
@@ -23,6 +23,7 @@ from lora_train.core.specs import DatasetSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.data.update import update_dataset
 from lora_train.launch import launcher
+from tests.unit.app.floor import Floor
 
 
 class TwoFolders(NoHost):
@@ -197,3 +198,14 @@ def updates_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(launcher, "start_worker", Ended)
     monkeypatch.setattr(Ended, "__del__", lambda self: None)
+
+
+@pytest.fixture
+def floor(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Floor:
+    """A version `cat v1` of 4 pictures, whose trainings have 40 steps."""
+    opened = Floor(desk)
+    desk.trained(*(f"1_cat/{number}.png" for number in range(4)))
+    desk.app.settings.save("cat", "v1", train={"base_model": "demo", "epochs": 10, "save_every_epochs": 0})
+    monkeypatch.setattr(time, "time", lambda: opened.now)
+    monkeypatch.setattr(sweep_planning, "deadline", lambda text, now: opened.finish_by)
+    return opened
