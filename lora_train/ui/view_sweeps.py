@@ -176,6 +176,7 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = "".join(f'<th scope="col">{words(text)}</th>' for text in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return (
-        '<div class="train-tools-wide" tabindex="0"><table class="train-tools-buckets">'
+        '<div class="train-tools-scroll" tabindex="0" role="region" aria-label="Sweep">'
+        '<table class="train-tools-buckets">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
