@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lora_train.core.curve_table import CurveRow
+from lora_train.core.curves import ValidationPoint, turning_point
 from lora_train.core.smoothing import smoothed
 
 _WIDTH, _HEIGHT = 900.0, 320.0
@@ -16,7 +17,9 @@ _TICKS = 5
 
 
 def chart_svg(rows: Sequence[CurveRow]) -> str:
-    """Loss faint, smoothed loss bold, validation loss with dots, the base model's as a level; "" without any loss."""
+    """Loss faint, smoothed loss bold, validation loss with dots and where it turned, the base model's as a level; ""
+    without any loss.
+    """
     losses = thinned([(row.step, row.loss) for row in rows if row.loss is not None])
     validations = [(row.step, row.validation_loss) for row in rows if row.validation_loss is not None]
     levels = [(row.step, row.base_loss) for row in rows if row.base_loss is not None]
@@ -27,10 +30,23 @@ def chart_svg(rows: Sequence[CurveRow]) -> str:
     last = max(step for step, _ in (*losses, *validations))
     first = min(step for step, _ in (*losses, *validations))
     place = _Places(first, last, low, high)
+    turn = turned_at(rows)
+    mark = "" if turn is None else place.mark(turn.step)
     return (
         f'<svg role="img" aria-label="Loss over the steps" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}">'
         f"{_axes(place)}{place.line('raw', losses)}{place.line('smooth', smooth)}"
-        f"{place.line('base', levels)}{place.line('validation', validations)}{place.dots(validations)}</svg>"
+        f"{place.line('base', levels)}{mark}{place.line('validation', validations)}{place.dots(validations)}</svg>"
+    )
+
+
+def turned_at(rows: Sequence[CurveRow]) -> ValidationPoint | None:
+    """Where over-training begins (see `core.curves.turning_point`); None as long as it doesn't."""
+    return turning_point(
+        [
+            ValidationPoint(row.step, row.validation_loss, row.base_loss or 0.0)
+            for row in rows
+            if row.validation_loss is not None
+        ]
     )
 
 
@@ -64,6 +80,10 @@ class _Places:
         elif len(placed) == 1:
             placed *= 2  # a line of no length is drawn as a dot
         return f'<polyline class="{kind}" points="{" ".join(placed)}"/>'
+
+    def mark(self, step: int) -> str:
+        x = self.x(step)
+        return f'<line class="turn" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
 
     def dots(self, points: Sequence[tuple[int, float]]) -> str:
         return "".join(

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from lora_train.report.chart import chart_svg
+from lora_train.report.chart import chart_svg, turned_at
 from lora_train.report.facts import DatasetFacts, ReportFacts, SettingFact, without_folders
 from lora_train.report.history import history_html
 from lora_train.report.judged import judged_html
@@ -109,7 +109,8 @@ def _curves(facts: ReportFacts) -> str:
     if validations:
         best = min(validations, key=lambda row: row.validation_loss or 0.0)
         told = f"<p>Lowest loss on held-out pictures: {best.validation_loss:.4g}, after step {best.step}."
-        told += f" Base model: {best.base_loss:.4g}.</p>" if best.base_loss is not None else "</p>"
+        told += f" Base model: {best.base_loss:.4g}." if best.base_loss is not None else ""
+        told += " Since then it is over-trained.</p>" if turned_at(facts.curve) is not None else "</p>"
     return f"<figure>{svg}<figcaption>{legend}</figcaption></figure>{told}"
 
 

@@ -44,6 +44,7 @@ svg polyline { fill: none; stroke-linecap: round; stroke-linejoin: round; }
 svg .raw { stroke: var(--accent); stroke-opacity: .3; stroke-width: 1; }
 svg .smooth { stroke: var(--accent); stroke-width: 2.5; }
 svg .validation { stroke: var(--warm); stroke-width: 2; } svg .dot { fill: var(--warm); }
+svg .turn { stroke: var(--warm); stroke-width: 1.5; stroke-dasharray: 2 4; }
 svg .base { stroke: var(--quiet); stroke-width: 1.5; stroke-dasharray: 6 5; }
 .key { display: inline-block; margin-right: 1.1rem; }
 .key::before { content: ""; display: inline-block; width: 1.4rem; margin-right: .4rem; vertical-align: .25em;

@@ -96,6 +96,17 @@ def test_all_is_in_it(tmp_path: Path) -> None:
     assert "sofa <small>3</small>" in page
 
 
+def test_where_it_turned_is_marked(tmp_path: Path) -> None:
+    job = trained(tmp_path)
+    assert 'class="turn"' not in page_of(job)
+    events = ev.EventWriter(job.events_path)
+    events.write(ev.Validated(41, 0.3, 0.5))
+    events.close()
+    page = page_of(job)
+    assert page.count('class="turn"') == 1
+    assert "after step 20. Base model: 0.5. Since then it is over-trained." in page
+
+
 def test_it_opens_by_itself(tmp_path: Path) -> None:
     """Nothing is fetched, nothing runs, and every text that a person typed is text."""
     page = page_of(trained(tmp_path))
