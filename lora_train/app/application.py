@@ -22,7 +22,6 @@ from lora_train.app.grids import Grids
 from lora_train.app.health import Health
 from lora_train.app.history import History
 from lora_train.app.in_use import InUse
-from lora_train.app.judge_planning import judge_spec
 from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
 from lora_train.app.merging import merge_spec
@@ -57,7 +56,6 @@ from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
-from lora_train.core.judgement import PICTURES, WEIGHTS
 from lora_train.core.limits import lift_reached_limits
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
@@ -93,7 +91,7 @@ class App:
         self.presets = Presets(workspace, self.training)
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
         self.grids = Grids(workspace, host, jobs, self.training, in_use, watch)
-        self.judging = Judging(workspace, jobs, in_use, watch)
+        self.judging = Judging(workspace, host, jobs, in_use, watch)
         self.history = History(workspace, host, jobs, in_use, watch)
         self.reports = Reports(workspace, watch)
         self.queue = Queue(workspace, jobs)
@@ -328,13 +326,6 @@ class App:
         """A job that adds LoRAs up, or resizes one. Raises as `merging.merge_spec`."""
         spec = merge_spec(loras=loras, weights=weights, out=out, rank=rank, keep=keep, precision=precision)
         return self._new_job("merge", spec)
-
-    def plan_judgement(
-        self, train: JobFolder, *, weights: Sequence[float] = WEIGHTS, pictures: int = PICTURES, encoder: str = ""
-    ) -> JobFolder:
-        """A job that judges the LoRAs of a training. Raises as `judge_planning.judge_spec`."""
-        spec = judge_spec(self.workspace, train, weights=weights, pictures=pictures, encoder=encoder)
-        return self._new_job("judge", spec)
 
     def inspect(self, path: Path) -> Inspection:
         """What is in a checkpoint, LoRA, VAE or diffusers folder. Raises ModelError."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_train.app.planning import check_base_model
+from lora_train.app.version_settings import train_settings
 from lora_train.core import presets
-from lora_train.core.errors import ConfigError, JobError
+from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.files import relative_path
 from lora_train.core.jobs import JobFolder, status_from_events
 from lora_train.core.judgement import PICTURES, WEIGHTS, judge_prompts
@@ -26,17 +27,19 @@ def judge_spec(
     *,
     weights: Sequence[float] = WEIGHTS,
     pictures: int = PICTURES,
-    encoder: str = "",
+    encoder: str | None = None,
     only: str = "",
 ) -> JudgeSpec:
     """The spec of a job in `workspace.new_job_dir("judge")` that judges all LoRAs of a training that are there, or a
-    single one of them.
+    single one of them, with the encoder that its version's settings name where none is given.
 
     Raises ConfigError with all that is wrong, JobError where `train` is no training or has no LoRA, ModelError where
     its base model is gone.
     """
     spec, loras = what_is_judged(train, status_from_events(train.events()).saved)
     loras = (only,) if only in loras else loras
+    if encoder is None:
+        encoder = _encoder_of_version(workspace, train)
     problems = [*_wrong_numbers(weights, pictures), *_wrong_encoder(encoder)]
     if problems:
         raise ConfigError(problems)
@@ -91,6 +94,14 @@ def _wrong_numbers(weights: Sequence[float], pictures: int) -> list[str]:
     if not 2 <= pictures <= MOST_PICTURES:
         problems.append(f"pictures: {pictures} is not a whole number from 2 to {MOST_PICTURES}")
     return problems
+
+
+def _encoder_of_version(workspace: Workspace, train: JobFolder) -> str:
+    try:
+        version = workspace.find_version(train.path.parents[3].name, train.path.parents[1].name)
+    except (WorkspaceError, IndexError):  # a training that lies elsewhere
+        return ""
+    return train_settings(version).judge_encoder
 
 
 def _wrong_encoder(encoder: str) -> list[str]:

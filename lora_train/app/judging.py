@@ -12,7 +12,8 @@ from lora_train.app.in_use import InUse
 from lora_train.app.judge_planning import judge_spec, what_is_judged
 from lora_train.app.paces import expected_judging_s
 from lora_train.app.watching import Watch
-from lora_train.core.errors import JobError, TrainToolsError, WorkspaceError
+from lora_train.core.errors import ConfigError, JobError, TrainToolsError, WorkspaceError
+from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.judgement import CHOICE_NAME, PICTURES, WEIGHTS, Choice, Judgement, pictures_to_draw
 from lora_train.core.recommendation import Best, best_of, read_choice, read_judgement
@@ -58,8 +59,9 @@ class JudgeSnapshot(msgspec.Struct):
 
 
 class Judging:
-    def __init__(self, workspace: Workspace, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
+    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
         self._workspace = workspace
+        self._host = host
         self._jobs = jobs
         self._in_use = in_use
         self._watch = watch
@@ -81,7 +83,7 @@ class Judging:
         *,
         weights: Sequence[float] = WEIGHTS,
         pictures: int = PICTURES,
-        encoder: str = "",
+        encoder: str | None = None,
         publishes: bool = False,
         only: str = "",
     ) -> str:
@@ -106,11 +108,14 @@ class Judging:
         *,
         weights: Sequence[float] = WEIGHTS,
         pictures: int = PICTURES,
-        encoder: str = "",
+        encoder: str | None = None,
         only: str = "",
     ) -> JobFolder:
         """A job that judges the LoRAs of a training, or a single one; nothing runs yet. Raises as `judge_spec`."""
         spec = judge_spec(self._workspace, train, weights=weights, pictures=pictures, encoder=encoder, only=only)
+        if spec.encoder and not self._host.takes_paths():
+            problem = "Judge's image encoder: leave it empty; this page is open to others, so it takes no paths."
+            raise ConfigError([problem])
         judge = JobFolder(self._workspace.new_job_dir("judge"))
         judge.create(spec)
         return judge

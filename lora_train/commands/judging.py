@@ -34,8 +34,8 @@ def add_commands(commands: Any) -> None:
 def _judge(options: argparse.Namespace) -> Result:
     app = app_of(options)
     train = JobFolder(Path(options.train).absolute())
-    job = app.plan_judgement(
-        train, weights=numbers("weights", options.weights), pictures=options.pictures, encoder=options.encoder
+    job = app.judging.plan(
+        train, weights=numbers("weights", options.weights), pictures=options.pictures, encoder=options.encoder or None
     )
     result = run_job(app, job)
     if result["state"] != "finished":

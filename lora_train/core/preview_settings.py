@@ -52,3 +52,11 @@ class PreviewSettings(ValidationSettings, frozen=True, forbid_unknown_fields=Tru
             "recommended.",
         ),
     ] = False
+    judge_encoder: Annotated[
+        str,
+        Meta(
+            title="Judge's image encoder",
+            description="Folder of a CLIP or DINOv2 model, or an .onnx file, to compare pictures with; empty: the base "
+            "model itself.",
+        ),
+    ] = ""

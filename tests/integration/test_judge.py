@@ -53,7 +53,7 @@ def ranked(shared_studio: Studio, trains: dict[str, JobFolder]) -> dict[str, Jud
     """All kinds judged together, as if the good training had saved them."""
     studio, good = shared_studio, trains["good"]
     files = [judge_kinds.take(next(job.path.glob("*-v1.safetensors")), kind, good) for kind, job in trains.items()]
-    job = studio.app.plan_judgement(good, weights=(1.0,))
+    job = studio.app.judging.plan(good, weights=(1.0,))
     spec = job.read_spec()
     assert isinstance(spec, JudgeSpec)
     job.spec_path.unlink()
@@ -102,7 +102,7 @@ def test_the_good_one_is_recommended_with_its_pictures(ranked: dict[str, Judged]
 def test_a_stopped_job_goes_on_with_what_it_has(shared_studio: Studio, trains: dict[str, JobFolder]) -> None:
     """Stopped in the second row; the first is kept and not drawn again."""
     studio, train = shared_studio, trains["still"]
-    job = studio.app.plan_judgement(train, weights=(0.5, 1.0), pictures=2)
+    job = studio.app.judging.plan(train, weights=(0.5, 1.0), pictures=2)
     worker = studio.start(job)
     kept = job.path / "measured.json"
     studio.wait_until(kept.is_file, worker)

@@ -93,7 +93,7 @@ GROUPS = (
         (
             *(("preview_prompts",), ("preview_negative_prompt",), ("preview_weights", "preview_sampler")),
             *(("preview_steps", "preview_cfg_scale"), ("preview_seed", "preview_size_px")),
-            ("judge_when_finished",),
+            ("judge_when_finished", "judge_encoder"),
         ),
     ),
     (
@@ -105,6 +105,10 @@ GROUPS = (
 """The rest, in closed accordions: title, one line of help, settings row by row, those together that depend on each
 other. `repeats` and the steps aimed at stand in the dataset panel.
 """
+
+
+_PATHS = ("vae", "judge_encoder")
+"""Typed by hand, which only people at the machine itself may do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +197,7 @@ class TrainPanel:
         if name == "optimizer":
             return self._optimizer()
         takes_paths = self.page.app.host.takes_paths()
-        options = {"interactive": False} if name == "vae" and not takes_paths else {}
+        options = {"interactive": False} if name in _PATHS and not takes_paths else {}
         return setting_control(self._fields[name], "train", panel="train", **options)
 
     def _optimizer(self) -> OptimizerControl:

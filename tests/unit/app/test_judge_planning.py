@@ -37,7 +37,7 @@ def trained(app: App, **values: Any) -> JobFolder:
 
 def test_all_loras_that_are_there_are_judged(app: App) -> None:
     train = trained(app)
-    job = app.plan_judgement(train, weights=(0.6, 1.0, 0.6), pictures=4)
+    job = app.judging.plan(train, weights=(0.6, 1.0, 0.6), pictures=4)
     spec = job.read_spec()
     assert isinstance(spec, JudgeSpec)
     assert (job.path / spec.train).resolve() == train.path

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora_train.app.background import Background
 from lora_train.core import events as ev
-from lora_train.core.errors import JobError, WorkspaceError
+from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.judgement import JUDGING, Judged, Judgement
 from lora_train.core.private_use import PRIVATE_METADATA, PRIVATE_USE
@@ -53,6 +53,25 @@ def background(desk: Desk) -> Background:
     app = desk.app
     jobs = JobQueue(desk.workspace.root)
     return Background(desk.workspace, desk.host, jobs, app.loras, app.sweeps, app.judging, app.proofs)
+
+
+def test_the_encoder_of_the_settings(desk: Desk, tmp_path: Path) -> None:
+    """What the version's settings name now counts, not what they named when the training began."""
+    job = desk.finished(loras=[FIRST, LAST])
+    encoder = tmp_path / "眼" / "clip.onnx"
+    assert desk.app.settings.save("cat", "v1", train={"judge_encoder": str(encoder)}) == []
+    with pytest.raises(ConfigError, match="does not exist"):
+        desk.app.judging.begin(job)
+    encoder.parent.mkdir()
+    encoder.write_bytes(b"")
+    desk.host.is_local = False
+    with pytest.raises(ConfigError, match="takes no paths"):
+        desk.app.judging.begin(job)
+    assert desk.app.queue.entries() == []
+    desk.host.is_local = True
+    spec = desk.job(desk.app.judging.begin(job)).read_spec()
+    assert isinstance(spec, JudgeSpec)
+    assert spec.encoder == str(encoder)
 
 
 def test_cost_and_queue(desk: Desk) -> None:
