@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    from lora_train.hosts import packages  # lies beside this file
+    from lora_train.core import packages  # lies beside this file
 
     verdict = packages.read_verdict()
     is_new = verdict is None

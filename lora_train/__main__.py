@@ -12,6 +12,7 @@ from lora_train import __version__
 from lora_train.commands import (
     captions,
     datasets,
+    doctor,
     grids,
     judging,
     presets,
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_commands(commands)
     tools.add_commands(commands)
     judging.add_commands(commands)
+    doctor.add_commands(commands)
     return parser
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_train.api.caption_routes import CAPTION_ROUTES
 from lora_train.api.dataset_routes import DATASET_ROUTES
+from lora_train.api.doctor_routes import DOCTOR_ROUTES
 from lora_train.api.grid_routes import GRID_ROUTES
 from lora_train.api.history_routes import HISTORY_ROUTES
 from lora_train.api.judge_routes import JUDGE_ROUTES
@@ -27,4 +28,5 @@ ROUTES: list[Route[Any, Any]] = [
     *SWEEP_ROUTES,
     *JUDGE_ROUTES,
     *HISTORY_ROUTES,
+    *DOCTOR_ROUTES,
 ]

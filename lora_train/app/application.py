@@ -17,6 +17,7 @@ from lora_train.app.background import Background
 from lora_train.app.captioning import Captioning
 from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
+from lora_train.app.doctor import Doctor
 from lora_train.app.grid_planning import plan_grid_job
 from lora_train.app.grids import Grids
 from lora_train.app.health import Health
@@ -95,6 +96,7 @@ class App:
         self.history = History(workspace, host, jobs, in_use, watch)
         self.reports = Reports(workspace, watch)
         self.queue = Queue(workspace, jobs)
+        self.doctor = Doctor(workspace, host)
         self.sweeps = Sweeps(workspace, jobs, self.training, self.presets, self.loras, self.judging, watch)
         self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging, self.proofs)
 

@@ -32,7 +32,7 @@ class Device(NamedTuple):
 
 def choose_device(wanted: DeviceName) -> Device:
     """The wanted device, or with "auto" the fastest there is. Raises ConfigError when it is not there."""
-    available = _available()
+    available = all_devices()
     if wanted == "auto":
         return available[0]
     for device in available:
@@ -42,7 +42,8 @@ def choose_device(wanted: DeviceName) -> Device:
     raise ConfigError([f"device: {wanted} is not available here; torch {torch.__version__} offers {names}"])
 
 
-def _available() -> list[Device]:
+def all_devices() -> list[Device]:
+    """The fastest first; the CPU is always there, and last."""
     devices: list[Device] = []
     if torch.cuda.is_available():
         devices.append(Device(torch.device("cuda", 0), torch.cuda.get_device_name(0)))

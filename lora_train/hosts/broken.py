@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Any
 
-from lora_train.hosts import packages
+from lora_train.core import packages
 
 OLDEST_PYTHON = (3, 10)
 

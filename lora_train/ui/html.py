@@ -134,6 +134,13 @@ def grid_picture_url(job: str, file: str, token: str, *, size: str = "full") -> 
     return f"{BASE}grids/picture?{_query({'job': job, 'file': file, 'size': size}, token)}"
 
 
+def download_link(text: str, route: str, query: Mapping[str, str], token: str, name: str = "") -> str:
+    """A link that looks like a button, to a file that a route gives; `name` is as in `post_button`."""
+    key = " ".join((route, *query.values()))
+    about = {"href": f"{BASE}{route}?{_query(query, token)}", "data-key": key, **({"aria-label": name} if name else {})}
+    return f'<a class="train-tools-button" download{attributes_text(about)}>{words(text)}</a>'
+
+
 def rounded_time(seconds: float) -> tuple[str, str]:
     """A number and its unit in words, as exact as a forecast deserves."""
     if seconds < 90:

@@ -44,6 +44,7 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "captions": lambda: _captions(app, snapshot.selection, query, token),
         "health": lambda: _health(app, snapshot.selection, token),
         "regularisation": lambda: _regularisation(app, snapshot.selection),
+        "doctor": lambda: view.doctor_html(app.doctor.snapshot(), token),
         "grids_sum": lambda: _grids_sum(app, snapshot.selection),
         "grids": lambda: _grids(app, snapshot.selection, query, token),
     }
@@ -51,14 +52,22 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
     everything = {name: make() for name, make in makers.items() if name in wanted}
     marks = {name: mark(name, html) for name, html in everything.items()}
     seen = set(query.get("seen", "").split(","))
-    update = snapshot.dataset.update
     return {
         "fragments": {name: html for name, html in everything.items() if marks[name] not in seen},
         "marks": marks,
-        "busy": bool(snapshot.queue) or (update is not None and update.state in ("waiting", "running")),
+        "busy": _is_busy(app, snapshot),
+        or app.doctor.snapshot().is_running
+        or (update is not None and update.state in ("waiting", "running")),
         "loras_revision": snapshot.loras_revision,
         "selection": msgspec.to_builtins(snapshot.selection),
     }
+
+
+def _is_busy(app: App, snapshot: Snapshot) -> bool:
+    """Whether the page is to look often."""
+    update = snapshot.dataset.update
+    is_updating = update is not None and update.state in ("waiting", "running")
+    return bool(snapshot.queue) or is_updating or app.doctor.snapshot().is_running
 
 
 def mark(name: str, html: str) -> str:

@@ -13,6 +13,7 @@ from lora_train.ui.html import BASE
 from lora_train.ui.page import Page, Values
 from lora_train.ui.panels.captions import CaptionsPanel
 from lora_train.ui.panels.dataset import DatasetPanel
+from lora_train.ui.panels.doctor import add_doctor
 from lora_train.ui.panels.previews import PreviewsPanel
 from lora_train.ui.panels.project import ProjectPanel
 from lora_train.ui.panels.regularisation import RegularisationPanel
@@ -36,6 +37,7 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
                 train = TrainPanel(page)
                 add_results(page)
                 previews = PreviewsPanel(page)
+            add_doctor(page)
 
         def show_body(selection: Selection) -> Updates:
             return {body: gr.update(visible=bool(selection.version))}

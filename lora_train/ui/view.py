@@ -14,6 +14,7 @@ from lora_train.ui.html import counted, live, paragraph, post_button, sentence, 
 from lora_train.ui.view_captioning import captioning_html
 from lora_train.ui.view_captions import captions_html
 from lora_train.ui.view_dataset import dataset_html, model_html, sum_html
+from lora_train.ui.view_doctor import doctor_html
 from lora_train.ui.view_grids import grids_html, grids_sum_html
 from lora_train.ui.view_health import health_html
 from lora_train.ui.view_history import comparison_html, history_row
@@ -32,6 +33,7 @@ __all__ = [
     "comparison_html",
     "counted_message_html",
     "dataset_html",
+    "doctor_html",
     "effect_html",
     "grids_html",
     "grids_sum_html",

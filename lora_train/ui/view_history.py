@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from urllib.parse import urlencode
 
 from lora_train.app.history_snapshot import Comparison, HistoryNote
 from lora_train.core.history_differences import PictureDifference, SettingDifference
-from lora_train.ui.html import BASE, attributes_text, paragraph, post_button, sentence, value, words
+from lora_train.ui.html import attributes_text, download_link, paragraph, post_button, sentence, value, words
 from lora_train.ui.view_presets import AGAIN
 
 _MOST_ROWS = 200
@@ -41,9 +40,9 @@ def history_row(job: str, note: HistoryNote, compared: str, token: str) -> str:
         parts.append(post_button("Repeat exactly", "history/repeat", body, done="Put into the queue."))
     parts.append(_choice(job, note, compared))
     parts += [
-        _link("Report", "jobs/report", job, token),
-        _link("Curves (CSV)", "jobs/curves.csv", job, token),
-        _link("Curves (JSON)", "jobs/curves.json", job, token),
+        download_link("Report", "jobs/report", {"job": job}, token),
+        download_link("Curves (CSV)", "jobs/curves.csv", {"job": job}, token),
+        download_link("Curves (JSON)", "jobs/curves.json", {"job": job}, token),
     ]
     told = ""
     if note.is_noted and note.versions:
@@ -75,12 +74,6 @@ def _choice(job: str, note: HistoryNote, compared: str) -> str:
     )
     about = attributes_text({"data-param": "compare", "data-key": f"compare {job}", "aria-label": "Compare with…"})
     return f"<select{about}>{options}</select>"
-
-
-def _link(text: str, route: str, job: str, token: str) -> str:
-    query = urlencode({"job": job, **({"token": token} if token else {})})
-    about = attributes_text({"href": f"{BASE}{route}?{query}", "data-key": f"{route} {job}"})
-    return f'<a class="train-tools-button" download{about}>{words(text)}</a>'
 
 
 def _table(title: str, rows: Sequence[SettingDifference]) -> str:

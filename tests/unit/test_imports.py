@@ -28,7 +28,7 @@ ALLOWED = {
     "launch": {"core", "msgspec", "psutil"},
     "publish": {"core", "msgspec"},
     "report": {"data", "core", "msgspec", "PIL"},
-    "app": {"launch", "publish", "report", "data", "core", "msgspec"},
+    "app": {"__init__", "launch", "publish", "report", "data", "core", "msgspec"},
     "api": {"app", "core", "__init__", "msgspec", "fastapi", "starlette"},
     "ui": {"app", "core", "__init__", "msgspec", "gradio"},
     "hosts": {

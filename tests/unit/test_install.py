@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lora_train.hosts import packages
+from lora_train.core import packages
 
 pytestmark = pytest.mark.compat
 
@@ -282,7 +282,7 @@ def test_a_start_with_nothing_to_do_takes_no_time(tmp_path: Path) -> None:
         "lora_train/core/__init__.py",
         "lora_train/core/installing.py",
         "lora_train/hosts/__init__.py",
-        "lora_train/hosts/packages.py",
+        "lora_train/core/packages.py",
     ):
         (root / name).write_bytes((INSTALLER.parent / name).read_bytes())
     verdict = {"versions": packages.versions(), "verdict": {}}

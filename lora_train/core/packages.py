@@ -74,12 +74,15 @@ def versions() -> dict[str, str]:
     """What a verdict depends on: Python, and the installed version of each package ("" where there is none)."""
     found = {"python": sys.version, "executable": sys.executable}
     asked_for = (*ADDED.values(), *HELPFUL.values(), *OF_THE_HOST.values(), "accelerate", "huggingface_hub")
-    for distribution in asked_for:
-        try:
-            found[distribution] = importlib.metadata.version(distribution) or ""
-        except importlib.metadata.PackageNotFoundError:
-            found[distribution] = ""
-    return found
+    return found | {distribution: version(distribution) for distribution in asked_for}
+
+
+def version(distribution: str) -> str:
+    """The installed version; "" where there is none."""
+    try:
+        return importlib.metadata.version(distribution) or ""
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def not_found() -> list[str]:
