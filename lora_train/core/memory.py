@@ -94,7 +94,7 @@ def measures(plan: MemoryPlan, *, beyond: MemoryPlan | None = None) -> list[Meas
         which = "some" if plan.checkpointing == "some" else "all"
         found.append(Measure(f"gradient checkpointing of {which} blocks"))
     if plan.base_weights != before.base_weights:
-        found.append(Measure("the base model in 8 bits:", plan.base_weights))
+        found.append(Measure("the base model stored as", plan.base_weights))
     if plan.offload_share != before.offload_share:
         found.append(Measure("share of the base model in main memory:", f"{plan.offload_share:.0%}"))
     return found
