@@ -58,6 +58,7 @@ from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
 from lora_train.core.limits import lift_reached_limits
+from lora_train.core.memory import MemoryFacts, read_memory
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import check_settings, parse_settings
@@ -217,6 +218,10 @@ class App:
             return status
         job.read_spec()
         return launcher.read_status(job, worker, reader)
+
+    def memory(self, job: JobFolder) -> MemoryFacts | None:
+        """How a training was fitted to its device; None for one that was not."""
+        return read_memory(job.path)
 
     def worker_of(self, job: JobFolder) -> launcher.Worker | None:
         """The worker that this process started for the job; None for one that another process did."""

@@ -20,6 +20,7 @@ from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.memory import read_memory
 from lora_train.core.specs import GridSpec, JudgeSpec, OnCardSpec, ProofSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue, Runner
@@ -81,7 +82,9 @@ class Background:
         if not self._is_judged_first(job, spec):
             self._publish(job)
         events = job.events()
-        remember_pace(self._workspace.root, spec, status_from_events(events), measured_pace(events))
+        memory = read_memory(job.path)
+        tried_s = memory.fitting.s_per_step if memory is not None and memory.fitting is not None else 0.0
+        remember_pace(self._workspace.root, spec, status_from_events(events), measured_pace(events), tried_s)
         self._sweeps.on_end(job)
 
     def _is_judged_first(self, job: JobFolder, spec: TrainSpec) -> bool:

@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.events import Event, Phase, Started, Step
 from lora_train.core.grids import work_steps
 from lora_train.core.jobs import JobStatus
 from lora_train.core.judgement import JUDGING
+from lora_train.core.memory import MemoryFacts
 from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, JudgeSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import read_json, write_json
 
@@ -50,15 +52,29 @@ class _GridResult(msgspec.Struct):
     height_px: Annotated[int, Meta(ge=1)]
 
 
-def remember_pace(root: Path, spec: TrainSpec, status: JobStatus, measured: Pace | None = None) -> None:
+def with_tried_pace(status: JobStatus, memory: MemoryFacts | None) -> JobStatus:
+    """Of a training that runs and has no pace of its own yet, with the one that its trial on the device measured."""
+    tried = memory.fitting if memory is not None else None
+    if status.state != "running" or status.s_per_step is not None or tried is None or not tried.s_per_step:
+        return status
+    left_s = (status.total_steps - status.step) * tried.s_per_step
+    return replace(status, s_per_step=tried.s_per_step, eta_s=left_s if status.total_steps else None)
+
+
+def remember_pace(
+    root: Path, spec: TrainSpec, status: JobStatus, measured: Pace | None = None, tried_s_per_step: float = 0.0
+) -> None:
     """Keep the seconds per step that a training had in the end, and those of its start, for trainings that are like it
     in everything, and for those that are so in what matters most.
+
+    Of one that was ended early, the steps of its trial count, where it had one.
     """
-    if status.s_per_step is None or status.step < _FEWEST_STEPS:
+    s_per_step = status.s_per_step if status.step >= _FEWEST_STEPS else tried_s_per_step
+    if not s_per_step:
         return
     paces = _read(root)
     for key in _keys(spec.settings):
-        paces.s_per_step[key] = status.s_per_step
+        paces.s_per_step[key] = s_per_step
         if measured is not None and measured.start_s is not None:
             paces.start_s[key] = measured.start_s
     write_json(root / "paces.json", paces)
@@ -167,6 +183,9 @@ def _keys(settings: TrainSettings) -> tuple[str, str]:
         settings.precision,
         settings.device,
     )
+    saving = (settings.base_weights, settings.offload_share)
+    if saving != ("full", 0.0):  # without, the keys of earlier releases are still found
+        most = (*most, *saving)
     more = (*most, settings.optimizer, settings.rank, settings.conv_rank, settings.max_tokens)
     return "|".join(map(str, more)), "|".join(map(str, most))
 

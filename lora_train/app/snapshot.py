@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from lora_train.app.fit_snapshot import Fit
 from lora_train.core.jobs import JobStatus
+from lora_train.core.memory import MemoryFacts
 from lora_train.core.proofs import Proof
 
 
@@ -165,6 +167,8 @@ class TrainSnapshot(msgspec.Struct):
     """Made by the original extension: finished, and known by its LoRAs alone."""
     is_private: bool = False
     """Copies of its LoRAs are marked for private use."""
+    memory: MemoryFacts | None = None
+    """How it was fitted to its device; None before, and where an earlier release trained it."""
 
 
 class QueueEntry(msgspec.Struct, frozen=True):
@@ -213,6 +217,8 @@ class Forecast(msgspec.Struct):
     """Whether a single repeat makes more steps than are aimed at."""
     seconds: float | None = None
     """Expected length of the training; None before anything like it was measured on this machine."""
+    fit: Fit | None = None
+    """Its memory; None where the device's is unknown."""
     problems: list[str] = []
     """Why it can't begin; empty when it can."""
     overridden: list[str] = []

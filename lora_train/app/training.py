@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 
 from lora_train.app.datasets import Datasets
+from lora_train.app.fit_snapshot import Fit
+from lora_train.app.fitting import Fitting
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras, previews_of
 from lora_train.app.optimizers import Optimizers
-from lora_train.app.paces import expected_pace
+from lora_train.app.paces import expected_pace, with_tried_pace
 from lora_train.app.planning import (
     PlannedTrain,
     capacity,
@@ -40,6 +42,7 @@ from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
 from lora_train.core.host import BaseModelChoice, Host
 from lora_train.core.jobs import JobFolder, JobStatus, Request, status_from_events
 from lora_train.core.limits import lift_reached_limits
+from lora_train.core.memory import read_memory
 from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.original import finished_train, read_facts
 from lora_train.core.sd_script_args import Effective
@@ -72,6 +75,7 @@ class Training:
         self._in_use = in_use
         self._watch = watch
         self.optimizers = Optimizers()
+        self.fitting = Fitting(host, jobs)
 
     # --- before ---
 
@@ -156,7 +160,18 @@ class Training:
         forecast.is_exact = forecast.total_steps * settings.batch_size * settings.gradient_accumulation_steps == views
         pace = expected_pace(self._workspace.root, with_absolute_paths(settings))
         forecast.seconds = None if pace is None else pace.s_per_step * forecast.total_steps
+        if not forecast.problems:
+            forecast.fit = self.fitting.fit(settings, facts, plan)
         return forecast
+
+    def fit_of(self, job: JobFolder) -> Fit | None:
+        """What a training that was just planned is expected to need; waits for the driver's answer where it is asked.
+
+        None where it can't be told.
+        """
+        self.fitting.wait()
+        found = self._workspace.find_version(job.path.parents[3].name, job.path.parents[1].name)
+        return self.forecast(found.project.path.name, found.path.name).fit
 
     def begin(self, project: str, version: str) -> str:
         """Write a training job and put it into the queue; the job's id.
@@ -324,7 +339,8 @@ class Training:
             return self._original_snapshot(folder, done)
         spec = self._spec(folder)
         job = self._workspace.id_of(folder.path)
-        status = self._watch.status(folder)
+        memory = read_memory(folder.path)
+        status = with_tried_pace(self._watch.status(folder), memory)
         place = self._jobs.place_of(job)
         if place is not None and (place > 0 or self._jobs.is_starting(job)):
             phase = "waiting for the WebUI's picture" if place == 0 and self._host.is_waiting_for_picture() else ""
@@ -345,6 +361,7 @@ class Training:
             created=spec.created,
             loras=loras,
             is_private=self._loras.is_private(folder),
+            memory=memory,
         )
 
     def _original_snapshot(self, folder: JobFolder, status: JobStatus) -> TrainSnapshot:

@@ -19,6 +19,8 @@ from lora_train.core.specs import TrainSpec
 
 if TYPE_CHECKING:
     from lora_train.app import App, PlannedTrain
+    from lora_train.app.fit_snapshot import Fit
+    from lora_train.core.memory import MemoryFacts
 
 _PRESET_HELP = (
     f"settings for a purpose: {', '.join(PURPOSES)}, or one of your own; flags win over it (see `presets list`)"
@@ -120,8 +122,24 @@ def _train(options: argparse.Namespace) -> Result:
         tell(warning)
     if plan.held_out:
         tell(f"Held out to measure the training: {plan.held_out} of the pictures.")
+    if (fit := app.training.fit_of(plan.job)) is not None:
+        tell(_fit_text(fit))
     tell(f"{plan.total_steps} steps. Ctrl-C stops and saves.")
     return _run_and_publish(app, plan.job, options)
+
+
+def _fit_text(fit: Fit) -> str:
+    """`Needs about 6.1 GB of 8.0 GB (RTX 3070), with gradient checkpointing of all blocks.`"""
+    from lora_train.core.memory import measures_text
+    from lora_train.core.numbers import gigabytes_text
+
+    sizes = f"Needs about {gigabytes_text(fit.needed_bytes)} of {gigabytes_text(fit.device_bytes)} ({fit.device})"
+    more = measures_text(fit.plan, beyond=fit.asked)
+    if fit.fits:
+        return f"{sizes}, with {more}." if more else f"{sizes}."
+    if not fit.is_on:
+        return f"{sizes}: it may run out of memory, since Fit to my GPU is off."
+    return f"{sizes}, even with {more}. It is tried all the same: this is an estimate."
 
 
 def _plan(app: App, options: argparse.Namespace) -> PlannedTrain:
@@ -158,6 +176,7 @@ def _run_and_publish(app: App, job: JobFolder, options: argparse.Namespace) -> R
         result["judged"] = judged["result"]
         if judged["state"] != "finished":
             tell(f"The LoRAs could not be judged, so the last one counts. {judged['message']}")
+    result["memory"] = msgspec.to_builtins(app.memory(job))
     published = app.publish_result(job)
     result["published"] = str(published) if published else ""
     if not options.json:
@@ -173,11 +192,21 @@ def _status(options: argparse.Namespace) -> Result:
     status = follow(app, job, None) if options.follow else app.status(job)
     result = msgspec.to_builtins(status)
     result["exit_code"] = int(options.follow and status.state == "failed")
+    memory = app.memory(job)
+    result["memory"] = msgspec.to_builtins(memory)
     if not options.json:
         print(line_of(status))
+        if memory is not None:
+            print(_memory_text(memory))
         for name in status.saved:
             print(job.path / name)
     return result
+
+
+def _memory_text(memory: MemoryFacts) -> str:
+    from lora_train.core.memory import measures_text
+
+    return f"memory: {measures_text(memory.plan) or 'as it is set'}"
 
 
 def _stop(options: argparse.Namespace) -> Result:

@@ -43,6 +43,16 @@ class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
     """Pictures of one batch, with the seeds `seed`, `seed` + 1 ..."""
 
 
+class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of a card, or of the machine, as far as it can be told from outside."""
+
+    name: str
+    """As its maker calls it."""
+    total_bytes: int
+    free_bytes: int
+    on_cpu: bool = False
+
+
 class Host(Protocol):
     """One WebUI, or the standalone page. Every method is quick, may be called from any thread and never raises."""
 
@@ -83,6 +93,10 @@ class Host(Protocol):
 
     def parked(self, device: str) -> AbstractContextManager[None]:
         """Frees the card for a worker on `device` ("auto", "cpu", "cuda" ...) while entered, and gives it back."""
+        ...
+
+    def card_memory(self) -> DeviceMemory | None:
+        """Of the card that a worker would take, as free as it is without the host's own model; None: not known."""
         ...
 
     def samplers(self) -> tuple[str, ...]:
@@ -153,6 +167,9 @@ class NoHost:
 
     def parked(self, device: str) -> AbstractContextManager[None]:  # noqa: ARG002  (nothing to park)
         return nullcontext()
+
+    def card_memory(self) -> DeviceMemory | None:
+        return None
 
     def samplers(self) -> tuple[str, ...]:
         return ()

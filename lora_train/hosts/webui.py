@@ -19,7 +19,7 @@ from typing import Any
 
 from lora_train.app import App
 from lora_train.core.caption_settings import CaptionSettings
-from lora_train.core.host import BaseModelChoice, HostCaptioner, HostPicture
+from lora_train.core.host import BaseModelChoice, DeviceMemory, HostCaptioner, HostPicture
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import OnCardSpec
 from lora_train.core.workspace import Workspace
@@ -164,6 +164,13 @@ class WebUI:
     def parked(self, device: str) -> AbstractContextManager[None]:
         return self._parking.parked() if self.shares_card(device) else nullcontext()
 
+    def card_memory(self) -> DeviceMemory | None:
+        try:
+            return card_memory(host_module("devices").device)
+        except Exception:  # torch's driver call, or a host whose device is told in another way
+            _log.exception("How much memory the card has could not be found out.")
+            return None
+
     def is_parked(self) -> bool:
         return self._parking.is_parked
 
@@ -219,6 +226,21 @@ def shares_card(host_device: Any, device: str) -> bool:
     if host_device is None or host_device.type == "cpu" or device == "cpu":
         return False
     return device in ("auto", host_device.type) and host_device.index in (None, 0)
+
+
+def card_memory(host_device: Any) -> DeviceMemory | None:
+    """By the host's own torch, where its model is on the card that a worker takes: what it keeps of the memory counts
+    as free, since it is parked meanwhile. None elsewhere: asking would take some of another card.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not shares_card(host_device, "cuda") or not torch.cuda.is_initialized():
+        return None
+    free, total = torch.cuda.mem_get_info(0)
+    return DeviceMemory(
+        name=str(torch.cuda.get_device_name(0)),
+        total_bytes=total,
+        free_bytes=min(total, free + torch.cuda.memory_reserved(0)),
+    )
 
 
 def sub_folder(root: Path, relative: str) -> Path:

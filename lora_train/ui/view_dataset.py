@@ -27,6 +27,7 @@ from lora_train.ui.html import (
     values,
     words,
 )
+from lora_train.ui.view_memory import fit_html
 
 _PREDICTIONS = {"epsilon": "epsilon prediction", "v_prediction": "v prediction"}
 
@@ -148,7 +149,8 @@ def sum_html(forecast: Forecast) -> str:
     if not forecast.is_exact:
         notes.append(words("Partial batches count as steps: pictures of several sizes never share a batch."))
     told = sentences(forecast.warnings, "train-tools-warning") + sentences(forecast.overridden, "train-tools-quiet")
-    return paragraph(line, "train-tools-sum") + "".join(paragraph(note, "train-tools-quiet") for note in notes) + told
+    quiet = "".join(paragraph(note, "train-tools-quiet") for note in notes)
+    return paragraph(line, "train-tools-sum") + quiet + fit_html(forecast.fit) + told
 
 
 def _aim(forecast: Forecast) -> str:

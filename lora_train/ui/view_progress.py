@@ -6,12 +6,14 @@ from html import escape
 
 from lora_train.app.snapshot import QueueEntry, Snapshot, TrainSnapshot
 from lora_train.core.jobs import JobStatus
+from lora_train.core.numbers import gigabytes_text
 from lora_train.ui.chart import chart_html
 from lora_train.ui.html import (
     attributes_text,
     duration_text,
     error_panel,
     job_file_url,
+    local_time,
     paragraph,
     post_button,
     progress_bar,
@@ -20,6 +22,7 @@ from lora_train.ui.html import (
     value,
     words,
 )
+from lora_train.ui.view_memory import memory_html
 
 _SILENCE_S = 30.0
 _STRIP_LENGTH = 24
@@ -58,6 +61,7 @@ def progress_html(snapshot: Snapshot, smoothing: float, token: str = "") -> str:
         _headline(train),
         _bar(status),
         _numbers(status),
+        memory_html(train),
         _silence(status),
         _failure(status),
         sentences(dict.fromkeys(status.notes)),
@@ -102,24 +106,25 @@ def _bar(status: JobStatus) -> str:
 def _numbers(status: JobStatus) -> str:
     cells: list[tuple[str, str]] = []
     if status.total_steps:
-        cells.append(("Step", f"{status.step} / {status.total_steps}"))
+        cells.append(("Step", value(f"{status.step} / {status.total_steps}")))
     if status.epochs:
-        cells.append(("Epoch", f"{status.epoch} / {status.epochs}"))
+        cells.append(("Epoch", value(f"{status.epoch} / {status.epochs}")))
     if status.loss is not None:
-        cells.append(("Loss", f"{status.loss:.4g}"))
+        cells.append(("Loss", value(f"{status.loss:.4g}")))
     if status.validation_loss is not None:
-        cells.append(("Held-out loss", f"{status.validation_loss:.4g}"))
+        cells.append(("Held-out loss", value(f"{status.validation_loss:.4g}")))
     if status.lr is not None:
-        cells.append(("Learning rate", f"{status.lr:.3g}"))
+        cells.append(("Learning rate", value(f"{status.lr:.3g}")))
     if status.s_per_step is not None:
-        cells.append(("Speed", f"{status.s_per_step:.3g} s/step"))
+        cells.append(("Speed", value(f"{status.s_per_step:.3g} s/step")))
     if status.eta_s is not None and status.state == "running":
-        cells.append(("Time left", duration_text(status.eta_s)))
+        cells.append(("Time left", value(duration_text(status.eta_s))))
+        cells.append(("Finished at about", local_time(status.last_event_t + status.eta_s)))
     if status.peak_memory_mb:
-        cells.append(("Peak memory", f"{status.peak_memory_mb / 1024:.1f} GB"))
+        cells.append(("Peak memory", value(gigabytes_text(status.peak_memory_mb * 2**20))))
     if status.device:
-        cells.append(("Device", status.device))
-    listed = "".join(f"<div><dt>{label}</dt><dd>{value(text)}</dd></div>" for label, text in cells)
+        cells.append(("Device", value(status.device)))
+    listed = "".join(f"<div><dt>{label}</dt><dd>{shown}</dd></div>" for label, shown in cells)
     return f'<dl class="train-tools-numbers">{listed}</dl>' if listed else ""
 
 

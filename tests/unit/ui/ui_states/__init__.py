@@ -9,6 +9,7 @@ from ui_states.grids import grid_states
 from ui_states.health import health_states
 from ui_states.history import history_states
 from ui_states.judge import judge_states
+from ui_states.memory import memory_states
 from ui_states.optimizers import optimizer_states
 from ui_states.presets import preset_states
 from ui_states.proofs import proof_states
@@ -19,6 +20,7 @@ from ui_states.trains import queue_and_message_states, train_states
 _SUBJECTS = (
     dataset_states,
     sum_states,
+    memory_states,
     model_states,
     optimizer_states,
     captioning_states,
