@@ -56,8 +56,6 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "fragments": {name: html for name, html in everything.items() if marks[name] not in seen},
         "marks": marks,
         "busy": _is_busy(app, snapshot),
-        or app.doctor.snapshot().is_running
-        or (update is not None and update.state in ("waiting", "running")),
         "loras_revision": snapshot.loras_revision,
         "selection": msgspec.to_builtins(snapshot.selection),
     }

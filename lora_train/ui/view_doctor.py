@@ -6,7 +6,7 @@ from lora_train.app.doctor import DoctorSnapshot
 from lora_train.core.diagnosis import Found
 from lora_train.ui.html import badge, download_link, local_time, paragraph, post_button, progress_bar, value, words
 
-_BADGES = {"good": ("ok", "good"), "warning": ("worth a look", "notice"), "error": ("must be mended", "error")}
+_BADGES = {"good": ("good", "good"), "warning": ("worth a look", "notice"), "error": ("must be mended", "error")}
 
 
 def doctor_html(snapshot: DoctorSnapshot, token: str) -> str:

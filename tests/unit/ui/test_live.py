@@ -12,6 +12,7 @@ import pytest
 
 from lora_train.app import App
 from lora_train.app.captions import CaptionsSnapshot
+from lora_train.app.doctor import DoctorSnapshot
 from lora_train.app.grid_snapshot import GridForecast, GridsSnapshot
 from lora_train.app.judging import JudgeSnapshot
 from lora_train.app.snapshot import (
@@ -35,7 +36,7 @@ from lora_train.ui.live import live
 
 PARTS = {
     *("dataset", "sum", "optimizers", "progress", "queue", "results", "sweep_sum", "sweeps", "judge"),
-    *("captioning", "captions", "health", "regularisation", "preset", "presets", "grids", "grids_sum"),
+    *("captioning", "captions", "health", "regularisation", "preset", "presets", "grids", "grids_sum", "doctor"),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
 
@@ -63,6 +64,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         ),
         grids=SimpleNamespace(snapshot=lambda *_: GridsSnapshot(), forecast=lambda *_: GridForecast()),
         judging=SimpleNamespace(snapshot=lambda *_: JudgeSnapshot()),
+        doctor=SimpleNamespace(snapshot=DoctorSnapshot),
         asked=asked,
     )
 

@@ -34,7 +34,7 @@ LOCALIZATIONS = ROOT / "localizations"
 LANGUAGES = ("ja_JP", "zh_CN")
 TELLERS = ("TrainToolsError", *(error.__name__ for error in TrainToolsError.__subclasses__()), "Failed", "Note")
 """Whose texts a person at the page reads."""
-NAMES = {"Train Tools", "LoRA", "VAE", "BLIP", "WD14 tagger", "WD14 tagger (ViT)"}
+NAMES = {"Train Tools", "LoRA", "VAE", "BLIP", "WD14 tagger", "WD14 tagger (ViT)", "Python", "PyTorch"}
 """Words that are the same in every language, and so are no keys."""
 DROPDOWNS_OF_WORDS = (
     *("train_tools_dataset_caption_action", "train_tools_dataset_multicrop_objective", "train_tools_caption_policy"),

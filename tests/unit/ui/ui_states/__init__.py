@@ -5,6 +5,7 @@ from __future__ import annotations
 from ui_states.captioning import captioning_states
 from ui_states.captions import caption_states
 from ui_states.dataset import dataset_states, model_states, sum_states
+from ui_states.doctor import doctor_states
 from ui_states.grids import grid_states
 from ui_states.health import health_states
 from ui_states.history import history_states
@@ -34,6 +35,7 @@ _SUBJECTS = (
     sweep_states,
     judge_states,
     proof_states,
+    doctor_states,
     queue_and_message_states,
 )
 
