@@ -10,7 +10,7 @@ owner hears of them.
 from __future__ import annotations
 
 import io
-import pickletools  # nosec B403: it names operations, and runs none
+import pickletools  # nosec B403
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, NamedTuple, cast
