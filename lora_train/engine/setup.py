@@ -32,6 +32,7 @@ from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
+from lora_train.engine.fast_unet import FastUnet
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
@@ -285,6 +286,7 @@ def _build_network(run: Run) -> None:
         model.unet.to(memory_format=torch.channels_last)
     run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
     run.network.attach()
+    FastUnet(model.unet).attach()
     if run.continued is not None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]
