@@ -17,6 +17,7 @@ from lora_train.core.failures import failure_of
 from lora_train.core.jobs import JobFolder, RequestedEnd
 from lora_train.core.specs import (
     BenchSpec,
+    CountSpec,
     CaptionSpec,
     CheckSpec,
     CompareSpec,
@@ -43,6 +44,7 @@ _OnDevice = (
     | RegularisationSpec
     | CompareSpec
     | BenchSpec
+    | CountSpec
     | MergeSpec
 )
 
@@ -161,6 +163,10 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.bench import bench
 
                 return ev.Finished(result=bench(spec, job, report))
+            case CountSpec():
+                from lora_train.engine.counted_step import count
+
+                return ev.Finished(result=count(spec, report))
             case MergeSpec():
                 from lora_train.engine.merging import merge
 
