@@ -32,7 +32,6 @@ PHASES = ("inputs", "forward", "loss", "backward", "clip", "optimizer", "other")
 """In this order. clip: from the end of the backward pass to the optimizer."""
 _LATENT_PX = 8
 _TOKENS = 77
-_MODEL_NAMES = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -74,7 +73,7 @@ def count_step(case: Case, settings: TrainSettings) -> dict[str, object]:
         "peak_bytes": counter.peak_bytes,
         "phases": {phase: counter.work.get(phase, Work())._asdict() for phase in PHASES},
         "calls": dict(counter.calls.most_common()),
-        "waited_for": {name: times for name, times in counter.syncs.items() if times},
+        "waited_for": dict(counter.syncs),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -136,7 +135,8 @@ def _bare_unet(case: Case, dtype: torch.dtype) -> Any:
 
     with META:
         unet: Any = UNet2DConditionModel(**unet_config(unet_shapes(case.sizes), Hints(), case.family))
-    return unet.to(dtype).requires_grad_(False).eval()
+    torch.nn.Module.to(unet, dtype)  # diffusers' own warns of modules that a file would have in float32
+    return unet.requires_grad_(False).eval()
 
 
 class _Captions:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 aten: Any = torch.ops.aten
@@ -101,8 +100,8 @@ class StepCounter(TorchDispatchMode):
         name = str(func._overloadpacket).removeprefix("aten.")
         work = Work(1, moved, flops, syncs) if is_kernel else Work(host_syncs=syncs)
         self.work[self.phase] = self.work.get(self.phase, Work()).plus(work)
-        self.calls[name] += is_kernel
-        self.syncs[name] += syncs
+        self.calls += Counter({name: int(is_kernel)})
+        self.syncs += Counter({name: syncs})
 
     def _follow_autograd(self) -> None:
         if torch._C._current_graph_task_id() != -1:
@@ -248,5 +247,10 @@ def _flops(func: Any, args: Any, kwargs: Any, returned: Any) -> int:
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    leaves: Iterable[Any] = tree_flatten(values)[0]
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (tuple, list)):
+        return []
+    return [tensor for value in values for tensor in _tensors(value)]
