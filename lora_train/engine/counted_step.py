@@ -121,10 +121,12 @@ def _bare_run(case: Case, settings: TrainSettings) -> Run:
     side = case.resolution_px // _LATENT_PX
     run.latents = LatentCache(1.0, META)
     run.latents.put(bucket, range(len(sources)), torch.empty(len(sources), 1, 2, 4, side, side, device=META))
-    run.texts = CachedTexts(_Captions(case.sizes, run.dtype))
+    captions_encoder: Any = _Captions(case.sizes, run.dtype)
+    run.texts = CachedTexts(captions_encoder)
     run.sizes = SizeTable([bucket] * len(sources), [bucket] * len(sources), META) if case.sizes.pooled_width else None
     run.inpaint, run.masks, run.continued = {bucket: None}, None, None
-    run.model = SimpleNamespace(unet=_bare_unet(case, run.dtype), family=case.family, prediction="epsilon")
+    model: Any = SimpleNamespace(unet=_bare_unet(case, run.dtype), family=case.family, prediction="epsilon")
+    run.model = model
     run.alphas = alphas_cumprod(zero_terminal_snr=False).to(META)
     build_run_network(run)
     return run
@@ -161,7 +163,7 @@ class _Captions:
             return Embeddings(hidden)
         return Embeddings(hidden, torch.empty(len(ids), self._pooled_width, dtype=self._dtype, device=META))
 
-    def length(self, caption: str) -> int:
+    def length(self, _: str) -> int:
         return _TOKENS
 
     def forget(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
+from torch._prims_common import suggest_memory_format
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -186,8 +187,9 @@ def _laid_out(result: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor
     """As cuDNN gives it: channels last where the input or the weight is."""
     if result is None or result.dim() != 4:
         return result
-    formats = {torch._prims_common.suggest_memory_format(tensor) for tensor in (x, weight)}
-    return result.contiguous(memory_format=torch.channels_last) if torch.channels_last in formats else result
+    if torch.channels_last in (suggest_memory_format(x), suggest_memory_format(weight)):
+        return result.contiguous(memory_format=torch.channels_last)
+    return result
 
 
 def _waits(func: Any, args: Any, kwargs: Any) -> bool:

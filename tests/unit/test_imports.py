@@ -147,7 +147,7 @@ def test_help_needs_next_to_nothing() -> None:
         *(
             f"lora_train.commands.{name}"
             for name in (
-                *("arguments", "captions", "console", "datasets", "grids", "judging"),
+                *("arguments", "benching", "captions", "console", "datasets", "grids", "judging"),
                 *("presets", "proving", "publishing", "reports", "sweeps", "tools", "training"),
             )
         ),
@@ -157,7 +157,8 @@ def test_help_needs_next_to_nothing() -> None:
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
         *(f"lora_train.core.{name}" for name in ("events", "files", "installing", "jobs", "optimizers", "purposes")),
         *("lora_train.core.samplers", "lora_train.core.specs"),
-        *(f"lora_train.core.{name}_settings" for name in ("grid", "network", "noise", "preview", "validation")),
+        *(f"lora_train.core.{name}_settings" for name in ("grid", "memory", "network", "noise")),
+        *(f"lora_train.core.{name}_settings" for name in ("preview", "validation")),
     }
 
 
