@@ -1,4 +1,4 @@
-"""Runs somebody else's training script, as it is, and prints its seconds per step: what `lora-train bench --compare` reads.
+"""Runs a training script of others as it is, and prints its seconds per step, for `lora-train bench --compare`.
 
     python tests/bench/time_steps.py [--skip N] SCRIPT ARGUMENTS ...
 
