@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as functional
 from torch._prims_common import suggest_memory_format
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten: Any = torch.ops.aten
 
 META = torch.device("meta")
+
+_own_attention, _own_tensor = functional.scaled_dot_product_attention, torch.tensor
 
 _FREE = {
     *(aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided),
@@ -134,7 +135,8 @@ def counting() -> Generator[StepCounter, None, None]:
             for name in ("_get_foreach_kernels_supported_devices", "_get_fused_kernels_supported_devices"):
                 if hasattr(module, name):
                     stack.enter_context(replaced(module, name, lambda: [META.type]))
-        stack.enter_context(_CudaChoices())
+        stack.enter_context(replaced(functional, "scaled_dot_product_attention", _attention))
+        stack.enter_context(replaced(torch, "tensor", _tensor))
         yield stack.enter_context(StepCounter())
 
 
@@ -149,17 +151,19 @@ def replaced(owner: Any, name: str, value: Any) -> Generator[None, None, None]:
         setattr(owner, name, own)
 
 
-class _CudaChoices(TorchFunctionMode):
-    """What torch decides by the device before a call comes to ATen."""
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """`functional.scaled_dot_product_attention`: on CUDA one kernel of several, all of the same shape."""
+    if args or kwargs.get("attn_mask") is not None:
+        return _own_attention(q, k, v, *args, **kwargs)
+    options = {key: kwargs[key] for key in ("dropout_p", "is_causal", "scale") if key in kwargs}
+    return aten._scaled_dot_product_flash_attention(q, k, v, **options)[0]
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention and len(args) == 3 and kwargs.get("attn_mask") is None:
-            options = {key: kwargs[key] for key in ("dropout_p", "is_causal", "scale") if key in kwargs}
-            return aten._scaled_dot_product_flash_attention(*args, **options)[0]
-        if func is torch.tensor and torch.device(kwargs.get("device") or "cpu") == META:
-            return func(*args, **{**kwargs, "device": "cpu"}).to(META)  # CUDA's are made on the host, and copied
-        return func(*args, **kwargs)
+
+def _tensor(data: Any, **kwargs: Any) -> torch.Tensor:
+    """`torch.tensor`: one for CUDA is made on the host, and copied."""
+    if torch.device(kwargs.get("device") or "cpu") == META:
+        return _own_tensor(data, **{**kwargs, "device": "cpu"}).to(META)
+    return _own_tensor(data, **kwargs)
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:

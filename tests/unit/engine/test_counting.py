@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as functional
+import torch.utils.checkpoint
 from torch import nn
 
 from lora_train.engine.counting import META, StepCounter, Work, counting
@@ -178,3 +179,19 @@ def test_saved_activations_are_alive_until_the_backward_pass() -> None:
         total.backward()
         counter.restart()
         assert counter.peak_bytes < 4 * 2100
+
+
+def test_what_checkpointing_does_again_belongs_to_the_backward_pass() -> None:
+    """Attention and its product are done in the forward pass, again in the backward pass, and back."""
+    q = made(1, 2, 16, 8, dtype=torch.bfloat16, requires_grad=True)
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(x, x, x) * 2
+
+    def work() -> None:
+        torch.utils.checkpoint.checkpoint(block, q, use_reentrant=False).sum().backward()
+
+    counter = counted(work)
+    assert counter.work["other"].flops == 2 * 8192
+    assert counter.work["backward"].flops == (2 + 5) * 8192
+    assert counter.calls["_scaled_dot_product_flash_attention"] == 2
