@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from lora_train import __version__
 from lora_train.commands import (
+    benching,
     captions,
     datasets,
     doctor,
@@ -31,12 +32,14 @@ from lora_train.core.errors import ConfigError, TrainToolsError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed, the reason was printed) or 2 (bad arguments)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments, other_command = _parted(arguments)
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")  # names in any script, also on Windows
     try:
         options = _parser().parse_args(arguments)
+        options.other_command = other_command
         result: Result = options.run(options)
     except TrainToolsError as error:
         say_error(error)
@@ -58,11 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code
 
 
+def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and those after `--compare ... --`, which are another program with its arguments."""
+    if "--compare" not in arguments or "--" not in arguments:
+        return arguments, []
+    end = arguments.index("--")
+    return arguments[:end], arguments[end + 1 :]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lora-train", description="Make a LoRA from a folder of pictures.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     training.add_commands(commands)
+    benching.add_commands(commands)
     datasets.add_commands(commands)
     captions.add_commands(commands)
     presets.add_commands(commands)

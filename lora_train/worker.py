@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_train.core import events as ev
 from lora_train.core.errors import TrainToolsError
@@ -20,6 +21,7 @@ from lora_train.core.specs import (
     CaptionSpec,
     CheckSpec,
     CompareSpec,
+    CountSpec,
     DatasetSpec,
     DownloadSpec,
     GridSpec,
@@ -33,6 +35,9 @@ from lora_train.core.specs import (
     TrainSpec,
 )
 
+if TYPE_CHECKING:
+    from lora_train.engine.reporting import Reporter
+
 _OnDevice = (
     TrainSpec
     | PreviewSpec
@@ -43,6 +48,7 @@ _OnDevice = (
     | RegularisationSpec
     | CompareSpec
     | BenchSpec
+    | CountSpec
     | MergeSpec
 )
 
@@ -157,14 +163,22 @@ def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev
                 from lora_train.engine.compare import compare
 
                 return ev.Finished(result=compare(spec, job, report))
-            case BenchSpec():
-                from lora_train.engine.bench import bench
-
-                return ev.Finished(result=bench(spec, job, report))
+            case BenchSpec() | CountSpec():
+                return ev.Finished(result=_measured(spec, job, report))
             case MergeSpec():
                 from lora_train.engine.merging import merge
 
                 return ev.Finished(result=merge(spec, report))
+
+
+def _measured(spec: BenchSpec | CountSpec, job: JobFolder, report: Reporter) -> dict[str, object]:
+    if isinstance(spec, CountSpec):
+        from lora_train.engine.counted_step import count
+
+        return count(spec, report)
+    from lora_train.engine.bench import bench
+
+    return bench(spec, job, report)
 
 
 def _failure(error: Exception) -> ev.Failed:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lora_train.app.background import Background
+from lora_train.app.benching import bench_spec, count_spec
 from lora_train.app.captioning import Captioning
 from lora_train.app.captions import Captions
 from lora_train.app.datasets import Datasets
@@ -62,7 +63,7 @@ from lora_train.core.memory import MemoryFacts, read_memory
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import check_settings, parse_settings
-from lora_train.core.specs import BENCH_MODELS, BenchSpec, CompareSpec, JobSpec, PreviewSpec, TrainSpec
+from lora_train.core.specs import CompareSpec, JobSpec, PreviewSpec, TrainSpec
 from lora_train.core.workspace import Workspace, folder_name
 from lora_train.data.tokens import has_tokenizer, token_count
 from lora_train.launch import launcher
@@ -304,21 +305,12 @@ class App:
         return self._new_job("compare", comparison)
 
     def plan_bench(self, *, values: Mapping[str, Any], pictures: int, steps: int) -> JobFolder:
-        """A job that times some training steps. `BENCH_MODELS` are full-size ones with random weights."""
-        problems = [
-            f"{name}: {number} is not a whole number from 1 to 1000"
-            for name, number in (("pictures", pictures), ("steps", steps))
-            if not 1 <= number <= 1000
-        ]
-        if problems:
-            raise ConfigError(problems)
-        settings = parse_settings(values)
-        if settings.base_model not in BENCH_MODELS:
-            settings = with_absolute_paths(settings)
-            settings = with_threads(settings, check_base_model(settings))
-        else:
-            settings = with_threads(settings, None)
-        return self._new_job("bench", BenchSpec(settings=settings, pictures=pictures, steps=steps))
+        """A job that times some training steps. Raises as `bench_spec`."""
+        return self._new_job("bench", bench_spec(values, pictures=pictures, steps=steps))
+
+    def plan_count(self, *, values: Mapping[str, Any]) -> JobFolder:
+        """A job that counts what a training step asks of a GPU. Raises as `count_spec`."""
+        return self._new_job("count", count_spec(values))
 
     def plan_merge(
         self,

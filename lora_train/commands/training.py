@@ -1,4 +1,4 @@
-"""`lora-train train` and what belongs to it: the demo, following and steering a training, previews, speed, the page."""
+"""`lora-train train` and what belongs to it: the demo, following and steering a training, previews, the page."""
 
 from __future__ import annotations
 
@@ -66,11 +66,6 @@ def add_commands(commands: Any) -> None:
 
     inspect = add_command(commands, "inspect", _inspect, "tell what is in a checkpoint or LoRA")
     inspect.add_argument("file", metavar="FILE")
-
-    bench = add_command(commands, "bench", _bench, "measure the speed and memory of training steps")
-    bench.add_argument("--pictures", type=int, default=20, help="how many pictures are encoded first")
-    bench.add_argument("--steps", type=int, default=5, help="how many steps are timed")
-    add_settings(bench, fields_of("base_model", "resolution", "batch_size", "precision", "rank", "optimizer"))
 
 
 def _demo(options: argparse.Namespace) -> Result:
@@ -250,16 +245,6 @@ def _inspect(options: argparse.Namespace) -> Result:
     if not options.json:
         print(describe(inspection))
     return msgspec.to_builtins(inspection)
-
-
-def _bench(options: argparse.Namespace) -> Result:
-    app = app_of(options)
-    job = app.plan_bench(values=values_of(options), pictures=options.pictures, steps=options.steps)
-    result = run_job(app, job)
-    if not options.json:
-        for key, value in result["result"].items():
-            print(f"{key:24} {value:.4g}" if isinstance(value, float) else f"{key:24} {value}")
-    return {**result, **result["result"]}
 
 
 def _ui(options: argparse.Namespace) -> Result:

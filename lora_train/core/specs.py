@@ -201,6 +201,12 @@ class BenchSpec(msgspec.Struct, frozen=True, tag="bench", tag_field="kind", kw_o
     steps: int
 
 
+class CountSpec(msgspec.Struct, frozen=True, tag="count", tag_field="kind", kw_only=True):
+    """Count what a training step of full-size models asks of a CUDA device; none is needed."""
+
+    settings: TrainSettings
+
+
 class MergeSpec(msgspec.Struct, frozen=True, tag="merge", tag_field="kind", kw_only=True):
     """Add finished LoRAs up into a new one at `out`; with `rank` or `keep` reduced to a smaller rank."""
 
@@ -233,5 +239,6 @@ JobSpec = (
     | RegularisationSpec
     | CompareSpec
     | BenchSpec
+    | CountSpec
     | MergeSpec
 )

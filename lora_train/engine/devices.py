@@ -116,8 +116,8 @@ def loss_scaler(device: Device, dtype: torch.dtype) -> Any:
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy to the device without waiting for it, where the device can."""
     if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type in ("cuda", "meta"))
 
 
 class ToHost:

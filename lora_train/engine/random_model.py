@@ -121,7 +121,7 @@ def random_checkpoint(sizes: Sizes, *, dtype: torch.dtype, seed: int) -> Tensors
 
 def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Every tensor of the checkpoint by its original name, with its shape; takes no memory."""
-    shapes = {**_unet_shapes(sizes), **_vae_shapes(sizes)}
+    shapes = {**unet_shapes(sizes), **_vae_shapes(sizes)}
     for text in sizes.text:
         shapes.update(_open_clip_shapes(text) if text.is_open_clip else _clip_shapes(text))
     return shapes
@@ -141,7 +141,8 @@ def _shapes(module: nn.Module, rename: Callable[[str], str]) -> Iterator[tuple[s
         yield rename(name), tuple(parameter.shape)
 
 
-def _unet_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+def unet_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The UNet's share of `checkpoint_shapes`."""
     from diffusers import UNet2DConditionModel
 
     has_attention = [depth > 0 for depth in sizes.depths]

@@ -167,7 +167,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
             texts=held_texts,
             base_texts=base_texts or held_texts,
         )
-    _build_network(run)
+    build_run_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     return run
 
@@ -280,7 +280,8 @@ def _read_held_masks(
         return None
 
 
-def _build_network(run: Run) -> None:
+def build_run_network(run: Run) -> None:
+    """The network on the run's UNet (and text encoders), and what trains it."""
     settings, model = run.settings, run.model
     if devices.prefers_channels_last(run.device, run.dtype):
         model.unet.to(memory_format=torch.channels_last)

@@ -147,7 +147,7 @@ def test_help_needs_next_to_nothing() -> None:
         *(
             f"lora_train.commands.{name}"
             for name in (
-                *("arguments", "captions", "console", "datasets", "doctor", "grids", "judging"),
+                *("arguments", "benching", "captions", "console", "datasets", "doctor", "grids", "judging"),
                 *("presets", "proving", "publishing", "reports", "sweeps", "tools", "training"),
             )
         ),
