@@ -82,6 +82,7 @@ def plan_job(
             dataset=os.path.relpath(version.dataset_dir, job.path),
             dataset_fingerprint=fingerprint(dataset),
             trash=os.path.relpath(workspace.trash_dir, job.path),
+            cache=os.path.relpath(workspace.cache_dir, job.path),
             settings=settings,
             concept=concept,
             publish_to=str(publish_to.absolute()) if publish_to is not None else "",
