@@ -83,6 +83,7 @@ def plan_job(
             dataset=relative_path(version.dataset_dir, job.path),
             dataset_fingerprint=fingerprint(dataset),
             trash=relative_path(workspace.trash_dir, job.path),
+            cache=relative_path(workspace.cache_dir, job.path),
             settings=settings,
             concept=concept,
             publish_to=str(publish_to.absolute()) if publish_to is not None else "",

@@ -22,6 +22,8 @@ class TrainSpec(msgspec.Struct, frozen=True, tag="train", tag_field="kind", kw_o
     trash: str
     """Folder, relative to the job's, that takes what a resume makes obsolete."""
     settings: TrainSettings
+    cache: str = ""
+    """Folder, relative to the job's, for what other starts can use; nothing is kept without one."""
     concept: str = ""
     """What the pictures show, as typed by the person (the project's name)."""
     publish_to: str = ""

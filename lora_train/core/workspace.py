@@ -152,6 +152,8 @@ class Workspace:
         self.jobs_dir = self.root / "jobs"
         self.captioners_dir = self.root / "captioners"
         self.trash_dir = self.root / "trash"
+        self.cache_dir = self.root / "cache"
+        """Latents, encoded captions and hashes that other starts can use; may be deleted at any time."""
         self.trash = Trash(self.trash_dir, self.root)
         self.path_of_title: Callable[[str], str] = lambda _title: ""
         """The checkpoint that a host calls by this title, for workspaces of the original extension; set by `App`."""

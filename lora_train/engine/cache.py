@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +16,8 @@ from lora_train.core.errors import DatasetError
 from lora_train.data.epochs import Batch, Bucket
 from lora_train.data.images import fit_to_bucket, open_picture
 from lora_train.engine.devices import to_device
+from lora_train.engine.disk_cache import DiskCache, Tensors
+from lora_train.engine.heap import keeping_freed_memory
 
 
 class LatentCache:
@@ -46,8 +52,15 @@ class LatentCache:
         return channels, height, width
 
 
+class _Part(NamedTuple):
+    """Pictures of one bucket that go through the VAE together."""
+
+    bucket: Bucket
+    sources: list[int]
+
+
 def build_latent_cache(
-    vae: Any,
+    open_vae: Callable[[], Any],
     paths: Sequence[Path],
     buckets: Sequence[Bucket],
     *,
@@ -55,56 +68,110 @@ def build_latent_cache(
     with_flips: bool,
     batch_size: int,
     device: torch.device,
+    kept: DiskCache,
     progress: Callable[[int, int], None],
     warn: Callable[[str], None],
 ) -> LatentCache:
-    """Encode every picture (and its mirror image), in the same batches at every start.
+    """Encode every picture (and its mirror image), in the same batches at every start; those in `kept` are not encoded
+    again, and if all are, no VAE is opened.
 
     A picture that overflows a half-precision VAE is encoded again in float32 and named through `warn`.
-    Raises DatasetError naming a picture whose latents are not finite even then.
+    Raises DatasetError naming a picture whose latents are not finite even then, or that can't be read.
     """
-    cache = LatentCache(vae_scale, device)
-    done = 0
-    for bucket in sorted(set(buckets)):
-        sources = [index for index, own in enumerate(buckets) if own == bucket]
-        rows: list[torch.Tensor] = []
-        for start in range(0, len(sources), batch_size):
-            chosen = [paths[index] for index in sources[start : start + batch_size]]
-            rows.append(_encode(vae, chosen, bucket, with_flips, device, warn))
-            done += len(chosen)
+    parts = _parts(buckets, batch_size)
+    keys = [_key(kept, part, [paths[index] for index in part.sources], with_flips) for part in parts]
+    found = [_finite(kept.find(key)) for key in keys]
+    done = sum(len(part.sources) for part, tensors in zip(parts, found, strict=True) if tensors is not None)
+    if done:
+        progress(done, len(paths))
+    missing = [index for index, tensors in enumerate(found) if tensors is None]
+    chosen = [[paths[source] for source in parts[index].sources] for index in missing]
+    pixels = _opened_ahead([(own, parts[index].bucket) for own, index in zip(chosen, missing, strict=True)])
+    with keeping_freed_memory() if device.type == "cpu" else nullcontext():
+        for index, own, sides in zip(missing, chosen, pixels, strict=True):
+            found[index] = made = _encode(open_vae(), own, sides, with_flips, device)
+            kept.keep(keys[index], made)
+            done += len(own)
             progress(done, len(paths))
-        cache.put(bucket, sources, torch.cat(rows))
+    cache, rows = LatentCache(vae_scale, device), dict[Bucket, list[tuple[list[int], torch.Tensor]]]()
+    for part, tensors in zip(parts, found, strict=True):
+        assert tensors is not None, "every part was found or encoded"
+        for row in tensors[_AGAIN].tolist():
+            name = paths[part.sources[row]].name
+            warn(f"{name} overflows the VAE in half precision; it was encoded in float32.")
+        rows.setdefault(part.bucket, []).append((part.sources, tensors[_MOMENTS].to(device)))
+    for bucket, own in rows.items():
+        cache.put(bucket, [source for sources, _ in own for source in sources], torch.cat([row for _, row in own]))
     return cache
 
 
+_MOMENTS, _AGAIN = "moments", "again_in_float32"
+"""What is kept of a part: (B, flips, 2, 4, h, w), and the rows that overflowed."""
+
+
+def _parts(buckets: Sequence[Bucket], batch_size: int) -> list[_Part]:
+    parts: list[_Part] = []
+    for bucket in sorted(set(buckets)):
+        sources = [index for index, own in enumerate(buckets) if own == bucket]
+        parts += [_Part(bucket, sources[at : at + batch_size]) for at in range(0, len(sources), batch_size)]
+    return parts
+
+
+def _key(kept: DiskCache, part: _Part, paths: Sequence[Path], with_flips: bool) -> str:
+    """Of all pictures that are encoded together: another one beside it may change a picture's last bits."""
+    return kept.key(f"{part.bucket}", f"flips {with_flips}", *(_content_hash(path) for path in paths))
+
+
+def _content_hash(path: Path) -> str:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=20).hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def _finite(tensors: Tensors | None) -> Tensors | None:
+    return tensors if tensors is not None and bool(torch.isfinite(tensors[_MOMENTS]).all()) else None
+
+
+def _opened_ahead(parts: Sequence[tuple[list[Path], Bucket]]) -> Generator[torch.Tensor, None, None]:
+    """(B, 3, H, W) of every part in turn, opened by a thread while the one before is worked on."""
+
+    def opened(paths: list[Path], bucket: Bucket) -> torch.Tensor:
+        return torch.stack([_pixels(path, bucket) for path in paths])
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pictures") as thread:
+        ahead = deque[Future[torch.Tensor]]()
+        for part in parts:
+            ahead.append(thread.submit(opened, *part))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+_AHEAD = 1
+
+
 @torch.no_grad()
-def _encode(
-    vae: Any,
-    paths: Sequence[Path],
-    bucket: Bucket,
-    with_flips: bool,
-    device: torch.device,
-    warn: Callable[[str], None],
-) -> torch.Tensor:
-    """(B, flips, 2, 4, h, w) float32."""
-    pixels = torch.stack([_pixels(path, bucket) for path in paths])
+def _encode(vae: Any, paths: Sequence[Path], pixels: torch.Tensor, with_flips: bool, device: torch.device) -> Tensors:
+    """What is kept of a part, in float32."""
     sides = torch.stack([pixels, pixels.flip(-1)] if with_flips else [pixels], dim=1)
     dtype = next(vae.parameters()).dtype
     moments = _moments(vae, sides.to(device, dtype))
-    bad = [row for row in range(len(paths)) if not bool(torch.isfinite(moments[row]).all())]
-    if bad and dtype != torch.float32:
+    again = [row for row in range(len(paths)) if not bool(torch.isfinite(moments[row]).all())]
+    bad = again
+    if again and dtype != torch.float32:
         vae.to(torch.float32)
-        for row in bad:
-            warn(f"{paths[row].name} overflows the VAE in half precision; it was encoded in float32.")
+        for row in again:
             moments[row] = _moments(vae, sides[row : row + 1].to(device))[0]
         vae.to(dtype)
-        bad = [row for row in bad if not bool(torch.isfinite(moments[row]).all())]
+        bad = [row for row in again if not bool(torch.isfinite(moments[row]).all())]
     for row in bad:
         raise DatasetError(
             f"The VAE turns {paths[row].name} into numbers that are not finite, also in float32.",
             "Remove this picture, or use another VAE.",
         )
-    return moments
+    return {_MOMENTS: moments, _AGAIN: torch.tensor(again, dtype=torch.int64)}
 
 
 def _moments(vae: Any, sides: torch.Tensor) -> torch.Tensor:

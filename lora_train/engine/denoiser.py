@@ -14,6 +14,7 @@ from lora_train.core.conditioning import conditioning_of
 from lora_train.data.epochs import Batch, Bucket
 from lora_train.data.images import fit
 from lora_train.engine.devices import to_device
+from lora_train.engine.disk_cache import DiskCache, Tensors
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.text import Embeddings
 
@@ -82,15 +83,20 @@ def drawn_sizes(model: BaseModel, width_px: int, height_px: int, count: int) -> 
 
 
 @torch.no_grad()
-def full_mask(model: BaseModel, width_px: int, height_px: int) -> torch.Tensor | None:
+def full_mask(model: BaseModel, width_px: int, height_px: int, kept: DiskCache | None = None) -> torch.Tensor | None:
     """(1, 5, h, w) that lets an inpainting model make the whole picture; None for other models.
 
     The mask is 1 everywhere, so of the picture under it grey is left, which the VAE encodes: what the hosts give the
-    model when they draw without a picture.
+    model when they draw without a picture. What is in `kept` is not encoded again.
     """
     if model.in_channels != INPAINT_CHANNELS:
         return None
-    weight = next(model.vae.parameters())
-    grey = torch.zeros(1, 3, height_px, width_px, device=weight.device, dtype=weight.dtype)
-    masked = model.vae.encode(grey).latent_dist.mean.float() * model.vae_scale
+
+    def make() -> Tensors:
+        weight = next(model.vae.parameters())
+        grey = torch.zeros(1, 3, height_px, width_px, device=weight.device, dtype=weight.dtype)
+        return {"mean": model.vae.encode(grey).latent_dist.mean.float()}
+
+    found = make() if kept is None else kept.get(make, "grey", f"{width_px} {height_px}")
+    masked = found["mean"].to(model.device) * model.vae_scale
     return torch.cat([torch.ones_like(masked[:, :1]), masked], dim=1)

@@ -19,16 +19,18 @@ from lora_train.core.assets import ASSETS
 from lora_train.core.checkpoints import facts_of, read_checkpoint, require_supported, with_choices
 from lora_train.core.errors import ModelError
 from lora_train.core.families import CheckpointFacts
+from lora_train.core.hash_cache import HashCache
 from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine import ldm_names
 from lora_train.engine.ldm_names import Place
 from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
-from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights
+from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights, identity
 
 _SD_VAE_SCALE = 0.18215
 _SDXL_VAE_SCALE = 0.13025
 _OPEN_CLIP_PADDING = "!"
+_TEXT_PREFIXES = (*ldm_names.CLIP_PREFIXES, *ldm_names.SD2_TEXT_PREFIXES, *ldm_names.SDXL_TEXT_PREFIXES)
 
 
 class BaseModel:
@@ -50,6 +52,7 @@ class BaseModel:
         vae_path: Path | None,
         device: torch.device,
         dtype: torch.dtype,
+        layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.path = source.path
         self.family = facts.family
@@ -65,6 +68,7 @@ class BaseModel:
         self.bucket_step_px = presets.bucket_step_px(facts.model_channels)
         self.device = device
         self.dtype = dtype
+        self._layout = layout
         self._source = source
         self._vae_path = vae_path
         self._unet: Any = None
@@ -74,7 +78,7 @@ class BaseModel:
     @property
     def unet(self) -> Any:
         if self._unet is None:
-            self._unet = _frozen(self._source.load_unet(self.device, self.dtype))
+            self._unet = _frozen(self._source.load_unet(self.device, self.dtype, self._layout))
         return self._unet
 
     @property
@@ -92,6 +96,16 @@ class BaseModel:
             self._text_encoders = tuple(_frozen(text_encoder) for text_encoder in loaded)
         return self._text_encoders
 
+    def vae_identity(self, hashes: HashCache) -> str:
+        """A hash of what encodes pictures, the same for every file that holds the same; nothing is loaded."""
+        if self._vae_path is None:
+            return self._source.vae_identity(hashes)
+        return _vae_identity(Weights.of(read_tensor_file(self._vae_path)), hashes)
+
+    def text_identity(self, hashes: HashCache) -> str:
+        """The same for what encodes texts."""
+        return self._source.text_identity(hashes)
+
     def drop_vae(self) -> None:
         self._vae = None
 
@@ -107,9 +121,11 @@ def load_base_model(
     dtype: torch.dtype,
     prediction: PredictionChoice = "auto",
     zero_terminal_snr: ZeroTerminalSnr = "auto",
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> BaseModel:
     """Open a base model: its UNet and text encoders will be in `dtype`, its VAE in float32, on `device`.
 
+    `layout` is the memory layout of the UNet's convolutions.
     `prediction` and `zero_terminal_snr` are the settings of these names. Raises ModelError for a file that can't be
     read or is of another family, ConfigError for a zero-terminal SNR that the model can't have; the parts, when they
     are loaded, ModelError for missing tensors.
@@ -119,7 +135,7 @@ def load_base_model(
     require_supported(facts, path)
     facts = with_choices(facts, prediction, zero_terminal_snr)
     source = _File(file, facts) if file is not None else _Folder(path, facts)
-    return BaseModel(source, facts, vae_path=vae_path, device=device, dtype=dtype)
+    return BaseModel(source, facts, vae_path=vae_path, device=device, dtype=dtype, layout=layout)
 
 
 def _frozen(part: Any) -> Any:
@@ -147,7 +163,7 @@ class _File:
         self.vae_scale = self._hints.vae_scale or (_SDXL_VAE_SCALE if is_sdxl else _SD_VAE_SCALE)
         self.tokenizer_folders = (self._hints.text_folder, None) if is_sdxl else (self._hints.text_folder,)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
+    def load_unet(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Any:
         from diffusers import UNet2DConditionModel
 
         with _naming(self.path):
@@ -160,11 +176,20 @@ class _File:
             ldm = ldm_names.unet_module_name(name, config["layers_per_block"], attention)
             return [ldm_names.UNET_PREFIX + ldm]
 
-        fill(unet, Weights.of(self._file), names, device, dtype)
+        fill(unet, Weights.of(self._file), names, device, dtype, layout)
         return unet
 
     def load_vae(self, device: torch.device) -> Any:
         return _vae_from_file(self._file, ldm_names.VAE_PREFIX, self.vae_scale, device)
+
+    def vae_identity(self, hashes: HashCache) -> str:
+        return _vae_identity(Weights.of(self._file), hashes)
+
+    def text_identity(self, hashes: HashCache) -> str:
+        weights = identity(
+            Weights.of(self._file), "text encoders", lambda name: name.startswith(_TEXT_PREFIXES), hashes
+        )
+        return f"{weights} {self._facts.family} {self._hints.text_config}"
 
     def load_text_encoders(self, device: torch.device, dtype: torch.dtype) -> list[Any]:
         if self._facts.family.startswith("sd2"):
@@ -217,12 +242,12 @@ class _Folder:
         names = ("tokenizer", "tokenizer_2") if self._is_sdxl else ("tokenizer",)
         self.tokenizer_folders = tuple(path / name for name in names)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
+    def load_unet(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Any:
         from diffusers import UNet2DConditionModel
 
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(_config(self.path / "unet"))
-        fill(unet, folder_weights(self.path / "unet"), lambda name: [name], device, dtype)
+        fill(unet, folder_weights(self.path / "unet"), lambda name: [name], device, dtype, layout)
         return unet
 
     def load_vae(self, device: torch.device) -> Any:
@@ -232,6 +257,18 @@ class _Folder:
             vae: Any = AutoencoderKL.from_config(_config(self.path / "vae"))
         fill(vae, folder_weights(self.path / "vae"), _new_and_old_vae_names, device, torch.float32)
         return vae
+
+    def vae_identity(self, hashes: HashCache) -> str:
+        return f"{_vae_identity(folder_weights(self.path / 'vae'), hashes)} {_config(self.path / 'vae')}"
+
+    def text_identity(self, hashes: HashCache) -> str:
+        folders = [
+            self.path / part for part in (("text_encoder", "text_encoder_2") if self._is_sdxl else ("text_encoder",))
+        ]
+        return " ".join(
+            f"{identity(folder_weights(folder), 'text encoders', lambda _: True, hashes)} {_config(folder)}"
+            for folder in folders
+        )
 
     def load_text_encoders(self, device: torch.device, dtype: torch.dtype) -> list[Any]:
         first = self._load_text_encoder("text_encoder", device, dtype, is_second=False)
@@ -256,6 +293,13 @@ def load_vae(path: Path, device: torch.device) -> Any:
     if f"{prefix}decoder.conv_in.weight" not in file.tensors:
         raise ModelError(f"{path} is not a VAE.", "Choose a VAE of the base model's family, or none.")
     return _vae_from_file(file, prefix, _SD_VAE_SCALE, device)
+
+
+def _vae_identity(source: Weights, hashes: HashCache) -> str:
+    """Of its encoder alone: VAEs that differ in how they decode give the same latents."""
+    prefix = ldm_names.VAE_PREFIX if any(name.startswith(ldm_names.VAE_PREFIX) for name in source.files) else ""
+    parts = (f"{prefix}encoder.", f"{prefix}quant_conv.")
+    return identity(source, "vae encoder", lambda name: name.startswith(parts), hashes)
 
 
 def load_tokenizer(folder: Path | None = None, *, is_open_clip: bool = False) -> Any:

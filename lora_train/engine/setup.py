@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from lora_train.core.conditioning import Conditioning, conditioning_of, trains_t
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note
+from lora_train.core.hash_cache import FILE_NAME, HashCache
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
-from lora_train.core.tensorfiles import file_sha256, legacy_checkpoint_hash
 from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import common_tag, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
@@ -30,9 +29,15 @@ from lora_train.data.repeats import with_folder_repeats
 from lora_train.data.trained_text import plain_texts
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
+from lora_train.engine.checkpoint_hashes import CheckpointHashes
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
+<<<<<<< HEAD
 from lora_train.engine.fast_unet import FastUnet
+=======
+from lora_train.engine.disk_cache import DiskCache, circumstances
+from lora_train.engine.heap import give_back_freed_memory
+>>>>>>> start
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
@@ -87,44 +92,17 @@ class Run:
     dataset_fingerprint: str
     facts: RunFacts
     checkpoint_hashes: CheckpointHashes
+    hashes: HashCache
+    cache_dir: Path | None
     job_dir: Path
-
-
-class CheckpointHashes:
-    """The base model's hashes for the metadata, worked out by a thread while the training goes on."""
-
-    def __init__(self, checkpoint: Path, vae: Path | None, when_known: Callable[[str, str], None]) -> None:
-        """`when_known` is called in the thread, with the SHA-256 of checkpoint and VAE, "" for what is no file."""
-        self._when_known = when_known
-        self._files = [path for path in (checkpoint, vae) if path is not None and path.is_file()]
-        self._sha256: dict[Path, str] = {}
-        self._checkpoint = checkpoint
-        self._vae = vae
-        self._thread = threading.Thread(target=self._work, name="hashes", daemon=True)
-        self._thread.start()
-
-    def fill(self, facts: RunFacts) -> None:
-        """Wait for the hashes (they are long done at the first save) and put them into `facts`."""
-        self._thread.join()
-        if self._checkpoint in self._sha256:
-            facts.base_model_sha256 = self._sha256[self._checkpoint]
-            facts.base_model_legacy_hash = legacy_checkpoint_hash(self._checkpoint)
-        if self._vae is not None and self._vae in self._sha256:
-            facts.vae_sha256 = self._sha256[self._vae]
-            facts.vae_legacy_hash = legacy_checkpoint_hash(self._vae)
-
-    def _work(self) -> None:
-        for path in self._files:
-            self._sha256[path] = file_sha256(path)
-        self._when_known(
-            self._sha256.get(self._checkpoint, ""), self._sha256.get(self._vae, "") if self._vae is not None else ""
-        )
 
 
 def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
     run = Run()
     run.spec, run.job_dir = spec, job_dir
+    run.cache_dir = (job_dir / spec.cache).resolve() if spec.cache else None
+    run.hashes = HashCache(run.cache_dir / FILE_NAME if run.cache_dir is not None else None)
     settings = spec.settings
     run.continued = Continued(Path(settings.continue_from)) if settings.continue_from else None
     if run.continued is not None:
@@ -169,16 +147,29 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
         )
     build_run_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
+    run.checkpoint_hashes.start()  # not before: it would keep a core from what the first step waits for
     return run
 
 
+def _disk_cache(run: Run, kind: str, constants: Sequence[str], report: Reporter) -> DiskCache:
+    """`constants` tell model and settings; the circumstances of this process are added."""
+    return DiskCache(
+        run.cache_dir / kind if run.cache_dir is not None else None,
+        [*circumstances(run.device), *constants],
+        lambda message: report.events.write(Note("warning", message)),
+    )
+
+
 def _open_model(run: Run, report: Reporter) -> BaseModel:
-    """Its parts are loaded later; only the hashing begins now."""
+    """Its parts are loaded later."""
     settings = run.settings
     report.phase("loading the base model")
     checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
-    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path, partial(note_versions, run.job_dir, run.device))
+    run.checkpoint_hashes = CheckpointHashes(
+        checkpoint, vae_path, run.hashes, partial(note_versions, run.job_dir, run.device)
+    )
+    prefers_channels_last = devices.prefers_channels_last(run.device, run.dtype)
     model = load_base_model(
         checkpoint,
         vae_path=vae_path,
@@ -186,6 +177,7 @@ def _open_model(run: Run, report: Reporter) -> BaseModel:
         dtype=run.dtype,
         prediction=settings.prediction,
         zero_terminal_snr=settings.zero_terminal_snr,
+        layout=torch.channels_last if prefers_channels_last else torch.contiguous_format,
     )
     if model.zero_terminal_snr and settings.min_snr_gamma and not settings.debiased_estimation:
         report.events.write(Note("warning", _NOISE_COUNTS_LITTLE))
@@ -215,30 +207,36 @@ def _validation_batches(run: Run, everything: Dataset, held: Dataset, buckets: S
 
 def _encode_pictures(run: Run, sets: Sequence[tuple[Dataset, list[Bucket]]], report: Reporter) -> list[LatentCache]:
     """One cache for each set: what one is encoded with must not change another's numbers."""
-    settings, vae = run.settings, run.model.vae
-    # Before the VAE becomes less exact; one for each shape is all that an inpainting model needs.
+    settings, model = run.settings, run.model
+    is_half = run.dtype == torch.float16 and run.conditioning.vae_works_in_half
+    constants = [model.vae_identity(run.hashes), f"half {is_half}"] if run.cache_dir is not None else []
+    kept = _disk_cache(run, "latents", constants, report)
+    # One for each shape is all that an inpainting model needs.
     all_buckets = sorted({bucket for _, buckets in sets for bucket in buckets})
-    run.inpaint = {bucket: full_mask(run.model, *bucket) for bucket in all_buckets}
-    if run.dtype == torch.float16 and run.conditioning.vae_works_in_half:
-        vae.to(torch.float16)
+    run.inpaint = {bucket: full_mask(model, *bucket, kept) for bucket in all_buckets}
+
+    def open_vae() -> Any:
+        return model.vae.to(torch.float16) if is_half else model.vae
+
     together_px = _ENCODE_TOGETHER_CPU_PX if run.device.is_cpu else _ENCODE_TOGETHER_PX
     total = sum(len(buckets) for _, buckets in sets)
     caches = [
         build_latent_cache(
-            vae,
+            open_vae,
             [dataset.root / picture.path for picture in dataset.pictures],
             buckets,
-            vae_scale=run.model.vae_scale,
+            vae_scale=model.vae_scale,
             with_flips=settings.flip,
             batch_size=max(1, together_px // run.resolution_px**2 // (2 if settings.flip else 1)),
             device=run.device.torch,
+            kept=kept,
             progress=lambda done, _, before=before: report.phase("encoding the pictures", before + done, total),
             warn=lambda message: report.events.write(Note("warning", message)),
         )
         for before, (dataset, buckets) in zip((0, len(sets[0][1])), sets, strict=False)
     ]
-    del vae
-    run.model.drop_vae()  # previews load it anew
+    kept.trim()
+    model.drop_vae()  # previews load it anew
     devices.free_cached_memory(run.device)
     return caches
 
@@ -283,8 +281,6 @@ def _read_held_masks(
 def build_run_network(run: Run) -> None:
     """The network on the run's UNet (and text encoders), and what trains it."""
     settings, model = run.settings, run.model
-    if devices.prefers_channels_last(run.device, run.dtype):
-        model.unet.to(memory_format=torch.channels_last)
     run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
     run.network.attach()
     FastUnet(model.unet).attach()
@@ -323,11 +319,10 @@ def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> Tra
     keeps_texts = _keeps_texts(run)
     if run.continued is not None and keeps_texts:
         run.continued.attach_texts(model)
-    prompts = Prompts(
-        model,
-        clip_skip=settings.clip_skip,
-        max_tokens=settings.max_tokens,
-    )
+    # Kept are only what the base model says, and captions that come again.
+    is_for_ever = not run.trains_text and not keeps_texts and _captions_never_change(run)
+    kept = _texts_on_disk(run, report) if is_for_ever and run.cache_dir is not None else None
+    prompts = Prompts(model, clip_skip=settings.clip_skip, max_tokens=settings.max_tokens, kept=kept)
     prompts.ids(sorted({view.caption for batch in run.planner.batches(0) for view in batch.views}))
     for caption, cut in prompts.cut_captions.items():
         message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
@@ -342,7 +337,7 @@ def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> Tra
         run.texts.prepare(run.planner.batches(0))
         message = f"Captions encoded ahead: {run.texts.count} ({run.texts.size_bytes / 1e6:.1f} MB)."
         report.events.write(Note("info", message))
-        if _captions_never_change(run) and not keeps_texts:  # previews draw with all weights of its LoRA
+        if is_for_ever:  # previews of a LoRA with text encoder layers draw with all weights of it
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()
             run.texts.let_go()
@@ -351,7 +346,14 @@ def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> Tra
             del prompts
             model.drop_text_encoders()
             devices.free_cached_memory(run.device)
+            give_back_freed_memory()
+    if kept is not None:
+        kept.trim()
     return held_texts if held_batches else None
+
+
+def _texts_on_disk(run: Run, report: Reporter) -> DiskCache:
+    return _disk_cache(run, "texts", [run.model.text_identity(run.hashes), f"{run.dtype}"], report)
 
 
 def _captions_never_change(run: Run) -> bool:

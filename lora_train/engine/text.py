@@ -17,6 +17,7 @@ from lora_train.core.conditioning import TextEncoderUse, conditioning_of
 from lora_train.core.errors import ConfigError
 from lora_train.data.prompts import WeightedChunk, read_attention, weighted_chunks, without_tags
 from lora_train.data.tokens import CHUNK_TOKENS, chunk_borders
+from lora_train.engine.disk_cache import DiskCache, Tensors
 from lora_train.engine.loading import BaseModel
 
 
@@ -128,14 +129,15 @@ def encode(text_encoder: Any, ids: torch.Tensor, use: TextEncoderUse, clip_skip:
 class Prompts:
     """Tokenizers and text encoders of one run, with its clip skip and token limit. Legend: E encoders."""
 
-    def __init__(self, model: BaseModel, *, clip_skip: int, max_tokens: int) -> None:
-        self.text_encoders = model.text_encoders
+    def __init__(self, model: BaseModel, *, clip_skip: int, max_tokens: int, kept: DiskCache | None = None) -> None:
+        """With `kept`, what is in there is not encoded again (gradients apart), and text encoders are loaded only for
+        what is not. Raises ConfigError for a clip skip that they can't do, at the latest when they are loaded.
+        """
         conditioning = conditioning_of(model.family)
+        self._model = model
+        self._kept = kept
         self._uses = conditioning.text_encoders
         self._tells_sizes = conditioning.tells_sizes
-        for encoder, use in zip(self.text_encoders, self._uses, strict=True):
-            if use.layer is None:
-                check_clip_skip(encoder, clip_skip)
         self.clip_skip = clip_skip
         self.max_tokens = max_tokens
         self.cut_captions: dict[str, int] = {}
@@ -143,11 +145,18 @@ class Prompts:
         self._pads = [tokenizer.pad_token_id for tokenizer in model.tokenizers]
         """CLIP-L's is its end token, OpenCLIP's 0; nothing else differs between tokenizers."""
         self._chunks: dict[str, list[list[int]]] = {}
+        self._encoders: tuple[Any, ...] = ()
+        self.device = model.device if kept is not None else next(self.text_encoders[0].parameters()).device
 
     @property
-    def device(self) -> torch.device:
-        """Of the text encoders."""
-        return next(self.text_encoders[0].parameters()).device
+    def text_encoders(self) -> tuple[Any, ...]:
+        if not self._encoders:
+            loaded = self._model.text_encoders
+            for encoder, use in zip(loaded, self._uses, strict=True):
+                if use.layer is None:
+                    check_clip_skip(encoder, self.clip_skip)
+            self._encoders = loaded
+        return self._encoders
 
     def ids(self, captions: Sequence[str]) -> torch.Tensor:
         """(E, B, C, 77) on the CPU. Captions that are cut are remembered in `cut_captions`."""
@@ -162,6 +171,19 @@ class Prompts:
 
         `weights` (C, 77) are those of a single prompt's tokens (see `emphasized`); the pooled ones know none.
         """
+        if self._kept is None or torch.is_grad_enabled():
+            return self._encode(ids, weights)
+
+        def make() -> Tensors:
+            made = self._encode(ids, weights)
+            return {"hidden": made.hidden} if made.pooled is None else {"hidden": made.hidden, "pooled": made.pooled}
+
+        asked = [f"{tuple(ids.shape)} {ids.tolist()}", "" if weights is None else f"{weights.tolist()}"]
+        found = self._kept.get(make, f"clip skip {self.clip_skip}", *asked)
+        pooled = found.get("pooled")
+        return Embeddings(found["hidden"].to(self.device), None if pooled is None else pooled.to(self.device))
+
+    def _encode(self, ids: torch.Tensor, weights: torch.Tensor | None) -> Embeddings:
         parts = [
             encode(encoder, own, use, self.clip_skip)
             for encoder, own, use in zip(self.text_encoders, ids, self._uses, strict=True)

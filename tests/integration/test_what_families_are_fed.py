@@ -232,9 +232,9 @@ def test_half_precision_leaves_sdxls_vae_whole(lay: Callable[..., Table], monkey
     formats: list[torch.dtype] = []
     build = setup.build_latent_cache
 
-    def spied(vae: Any, *args: Any, **kwargs: Any) -> Any:
-        formats.append(next(vae.parameters()).dtype)
-        return build(vae, *args, **kwargs)
+    def spied(open_vae: Any, *args: Any, **kwargs: Any) -> Any:
+        formats.append(next(open_vae().parameters()).dtype)
+        return build(open_vae, *args, **kwargs)
 
     monkeypatch.setattr(setup, "build_latent_cache", spied)
     lay("sdxl", precision="fp16")

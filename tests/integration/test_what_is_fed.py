@@ -365,9 +365,9 @@ def test_parts_that_did_their_work_are_freed(
     used: dict[str, weakref.ref[Any]] = {}
     build_latent_cache, prompts = setup.build_latent_cache, setup.Prompts
 
-    def spied_build(vae: Any, *args: Any, **kwargs: Any) -> Any:
-        used["vae"] = weakref.ref(vae)
-        return build_latent_cache(vae, *args, **kwargs)
+    def spied_build(open_vae: Any, *args: Any, **kwargs: Any) -> Any:
+        used["vae"] = weakref.ref(open_vae())
+        return build_latent_cache(open_vae, *args, **kwargs)
 
     def spied_prompts(model: BaseModel, **kwargs: Any) -> Prompts:
         used["text encoder"] = weakref.ref(model.text_encoders[0])

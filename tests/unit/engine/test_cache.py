@@ -16,6 +16,7 @@ from torch import nn
 from lora_train.core.errors import DatasetError
 from lora_train.data.epochs import Batch, Bucket, View
 from lora_train.engine.cache import LatentCache, build_latent_cache
+from lora_train.engine.disk_cache import DiskCache
 from lora_train.engine.loading import BaseModel
 
 pytestmark = pytest.mark.compat
@@ -44,15 +45,17 @@ def build(
     batch_size: int = 2,
     warnings: list[str] | None = None,
     told: list[tuple[int, int]] | None = None,
+    kept: DiskCache | None = None,
 ) -> LatentCache:
     return build_latent_cache(
-        vae,
+        lambda: vae,
         paths,
         buckets,
-        vae_scale=vae.config.scaling_factor,
+        vae_scale=vae.config.scaling_factor if vae is not None else 0.18215,
         with_flips=with_flips,
         batch_size=batch_size,
         device=torch.device("cpu"),
+        kept=kept or DiskCache(None, [], print),
         progress=lambda done, total: (told if told is not None else []).append((done, total)),
         warn=(warnings if warnings is not None else []).append,
     )
@@ -176,3 +179,81 @@ def test_overflow_in_float32_too_names_the_picture(grey_and_white: list[Path]) -
     vae = FakeVae(overflows_in_float32=True).float()
     with pytest.raises(DatasetError, match=r"白い\.png.*not finite"):
         build(vae, grey_and_white, [(64, 64)] * 3)
+
+
+# --- from the disk ---
+
+
+class Counting(nn.Module):
+    """A VAE that counts what it encodes."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae, self.config, self.encoded = vae, vae.config, 0
+
+    def encode(self, pixels: torch.Tensor) -> Any:
+        self.encoded += len(pixels)
+        return self.vae.encode(pixels)
+
+
+def all_latents(cache: LatentCache, flips: Sequence[bool]) -> list[torch.Tensor]:
+    """Of every picture and side, with some noise, so that mean and std both count."""
+    return [
+        cache.latents(batch(bucket, source, flips=[flip]), torch.full((1, 4, *LATENT[bucket]), 0.7))
+        for source, bucket in enumerate(BUCKETS)
+        for flip in flips
+    ]
+
+
+@pytest.mark.parametrize("with_flips", [False, True])
+def test_latents_from_the_disk_are_the_same_bytes_and_need_no_vae(
+    small_model: BaseModel, pictures: list[Path], tmp_path: Path, with_flips: bool
+) -> None:
+    def keeping() -> DiskCache:
+        return DiskCache(tmp_path / "kept", ["vae"], print)
+
+    flips = (False, True) if with_flips else (False,)
+    plain = all_latents(build(small_model.vae, pictures, BUCKETS, with_flips=with_flips), flips)
+    vae = Counting(small_model.vae)
+    first = all_latents(build(vae, pictures, BUCKETS, with_flips=with_flips, kept=keeping()), flips)
+    assert vae.encoded == 5 * len(flips)
+    told: list[tuple[int, int]] = []
+    second = all_latents(build(None, pictures, BUCKETS, with_flips=with_flips, kept=keeping(), told=told), flips)
+    for own, written, read in zip(plain, first, second, strict=True):
+        assert torch.equal(own, written)
+        assert torch.equal(own, read)
+    assert told == [(5, 5)]
+
+
+def test_only_batches_with_another_picture_are_encoded_again(
+    small_model: BaseModel, pictures: list[Path], tmp_path: Path
+) -> None:
+    """What is encoded beside a picture may change its last bits, so it belongs to the key."""
+    kept = DiskCache(tmp_path / "kept", ["vae"], print)
+    build(small_model.vae, pictures, BUCKETS, kept=kept)
+    Image.new("RGB", WIDE, (9, 9, 9)).save(pictures[0])
+    vae = Counting(small_model.vae)
+    again = all_latents(build(vae, pictures, BUCKETS, kept=kept), (False,))
+    assert vae.encoded == 2, "pictures 0 and 2 go through the VAE together"
+    for own, read in zip(all_latents(build(small_model.vae, pictures, BUCKETS), (False,)), again, strict=True):
+        assert torch.equal(own, read)
+    renamed = [path.rename(path.with_name(f"another {path.name}")) for path in pictures]
+    build(None, renamed, BUCKETS, kept=kept)  # names are no part of it
+    vae = Counting(small_model.vae)
+    build(vae, renamed, BUCKETS, kept=kept, with_flips=True)
+    build(vae, renamed, BUCKETS, kept=DiskCache(tmp_path / "kept", ["another vae"], print))
+    assert vae.encoded == 15
+
+
+def test_an_overflow_is_told_of_at_every_start(grey_and_white: list[Path], tmp_path: Path) -> None:
+    kept = DiskCache(tmp_path / "kept", ["vae"], print)
+    warnings: list[list[str]] = [[], []]
+    for vae, told in zip((FakeVae(overflows_in_float32=False), None), warnings, strict=True):
+        build(vae, grey_and_white, [(64, 64)] * 3, batch_size=3, warnings=told, kept=kept)
+    assert len(warnings[0]) == 1
+    assert warnings[0] == warnings[1]
+
+
+def test_a_missing_picture_is_named(small_model: BaseModel, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"gone\.png"):
+        build(small_model.vae, [tmp_path / "gone.png"], [WIDE])

@@ -145,7 +145,7 @@ def test_sizes_of_drawn_pictures() -> None:
 def test_full_mask_is_one_over_grey(small_model: BaseModel) -> None:
     """As the WebUI makes it for txt2img: a picture of 0.5, brought to -1 ... 1, encoded and scaled, and ones before."""
     assert full_mask(small_model, 96, 64) is None, "it takes four channels"
-    inpaint: Any = SimpleNamespace(vae=small_model.vae, in_channels=9, vae_scale=0.5)
+    inpaint: Any = SimpleNamespace(vae=small_model.vae, in_channels=9, vae_scale=0.5, device=torch.device("cpu"))
     mask = full_mask(inpaint, 96, 64)
     assert mask is not None
     assert mask.shape == (1, 5, 8, 12)

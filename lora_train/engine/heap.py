@@ -1,0 +1,52 @@
+"""Memory that is freed and wanted again a moment later, as by one picture after the other in a VAE.
+
+glibc hands large blocks back to the system at once, and the system clears every page of the next one: a quarter of the
+VAE's CPU time at 256 px.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+"""Parameters of `mallopt`; https://man7.org/linux/man-pages/man3/mallopt.3.html."""
+_USUAL_MMAP_MAX = 65536
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
+"""Where glibc's own threshold ends up after a block of this size; the trim threshold is twice as high."""
+_NEVER = 2**31 - 1
+
+
+@contextmanager
+def keeping_freed_memory() -> Generator[None, None, None]:
+    """Within the block the process keeps what it frees; afterwards all of it goes back to the system.
+
+    Does nothing where the C library is not glibc.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, _USUAL_MMAP_MAX)
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
+        libc.malloc_trim(0)
+
+
+def give_back_freed_memory() -> None:
+    """Hand what was freed back to the system; glibc alone would keep it."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
