@@ -1,26 +1,163 @@
-"""How a training is laid out in memory. What changes it never changes what is learned, but for rounding."""
+"""How a training is laid out in memory, the ways to need less of it, and what became of them: `memory.json`.
+
+A plan never changes what is learned, but for rounding.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from lora_train.core.config import TrainSettings
 from lora_train.core.memory_settings import BaseWeights
+from lora_train.core.workspace import read_json, write_json
 
 Checkpointing = Literal["none", "some", "all"]
+
+OFFLOAD_SHARES = (0.3, 0.6, 0.9)
+"""Shares of the UNet's weights that the last rungs leave in main memory. What computes has to be on the card, and what
+comes next too, so that not all can wait outside."""
+
+_FILE = "memory.json"
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One rung of the ladder.
 
     views_at_once   a batch goes through the model in parts of at most so many views; 0: whole
-    checkpointing   of which blocks the activations are computed again in the backward pass
+    checkpointing   of which blocks the activations are computed again in the backward pass; "some" are the UNet's down
+                    and up blocks at its finest level, where they are largest for the time that they take
     base_weights    how the frozen base model is stored
-    offload_share   share of the UNet's blocks that wait in main memory
+    offload_share   share of the UNet's weights that wait in main memory
     """
 
     views_at_once: int = 0
     checkpointing: Checkpointing = "none"
     base_weights: BaseWeights = "full"
     offload_share: float = 0.0
+
+
+def asked_plan(settings: TrainSettings) -> MemoryPlan:
+    """What the settings alone say: the first rung."""
+    return MemoryPlan(
+        checkpointing="all" if settings.gradient_checkpointing else "none",
+        base_weights=settings.base_weights,
+        offload_share=settings.offload_share,
+    )
+
+
+def ladder(settings: TrainSettings, *, on_cpu: bool = False) -> tuple[MemoryPlan, ...]:
+    """The plans to try one after the other, from what is asked for to what needs least; each keeps what the one before
+    saves, so nothing that a person asked for is undone.
+
+    In this order: the batch in halves, quarters ... single views; checkpointing of some blocks, then all; the base
+    model in 8 bits; shares of it in main memory, which on a CPU is where it is anyway. Without *Fit to my GPU* the
+    first alone. Text encoders whose captions are all encoded, and the VAE, are let go on every rung.
+    """
+    plans = [asked_plan(settings)]
+    if not settings.fit_to_gpu:
+        return tuple(plans)
+
+    def add(**changes: object) -> None:
+        plans.append(msgspec.structs.replace(plans[-1], **changes))
+
+    for views in _halves(settings.batch_size):
+        add(views_at_once=views)
+    if plans[-1].checkpointing == "none":
+        add(checkpointing="some")
+        add(checkpointing="all")
+    if plans[-1].base_weights == "full":
+        add(base_weights="int8")
+    for share in () if on_cpu else OFFLOAD_SHARES:
+        if share > plans[-1].offload_share:
+            add(offload_share=share)
+    return tuple(plans)
+
+
+def _halves(batch_size: int) -> list[int]:
+    """4, 2, 1 of 7: parts of at most so many views; a batch of one has none."""
+    views: list[int] = []
+    while batch_size > 1:
+        batch_size = (batch_size + 1) // 2
+        views.append(batch_size)
+    return views
+
+
+class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training takes on its device, in bytes, by what it is for."""
+
+    weights_bytes: int = 0
+    """Of the base model, as far as they stay there."""
+    activations_bytes: int = 0
+    """Kept from the forward pass for the backward pass, and what the largest layer takes besides."""
+    network_bytes: int = 0
+    """The LoRA, its gradients, the optimizer's state and the averages (EMA)."""
+    caches_bytes: int = 0
+    """Encoded pictures and captions."""
+    workspace_bytes: int = 0
+    """What the device's libraries take for themselves, and what allocation leaves unused."""
+
+    @property
+    def tensors_bytes(self) -> int:
+        """Without the workspace: what `torch.cuda.max_memory_allocated` would tell."""
+        return self.weights_bytes + self.activations_bytes + self.network_bytes + self.caches_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.tensors_bytes + self.workspace_bytes
+
+
+WhyNot = Literal["", "out_of_memory", "over_budget", "spilled"]
+"""Why a rung was left: torch ran out of memory; its peak passed the budget; the driver moved a part of it into main
+memory, where every step waits for it."""
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A rung that was tried with real steps on the largest bucket; or, in the middle of a run, left."""
+
+    plan: MemoryPlan
+    peak_bytes: int = 0
+    """0 where it was not measured."""
+    s_per_step: float = 0.0
+    """0 where no step came to its end."""
+    why_not: WhyNot = ""
+    """Empty: it fits."""
+    step: int = 0
+    """Of the run, where memory ran out in its middle; 0: before the start."""
+
+
+class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """`memory.json` in a training's folder: how it was fitted to its device."""
+
+    plan: MemoryPlan
+    """The one that trains; what a resume begins with."""
+    trials: tuple[Trial, ...] = ()
+    """In the order in which they were made."""
+    predicted: MemoryNeed | None = None
+    """Of `plan`."""
+    budget_bytes: int = 0
+    """What the training may take: less than what was free. 0: not limited."""
+    device_bytes: int = 0
+    """All memory of the device; 0 where it can't be told."""
+
+    @property
+    def fitting(self) -> Trial | None:
+        """The trial of the plan that trains; None where there was none."""
+        found = (trial for trial in reversed(self.trials) if trial.plan == self.plan and not trial.why_not)
+        return next(found, None)
+
+
+_NONE = MemoryFacts(plan=MemoryPlan())
+
+
+def read_memory(job_dir: Path) -> MemoryFacts | None:
+    """None before the trial, and where an earlier release trained."""
+    facts = read_json(job_dir / _FILE, MemoryFacts, _NONE)
+    return None if facts is _NONE else facts
+
+
+def write_memory(job_dir: Path, facts: MemoryFacts) -> None:
+    """Atomically. Raises OSError where it can't be written."""
+    write_json(job_dir / _FILE, facts)
