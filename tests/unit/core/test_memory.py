@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -77,7 +78,7 @@ def test_no_rung_undoes_what_was_asked_for_or_what_the_one_before_saves(
     assert plans[0].offload_share == offload_share
     assert (plans[0].checkpointing == "all") == checkpointing
     assert len(set(plans)) == len(plans)
-    for before, after in zip(plans, plans[1:], strict=False):
+    for before, after in pairwise(plans):
         assert (after.views_at_once or batch_size) <= (before.views_at_once or batch_size)
         assert _ORDER[after.checkpointing] >= _ORDER[before.checkpointing]
         assert after.base_weights == before.base_weights or before.base_weights == "full"
