@@ -20,6 +20,7 @@ OFFLOAD_SHARES = (0.3, 0.6, 0.9)
 """Shares of the UNet's weights that the last rungs leave in main memory. What computes has to be on the card, and what
 comes next too, so that not all can wait outside."""
 
+_LEFT_SHARE, _LEFT_BYTES = 0.03, 200_000_000
 _FILE = "memory.json"
 
 
@@ -107,6 +108,13 @@ class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total_bytes(self) -> int:
         return self.tensors_bytes + self.workspace_bytes
+
+
+def budget_bytes(free_bytes: int, device_bytes: int) -> int:
+    """What a training may take of so much free memory: a desktop's windows get a little of it, or the driver would
+    move something of the training into main memory as soon as one is opened.
+    """
+    return max(0, free_bytes - max(int(_LEFT_SHARE * device_bytes), _LEFT_BYTES))
 
 
 WhyNot = Literal["", "out_of_memory", "over_budget", "spilled"]

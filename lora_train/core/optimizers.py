@@ -39,6 +39,8 @@ class OptimizerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it finds the learning rate itself, and ours is a factor on what it finds."""
     has_own_schedule: bool = False
     usual_rate: float = 1e-4
+    state_bytes: float = 8
+    """What it keeps for each trained number: two moments in float32, unless said otherwise."""
 
 
 _ADAM: dict[str, Kind] = {"betas": "betas", "eps": "positive", "amsgrad": "switch"}
@@ -58,6 +60,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         path="bitsandbytes.optim.adamw.AdamW8bit",
         package="bitsandbytes",
         arguments={"betas": "betas", "eps": "positive", "min_8bit_size": "count"},
+        state_bytes=2,
     ),
     "AdamWScheduleFree": OptimizerFacts(
         path="schedulefree.adamw_schedulefree.AdamWScheduleFree",
@@ -67,13 +70,16 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         has_own_schedule=True,
         usual_rate=1e-3,
     ),
-    "Lion": OptimizerFacts(path="lion_pytorch.lion_pytorch.Lion", arguments={"betas": "betas"}, usual_rate=3e-5),
+    "Lion": OptimizerFacts(
+        path="lion_pytorch.lion_pytorch.Lion", arguments={"betas": "betas"}, usual_rate=3e-5, state_bytes=4
+    ),
     "SGDNesterov": OptimizerFacts(
         path="torch.optim.sgd.SGD",
         arguments={"momentum": "open share"},  # without momentum there is nothing for Nesterov to look ahead along
         ours={"momentum": 0.9},
         fixed={"nesterov": True},
         usual_rate=1e-2,
+        state_bytes=4,
     ),
     # bitsandbytes' class has a `nesterov` too, and does nothing with it.
     "SGDNesterov8bit": OptimizerFacts(
@@ -82,6 +88,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         arguments={"momentum": "share", "min_8bit_size": "count"},
         ours={"momentum": 0.9},
         usual_rate=1e-2,
+        state_bytes=1,
     ),
     "DAdaptation": OptimizerFacts(
         path="dadaptation.dadapt_adam.DAdaptAdam",
@@ -90,6 +97,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         ours={"decouple": True},
         finds_rate=True,
         usual_rate=1.0,
+        state_bytes=12,
     ),
     # What its authors recommend for diffusion models: github.com/konstmish/prodigy.
     "Prodigy": OptimizerFacts(
@@ -105,6 +113,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         ours={"use_bias_correction": True, "safeguard_warmup": True},
         finds_rate=True,
         usual_rate=1.0,
+        state_bytes=16,
     ),
     # With `relative_step` it would pay no heed to our rate and schedule; with `scale_parameter` the rate is multiplied
     # by the size of the weights, and one half of a LoRA's begin at zero.
@@ -119,6 +128,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         },
         ours={"scale_parameter": False},
         fixed={"relative_step": False, "warmup_init": False},
+        state_bytes=0.3,  # of a matrix only what its rows and its columns sum up to
     ),
 }
 

@@ -1,0 +1,203 @@
+"""What a training will take on its device, foretold from sizes alone; the worker's trial is what counts.
+
+The tables were counted, not measured: tensors that live during a forward and a backward pass of diffusers' UNet with
+the true topology of SD 1.5, SD 2.1 and SDXL, traced with FakeTensors, one fused function for each LoRA layer, and
+attention that keeps no product of queries and keys. Within a family the count was proportional to latent pixels
+(512, 768 and 1024 px), to views (1 and 4) and to bytes per number (bf16 and fp32), each to half a percent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from lora_train.core.conditioning import trains_text_encoders
+from lora_train.core.config import TrainSettings
+from lora_train.core.memory import Checkpointing, MemoryNeed, MemoryPlan
+from lora_train.core.optimizers import OPTIMIZERS
+from lora_train.core.ranks import ranks_of
+
+VAE_FACTOR = 8
+"""Pixels on a side that one latent pixel stands for."""
+CHUNK_TOKENS = 77
+"""A chunk of a caption as the text encoder takes it: 75 tokens, beginning and end."""
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """What the need depends on beside the settings."""
+
+    family: str
+    """One that is trained; an inpainting model needs what its family does."""
+    model_channels: int | None = None
+    """Of the UNet's finest level; None: as the family has them."""
+    area_px: int
+    """Of the largest bucket: width x height."""
+    pictures: int = 0
+    """Whose latents are kept."""
+    captions: int = 0
+    """Different ones of an epoch, whose embeddings are kept."""
+    bytes_per_number: Literal[2, 4]
+    """Of the compute precision."""
+    on_cpu: bool = False
+
+
+class _Activations(NamedTuple):
+    """Bytes of one view with numbers of 2 bytes, rank 16 and 77 tokens: the peak, less weights and gradients."""
+
+    per_latent_pixel: float
+    per_rank: float
+    """For each rank more and latent pixel: what went through the LoRA's first half."""
+    per_token: float
+    """For each token more: keys and values of the captions in every cross-attention."""
+
+
+class _Family(NamedTuple):
+    unet_weights: int
+    text_weights: int
+    text_width: int
+    """Of a token's embedding."""
+    pooled_width: int
+    unet_lora_weights: int
+    """For each rank, in the attention blocks."""
+    conv_lora_weights: int
+    """For each convolution rank, in all others."""
+    text_lora_weights: int
+    text_activations: float
+    """Bytes of one token with numbers of 2 bytes, where text encoders are trained."""
+    activations: dict[Checkpointing, _Activations]
+
+
+_SD1 = _Family(
+    unet_weights=859_520_964,
+    text_weights=123_060_480,
+    text_width=768,
+    pooled_width=0,
+    unet_lora_weights=423_936,
+    conv_lora_weights=626_880,
+    text_lora_weights=165_888,
+    text_activations=390e3,
+    activations={
+        "none": _Activations(230_065, 133.5, 51.0e3),
+        "some": _Activations(129_359, 85.9, 24.8e3),
+        "all": _Activations(58_360, 43.2, 1.3e3),
+    },
+)
+_OF = {
+    "sd1": _SD1,
+    "sd2": _SD1._replace(  # the same blocks; heads and the text's width make no difference in activations
+        unet_weights=865_910_724,
+        text_weights=340_387_840,
+        text_width=1024,
+        unet_lora_weights=432_128,
+        text_lora_weights=423_936,
+        text_activations=783e3,
+    ),
+    "sdxl": _Family(
+        unet_weights=2_567_463_684,
+        text_weights=817_720_320,
+        text_width=2048,
+        pooled_width=1280,
+        unet_lora_weights=2_659_840,
+        conv_lora_weights=414_400,
+        text_lora_weights=903_168,
+        text_activations=1739e3,
+        activations={
+            "none": _Activations(415_845, 107.8, 337.0e3),
+            "some": _Activations(208_603, 53.1, 166.0e3),
+            "all": _Activations(38_672, 6.5, 0.0),
+        },
+    ),
+}
+_FULL_CHANNELS = 320
+_CONV_PER_LATENT_PIXEL, _CONV_PER_RANK = 4_000.0, 300.0
+"""With LoRA on the other convolutions too, their inputs are kept: as counted with rank 16 and 128, rounded up."""
+_LARGEST_LAYER_WEIGHTS = 1280 * 2560 * 9
+"""The widest 3x3 convolution of all three families, which exists unpacked for a moment where weights have 8 bits."""
+_FLOAT32 = 4
+_TEXTS_ON_DEVICE_BYTES = 256_000_000
+"""Embeddings that are more than this are kept in main memory."""
+_CPU_PROCESS_BYTES = 500_000_000
+"""Python with torch and diffusers, before any model: 0.44 GB measured on Linux."""
+_CUDA_CONTEXT_BYTES = 500_000_000
+_UNUSED_SHARE = 0.06
+"""Of an NVIDIA card: its driver's context with cuBLAS's and cuDNN's workspace, and memory between tensors. Rules of
+thumb, which nobody has measured here: the trial replaces them."""
+
+
+def predicted_need(settings: TrainSettings, work: Workload, plan: MemoryPlan) -> MemoryNeed:
+    """The bytes that a training of `settings` takes on its device under `plan`, by what they are for.
+
+    Pictures and captions are encoded before, one part of the base model after the other, which is not counted. Raises
+    OSError where the LoRA to continue from can't be read.
+    """
+    family = _OF[work.family.removesuffix("-inpaint")]
+    trains_text = trains_text_encoders(settings, work.family)
+    tensors = MemoryNeed(
+        weights_bytes=_weights(settings, family, work, plan, trains_text=trains_text),
+        activations_bytes=_activations(settings, family, work, plan, trains_text=trains_text),
+        network_bytes=int(_network(settings, family, trains_text=trains_text) * _width(work)),
+        caches_bytes=_caches(settings, family, work, trains_text=trains_text),
+    )
+    on_card = _CUDA_CONTEXT_BYTES + int(_UNUSED_SHARE * tensors.tensors_bytes)
+    return msgspec.structs.replace(tensors, workspace_bytes=_CPU_PROCESS_BYTES if work.on_cpu else on_card)
+
+
+def _width(work: Workload) -> float:
+    """How wide the layers are, compared with the family's own: a small model's are a tenth."""
+    return (work.model_channels or _FULL_CHANNELS) / _FULL_CHANNELS
+
+
+def _weights(settings: TrainSettings, family: _Family, work: Workload, plan: MemoryPlan, *, trains_text: bool) -> int:
+    """UNet, and text encoders where they can't be let go: trained, or with captions that change with every epoch."""
+    size = work.bytes_per_number
+    unet = family.unet_weights * (size if plan.base_weights == "full" else 1)
+    largest = _LARGEST_LAYER_WEIGHTS * size
+    moment = largest if plan.base_weights != "full" else 0
+    moment += 2 * largest if plan.offload_share else 0  # the layer that computes, and the one that comes
+    stays = trains_text or settings.shuffle_captions or settings.caption_dropout > 0
+    text = family.text_weights * size if stays else 0
+    return int((unet * (1 - plan.offload_share) + moment + text) * _width(work) ** 2)
+
+
+def _activations(
+    settings: TrainSettings, family: _Family, work: Workload, plan: MemoryPlan, *, trains_text: bool
+) -> int:
+    views = min(plan.views_at_once or settings.batch_size, settings.batch_size)
+    latent_pixels = work.area_px / VAE_FACTOR**2
+    tokens = settings.max_tokens // (CHUNK_TOKENS - 2) * CHUNK_TOKENS
+    rank = max(rank for part, (rank, _) in ranks_of(settings).items() if part not in ("conv", "text_encoder"))
+    counted = family.activations[plan.checkpointing]
+    each = (counted.per_latent_pixel + counted.per_rank * (rank - 16)) * latent_pixels
+    if settings.conv_rank:
+        each += (_CONV_PER_LATENT_PIXEL + _CONV_PER_RANK * settings.conv_rank) * latent_pixels
+    each += counted.per_token * (tokens - CHUNK_TOKENS)
+    each += family.text_activations * tokens if trains_text else 0
+    return int(each * views * work.bytes_per_number / 2 * _width(work))
+
+
+def _network(settings: TrainSettings, family: _Family, *, trains_text: bool) -> int:
+    """Weights and gradients in float32, the optimizer's state, and the averages where they are kept."""
+    each = 2 * _FLOAT32 + OPTIMIZERS[settings.optimizer].state_bytes + (_FLOAT32 if settings.ema_decay else 0)
+    return int(_lora_weights(settings, family, trains_text=trains_text) * each)
+
+
+def _lora_weights(settings: TrainSettings, family: _Family, *, trains_text: bool) -> int:
+    """At most so many: block groups with a lower rank than the highest have fewer."""
+    if settings.continue_from:
+        return Path(settings.continue_from).stat().st_size // 2  # in half precision; else fewer
+    ranks = ranks_of(settings)
+    conv_rank, text_rank = ranks.pop("conv")[0], ranks.pop("text_encoder")[0]
+    unet = max(rank for rank, _ in ranks.values()) * family.unet_lora_weights + conv_rank * family.conv_lora_weights
+    return unet + (text_rank * family.text_lora_weights if trains_text else 0)
+
+
+def _caches(settings: TrainSettings, family: _Family, work: Workload, *, trains_text: bool) -> int:
+    """Mean and deviation of the latents in float32, mirrored too where views are; embeddings in the compute dtype."""
+    one = 2 * 4 * work.area_px // VAE_FACTOR**2 * _FLOAT32
+    latents = work.pictures * one * (2 if settings.flip else 1)
+    tokens = settings.max_tokens // (CHUNK_TOKENS - 2) * CHUNK_TOKENS
+    texts = work.captions * (tokens * family.text_width + family.pooled_width) * work.bytes_per_number
+    stays_on_device = not trains_text and (work.on_cpu or texts <= _TEXTS_ON_DEVICE_BYTES)
+    return latents + (texts if stays_on_device else 0)

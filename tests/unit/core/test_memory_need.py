@@ -1,0 +1,142 @@
+"""What is foretold of memory, against what was counted and published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lora_train.core.config import TrainSettings
+from lora_train.core.memory import MemoryNeed, MemoryPlan, budget_bytes, ladder
+from lora_train.core.memory_need import Workload, predicted_need
+
+GB = 1e9
+SD1 = Workload(family="sd1", area_px=512 * 512, bytes_per_number=2)
+SDXL = Workload(family="sdxl", area_px=1024 * 1024, bytes_per_number=2)
+
+
+def need(work: Workload, plan: MemoryPlan | None = None, **settings: Any) -> MemoryNeed:
+    plain = {"max_tokens": 75, "train_text_encoder": False, **settings}
+    return predicted_need(msgspec.convert(plain, TrainSettings), work, plan or MemoryPlan())
+
+
+def changed(work: Workload, **changes: Any) -> Workload:
+    return msgspec.structs.replace(work, **changes)
+
+
+# Counted by a FakeTensor trace that is not this project's own: weights in bf16 and 8 bits, and activations without and
+# with checkpointing, of a UNet with a fused LoRA of rank 16 at batch 1.
+@pytest.mark.parametrize(
+    ("work", "bf16", "fp8", "activations", "checkpointed"),
+    [(SD1, 1.72, 0.86, 0.97, 0.21), (SDXL, 5.14, 2.57, 6.9, 0.88)],
+)
+def test_weights_and_activations_are_as_counted_elsewhere(
+    work: Workload, bf16: float, fp8: float, activations: float, checkpointed: float
+) -> None:
+    assert need(work).weights_bytes / GB == pytest.approx(bf16, abs=0.006)
+    eight = need(work, MemoryPlan(base_weights="fp8")).weights_bytes / GB
+    assert eight == pytest.approx(fp8 + 0.06, abs=0.006)  # and the widest layer unpacked: 29.5 M numbers
+    assert need(work).activations_bytes / GB == pytest.approx(activations, rel=0.05)
+    # What is computed again at once differs with how blocks are cut: within a third of a GB.
+    assert need(work, MemoryPlan(checkpointing="all")).activations_bytes / GB == pytest.approx(checkpointed, abs=0.3)
+
+
+# Peak bytes of the traces that the tables were made from, at other sizes than those of the tables.
+@pytest.mark.parametrize(
+    ("work", "plan", "settings", "peak"),
+    [
+        (changed(SD1, area_px=768 * 768), MemoryPlan(), {}, 2_115_342_664),
+        (changed(SD1, family="sd2", area_px=768 * 768), MemoryPlan(), {}, 2_114_711_368),
+        (SD1, MemoryPlan(), {"batch_size": 4}, 3_769_270_792),
+        (SD1, MemoryPlan(checkpointing="some"), {"batch_size": 4}, 2_119_299_592),
+        (SD1, MemoryPlan(checkpointing="all"), {"batch_size": 4}, 956_056_328),
+        (changed(SD1, bytes_per_number=4), MemoryPlan(), {}, 1_883_008_264),
+        (changed(SD1, bytes_per_number=4), MemoryPlan(checkpointing="all"), {}, 477_863_304),
+        (SD1, MemoryPlan(), {"rank": 128}, 1_003_610_760),
+        (SD1, MemoryPlan(), {"max_tokens": 225}, 950_232_200),
+        (SD1, MemoryPlan(), {"conv_rank": 16}, 975_486_536),
+        (SD1, MemoryPlan(), {"conv_rank": 128, "rank": 128}, 1_176_262_024),
+        (changed(SDXL, area_px=768 * 768), MemoryPlan(), {}, 3_843_792_792),
+        (SDXL, MemoryPlan(), {"batch_size": 4}, 27_252_805_216),
+        (SDXL, MemoryPlan(checkpointing="some"), {"batch_size": 4}, 13_671_009_896),
+        (SDXL, MemoryPlan(checkpointing="all"), {"batch_size": 4}, 2_534_425_704),
+        (SDXL, MemoryPlan(), {"rank": 128}, 7_011_044_376),
+        (SDXL, MemoryPlan(), {"max_tokens": 225}, 6_865_142_424),
+        (SDXL, MemoryPlan(), {"conv_rank": 16}, 6_958_580_160),
+    ],
+)
+def test_activations_grow_as_counted(work: Workload, plan: MemoryPlan, settings: dict[str, Any], peak: int) -> None:
+    assert need(work, plan, **settings).activations_bytes == pytest.approx(peak, rel=0.01)
+
+
+def test_a_trained_text_encoder_takes_its_weights_and_activations() -> None:
+    """CLIP-L traced alone: 123.1 M weights, 29.9 MB for the 77 tokens of a view."""
+    without, trained = need(SD1), need(SD1, train_text_encoder=True)
+    assert trained.weights_bytes - without.weights_bytes == 2 * 123_060_480
+    assert (trained.activations_bytes - without.activations_bytes) / 1e6 == pytest.approx(30.0, abs=0.2)
+
+
+@pytest.mark.parametrize("settings", [{"shuffle_captions": True}, {"caption_dropout": 0.1}])
+def test_captions_that_change_keep_the_text_encoder(settings: dict[str, Any]) -> None:
+    assert need(SDXL, **settings).weights_bytes - need(SDXL).weights_bytes == 2 * 817_720_320
+
+
+def test_the_network_counts_with_gradients_optimizer_and_averages() -> None:
+    """SDXL's attention blocks: 42,557,440 numbers at rank 16 (a fp16 file of 85 MB)."""
+    numbers = 42_557_440
+    assert need(SDXL).network_bytes == 16 * numbers
+    assert need(SDXL, ema_decay=0.999).network_bytes == 20 * numbers
+    assert need(SDXL, optimizer="Lion").network_bytes == 12 * numbers
+    assert need(SDXL, rank=32).network_bytes == 32 * numbers
+    assert need(SDXL, rank=8, middle_rank=16).network_bytes == 16 * numbers
+
+
+def test_a_lora_that_is_continued_is_as_large_as_its_file(tmp_path: Path) -> None:
+    (tmp_path / "old.safetensors").write_bytes(bytes(2_000))
+    assert need(SD1, continue_from=str(tmp_path / "old.safetensors")).network_bytes == 16 * 1_000
+
+
+def test_caches_grow_with_pictures_and_captions() -> None:
+    """SDXL at 225 tokens: 0.9 MB for each caption in bf16; mean and deviation of 4 x 128 x 128 latents in float32."""
+    many = changed(SDXL, pictures=10, captions=10)
+    latents = 10 * 2 * 4 * 128 * 128 * 4
+    caches = need(many, max_tokens=225).caches_bytes
+    assert (caches - latents) / 10 / 1e6 == pytest.approx(0.95, abs=0.01)
+    assert need(many, max_tokens=225, flip=True).caches_bytes - caches == latents
+    assert need(many, train_sdxl_text_encoders=True).caches_bytes == latents
+    assert need(changed(SDXL, captions=1_000), max_tokens=225).caches_bytes == 0  # in main memory
+
+
+def test_views_at_once_are_never_more_than_the_batch() -> None:
+    whole = need(SD1, batch_size=2).activations_bytes
+    assert need(SD1, MemoryPlan(views_at_once=8), batch_size=2).activations_bytes == whole
+    assert need(SD1, MemoryPlan(views_at_once=1), batch_size=2).activations_bytes == pytest.approx(whole / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("work", [SD1, SDXL])
+def test_every_rung_needs_less_than_the_one_before(work: Workload) -> None:
+    settings = TrainSettings(batch_size=4)
+    totals = [predicted_need(settings, work, plan).total_bytes for plan in ladder(settings)]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == len(totals)
+
+
+def test_sd15_on_a_cpu_takes_what_a_minimal_loop_took() -> None:
+    """Peak memory of a process with the fused loop, fp32, rank 16, at 128, 256 and 512 px: 4.0, 4.5 and 6.0 GB."""
+    for side_px, gigabytes in ((128, 4.0), (256, 4.5), (512, 6.0)):
+        work = Workload(family="sd1", area_px=side_px**2, bytes_per_number=4, on_cpu=True)
+        assert need(work).total_bytes / GB == pytest.approx(gigabytes, abs=0.2)
+
+
+def test_a_small_model_needs_little() -> None:
+    """`lora-train bench --base-model demo --batch-size 4` peaked at 0.52 GB (docs/benchmarks.md)."""
+    work = Workload(family="sd1", model_channels=32, area_px=64 * 64, bytes_per_number=4, on_cpu=True)
+    assert need(work, batch_size=4).total_bytes / GB == pytest.approx(0.52, abs=0.07)
+
+
+def test_a_little_is_left_to_others() -> None:
+    assert budget_bytes(8_000_000_000, 8_000_000_000) == 7_760_000_000
+    assert budget_bytes(1_000_000_000, 2_000_000_000) == 800_000_000
+    assert budget_bytes(100_000_000, 2_000_000_000) == 0
