@@ -6,7 +6,7 @@ A plan never changes what is learned, but for rounding.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -75,6 +75,34 @@ def ladder(settings: TrainSettings, *, on_cpu: bool = False) -> tuple[MemoryPlan
         if share > plans[-1].offload_share:
             add(offload_share=share)
     return tuple(plans)
+
+
+class Measure(NamedTuple):
+    """One way in which a plan saves memory: fixed words, and a value behind them or none."""
+
+    text: str
+    value: str = ""
+
+
+def measures(plan: MemoryPlan, *, beyond: MemoryPlan | None = None) -> list[Measure]:
+    """How a plan saves memory; with `beyond` only what it does more than that one."""
+    before = beyond or MemoryPlan()
+    found: list[Measure] = []
+    if plan.views_at_once != before.views_at_once:
+        found.append(Measure("the batch in parts of", str(plan.views_at_once)))
+    if plan.checkpointing != before.checkpointing:
+        which = "some" if plan.checkpointing == "some" else "all"
+        found.append(Measure(f"gradient checkpointing of {which} blocks"))
+    if plan.base_weights != before.base_weights:
+        found.append(Measure("the base model stored as", plan.base_weights))
+    if plan.offload_share != before.offload_share:
+        found.append(Measure("share of the base model in main memory:", f"{plan.offload_share:.0%}"))
+    return found
+
+
+def measures_text(plan: MemoryPlan, *, beyond: MemoryPlan | None = None) -> str:
+    """`measures` on one line, in English; empty where there are none."""
+    return ", ".join(" ".join(filter(None, measure)) for measure in measures(plan, beyond=beyond))
 
 
 def _halves(batch_size: int) -> list[int]:

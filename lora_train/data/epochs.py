@@ -164,6 +164,11 @@ def parts(batch: Batch, count: int) -> list[Batch]:
     return found
 
 
+def parts_of_at_most(batch: Batch, views: int) -> list[Batch]:
+    """The batch in as few equal parts as have at most so many views each; whole for 0."""
+    return parts(batch, max(1, math.ceil(len(batch.views) / views))) if views else [batch]
+
+
 def total_steps(planner: EpochPlanner, epochs: int, gradient_accumulation_steps: int) -> int:
     """Optimizer steps of a whole run. An epoch's last step may have fewer batches than the others."""
     return sum(math.ceil(planner.batch_count(epoch) / gradient_accumulation_steps) for epoch in range(epochs))

@@ -19,10 +19,12 @@ from lora_train.core.assets import ASSETS
 from lora_train.core.checkpoints import facts_of, read_checkpoint, require_supported, with_choices
 from lora_train.core.errors import ModelError
 from lora_train.core.families import CheckpointFacts
+from lora_train.core.memory_settings import BaseWeights
 from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine import ldm_names
 from lora_train.engine.ldm_names import Place
+from lora_train.engine.quantised import Packer
 from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
 from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights
 
@@ -50,6 +52,7 @@ class BaseModel:
         vae_path: Path | None,
         device: torch.device,
         dtype: torch.dtype,
+        base_weights: BaseWeights,
     ) -> None:
         self.path = source.path
         self.family = facts.family
@@ -65,6 +68,8 @@ class BaseModel:
         self.bucket_step_px = presets.bucket_step_px(facts.model_channels)
         self.device = device
         self.dtype = dtype
+        self.base_weights: BaseWeights = base_weights
+        """How the UNet's weights are stored when it is loaded."""
         self._source = source
         self._vae_path = vae_path
         self._unet: Any = None
@@ -74,7 +79,7 @@ class BaseModel:
     @property
     def unet(self) -> Any:
         if self._unet is None:
-            self._unet = _frozen(self._source.load_unet(self.device, self.dtype))
+            self._unet = _frozen(self._source.load_unet(self.device, self.dtype, self.base_weights))
         return self._unet
 
     @property
@@ -107,9 +112,11 @@ def load_base_model(
     dtype: torch.dtype,
     prediction: PredictionChoice = "auto",
     zero_terminal_snr: ZeroTerminalSnr = "auto",
+    base_weights: BaseWeights = "full",
 ) -> BaseModel:
     """Open a base model: its UNet and text encoders will be in `dtype`, its VAE in float32, on `device`.
 
+    With other `base_weights` most of the UNet's weights are packed in 8 bits (see `quantised`) while they are read.
     `prediction` and `zero_terminal_snr` are the settings of these names. Raises ModelError for a file that can't be
     read or is of another family, ConfigError for a zero-terminal SNR that the model can't have; the parts, when they
     are loaded, ModelError for missing tensors.
@@ -119,7 +126,7 @@ def load_base_model(
     require_supported(facts, path)
     facts = with_choices(facts, prediction, zero_terminal_snr)
     source = _File(file, facts) if file is not None else _Folder(path, facts)
-    return BaseModel(source, facts, vae_path=vae_path, device=device, dtype=dtype)
+    return BaseModel(source, facts, vae_path=vae_path, device=device, dtype=dtype, base_weights=base_weights)
 
 
 def _frozen(part: Any) -> Any:
@@ -147,7 +154,7 @@ class _File:
         self.vae_scale = self._hints.vae_scale or (_SDXL_VAE_SCALE if is_sdxl else _SD_VAE_SCALE)
         self.tokenizer_folders = (self._hints.text_folder, None) if is_sdxl else (self._hints.text_folder,)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
+    def load_unet(self, device: torch.device, dtype: torch.dtype, base_weights: BaseWeights) -> Any:
         from diffusers import UNet2DConditionModel
 
         with _naming(self.path):
@@ -160,7 +167,7 @@ class _File:
             ldm = ldm_names.unet_module_name(name, config["layers_per_block"], attention)
             return [ldm_names.UNET_PREFIX + ldm]
 
-        fill(unet, Weights.of(self._file), names, device, dtype)
+        fill(unet, Weights.of(self._file), names, device, dtype, Packer(unet, base_weights).packed)
         return unet
 
     def load_vae(self, device: torch.device) -> Any:
@@ -217,12 +224,13 @@ class _Folder:
         names = ("tokenizer", "tokenizer_2") if self._is_sdxl else ("tokenizer",)
         self.tokenizer_folders = tuple(path / name for name in names)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype) -> Any:
+    def load_unet(self, device: torch.device, dtype: torch.dtype, base_weights: BaseWeights) -> Any:
         from diffusers import UNet2DConditionModel
 
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(_config(self.path / "unet"))
-        fill(unet, folder_weights(self.path / "unet"), lambda name: [name], device, dtype)
+        packed = Packer(unet, base_weights).packed
+        fill(unet, folder_weights(self.path / "unet"), lambda name: [name], device, dtype, packed)
         return unet
 
     def load_vae(self, device: torch.device) -> Any:

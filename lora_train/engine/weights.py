@@ -75,10 +75,12 @@ def fill(
     places: Callable[[str], Iterable[str | Place]],
     device: torch.device,
     dtype: torch.dtype,
+    stored: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, tensor: tensor,
 ) -> None:
     """Give every parameter of a model on the meta device its tensor from `source`, in `dtype` on `device`.
 
-    `places` gives where one of ours may lie, best first. Raises ModelError naming missing tensors.
+    `places` gives where one of ours may lie, best first; `stored` makes of a parameter's name and tensor what is kept
+    of it. Raises ModelError naming missing tensors.
     """
     weights: dict[str, torch.Tensor] = {}
     missing: list[str] = []
@@ -89,7 +91,7 @@ def fill(
             missing.append(possible[0].name)
             continue
         tensor = _read_place(source.files[found.name], found, tuple(parameter.shape))
-        weights[name] = tensor.to(device=device, dtype=dtype).reshape(parameter.shape)
+        weights[name] = stored(name, tensor.to(device=device, dtype=dtype).reshape(parameter.shape))
     if missing:
         raise ModelError(
             f"{source.path} lacks {len(missing)} tensors, the first is {missing[0]}.",
