@@ -48,7 +48,7 @@ def freeze(layer: nn.Module) -> None:
 
 
 def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """The layer's weight in `dtype` on the device, also of a layer that was never frozen. Not to be changed, or kept."""
+    """The layer's weight in `dtype` on the device, of any Linear or Conv2d. Not to be changed, nor to be kept."""
     place: Place | None = vars(layer).get("place")
     stored = layer.weight if place is None else place.fetch()
     scale: torch.Tensor | None = getattr(layer, "weight_scale", None)

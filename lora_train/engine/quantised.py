@@ -42,23 +42,25 @@ def require_kind(kind: BaseWeights, device: torch.device, dtype: torch.dtype) ->
             unpack(*pack(torch.ones(2, 2, device=device, dtype=dtype), kind), dtype)
     except (AttributeError, RuntimeError, TypeError):
         other = "int8 or full" if kind == "fp8" else "full"
-        message = f"base_weights: torch {torch.__version__} has no {kind} on this device ({device.type}); choose {other}"
-        raise ConfigError([message]) from None
+        what = f"torch {torch.__version__} has no {kind} on this device ({device.type})"
+        raise ConfigError([f"base_weights: {what}; choose {other}"]) from None
 
 
 @torch.no_grad()
 def quantise(unet: nn.Module, kind: BaseWeights) -> None:
     """Pack the weights of a UNet that is there, layer by layer; those that are packed already remain as they are.
 
-    Its LoRA must be detached meanwhile.
+    Its LoRA must be detached meanwhile. Weights that wait in main memory are packed there, and have no `place` then.
     """
+    device = next(unet.parameters()).device
     for _, layer in block_layers(unet):
         if kind == "full" or getattr(layer, "weight_scale", None) is not None:
             continue
         packed, scale = pack(layer.weight, kind)
         freeze(layer)
         layer.weight = nn.Parameter(packed, requires_grad=False)
-        layer.weight_scale = scale
+        layer.weight_scale = scale.to(device)
+        layer.place = None
 
 
 class Packer:

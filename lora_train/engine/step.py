@@ -24,7 +24,8 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
-    for batch in [part for batch in group for part in parts_of_at_most(batch, run.plan.views_at_once)]:
+    parts = [part for batch in group for part in parts_of_at_most(batch, run.plan.views_at_once)]
+    for batch in parts:
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()

@@ -29,6 +29,10 @@ class TrainedTexts:
         captions = {_captions_beside(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
 
+    def length(self, caption: str) -> int:
+        """Tokens of a caption."""
+        return self._prompts.length(caption)
+
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, with gradients."""
         ids = self._ids[_captions_beside(batch)]
@@ -80,6 +84,10 @@ class CachedTexts:
                     own = row.hidden[:, : self._prompts.length(caption)].clone()
                     pooled = None if row.pooled is None else row.pooled.clone()
                     self._rows[caption] = Embeddings(own, pooled).to(place)
+
+    def length(self, caption: str) -> int:
+        """Tokens of a caption that is encoded."""
+        return self._rows[caption].hidden.shape[1]
 
     def let_go(self) -> None:
         """Drop the text encoders; from now on only captions that are encoded already may be asked for."""
