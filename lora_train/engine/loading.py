@@ -5,10 +5,10 @@ No network is needed, and nothing is held twice (see `weights`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -20,10 +20,12 @@ from lora_train.core.checkpoints import facts_of, read_checkpoint, require_suppo
 from lora_train.core.errors import ModelError
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.hash_cache import HashCache
+from lora_train.core.memory_settings import BaseWeights
 from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine import ldm_names
 from lora_train.engine.ldm_names import Place
+from lora_train.engine.quantised import Packer
 from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
 from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights, identity
 
@@ -53,6 +55,7 @@ class BaseModel:
         device: torch.device,
         dtype: torch.dtype,
         layout: torch.memory_format = torch.contiguous_format,
+        base_weights: BaseWeights,
     ) -> None:
         self.path = source.path
         self.family = facts.family
@@ -69,6 +72,8 @@ class BaseModel:
         self.device = device
         self.dtype = dtype
         self._layout = layout
+        self.base_weights: BaseWeights = base_weights
+        """How the UNet's weights are stored when it is loaded."""
         self._source = source
         self._vae_path = vae_path
         self._unet: Any = None
@@ -78,7 +83,8 @@ class BaseModel:
     @property
     def unet(self) -> Any:
         if self._unet is None:
-            self._unet = _frozen(self._source.load_unet(self.device, self.dtype, self._layout))
+            form = _UNetForm(self.device, self.dtype, self._layout, self.base_weights)
+            self._unet = _frozen(self._source.load_unet(form))
         return self._unet
 
     @property
@@ -122,10 +128,12 @@ def load_base_model(
     prediction: PredictionChoice = "auto",
     zero_terminal_snr: ZeroTerminalSnr = "auto",
     layout: torch.memory_format = torch.contiguous_format,
+    base_weights: BaseWeights = "full",
 ) -> BaseModel:
     """Open a base model: its UNet and text encoders will be in `dtype`, its VAE in float32, on `device`.
 
-    `layout` is the memory layout of the UNet's convolutions.
+    `layout` is the memory layout of the UNet's convolutions. With other `base_weights` most of the UNet's weights are
+    packed in 8 bits (see `quantised`) while they are read.
     `prediction` and `zero_terminal_snr` are the settings of these names. Raises ModelError for a file that can't be
     read or is of another family, ConfigError for a zero-terminal SNR that the model can't have; the parts, when they
     are loaded, ModelError for missing tensors.
@@ -135,7 +143,15 @@ def load_base_model(
     require_supported(facts, path)
     facts = with_choices(facts, prediction, zero_terminal_snr)
     source = _File(file, facts) if file is not None else _Folder(path, facts)
-    return BaseModel(source, facts, vae_path=vae_path, device=device, dtype=dtype, layout=layout)
+    return BaseModel(
+        source,
+        facts,
+        vae_path=vae_path,
+        device=device,
+        dtype=dtype,
+        layout=layout,
+        base_weights=base_weights,
+    )
 
 
 def _frozen(part: Any) -> Any:
@@ -148,6 +164,19 @@ def _open_clips(facts: CheckpointFacts) -> tuple[bool, ...]:
     if facts.family.startswith("sdxl"):
         return (False, True)
     return (facts.family.startswith("sd2"),)
+
+
+class _UNetForm(NamedTuple):
+    """How a UNet is held: where, in which number format and memory layout, and how its weights are stored."""
+
+    device: torch.device
+    dtype: torch.dtype
+    layout: torch.memory_format
+    base_weights: BaseWeights
+
+    def fill(self, unet: Any, source: Weights, places: Callable[[str], Iterable[str | Place]]) -> None:
+        packed = Packer(unet, self.base_weights).packed
+        fill(unet, source, places, self.device, self.dtype, self.layout, packed)
 
 
 class _File:
@@ -163,7 +192,7 @@ class _File:
         self.vae_scale = self._hints.vae_scale or (_SDXL_VAE_SCALE if is_sdxl else _SD_VAE_SCALE)
         self.tokenizer_folders = (self._hints.text_folder, None) if is_sdxl else (self._hints.text_folder,)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Any:
+    def load_unet(self, form: _UNetForm) -> Any:
         from diffusers import UNet2DConditionModel
 
         with _naming(self.path):
@@ -176,7 +205,7 @@ class _File:
             ldm = ldm_names.unet_module_name(name, config["layers_per_block"], attention)
             return [ldm_names.UNET_PREFIX + ldm]
 
-        fill(unet, Weights.of(self._file), names, device, dtype, layout)
+        form.fill(unet, Weights.of(self._file), names)
         return unet
 
     def load_vae(self, device: torch.device) -> Any:
@@ -242,12 +271,12 @@ class _Folder:
         names = ("tokenizer", "tokenizer_2") if self._is_sdxl else ("tokenizer",)
         self.tokenizer_folders = tuple(path / name for name in names)
 
-    def load_unet(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Any:
+    def load_unet(self, form: _UNetForm) -> Any:
         from diffusers import UNet2DConditionModel
 
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(_config(self.path / "unet"))
-        fill(unet, folder_weights(self.path / "unet"), lambda name: [name], device, dtype, layout)
+        form.fill(unet, folder_weights(self.path / "unet"), lambda name: [name])
         return unet
 
     def load_vae(self, device: torch.device) -> Any:

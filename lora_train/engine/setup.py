@@ -17,6 +17,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note
 from lora_train.core.hash_cache import FILE_NAME, HashCache
+from lora_train.core.memory import MemoryPlan, Trial
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
 from lora_train.data.buckets import bucket_info
@@ -32,19 +33,20 @@ from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.checkpoint_hashes import CheckpointHashes
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
-<<<<<<< HEAD
-from lora_train.engine.fast_unet import FastUnet
-=======
 from lora_train.engine.disk_cache import DiskCache, circumstances
+from lora_train.engine.fast_unet import FastUnet
+from lora_train.engine.gauge import Gauge, open_gauge
 from lora_train.engine.heap import give_back_freed_memory
->>>>>>> start
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
+from lora_train.engine.memory import earlier_or_asked, load_unet, take_plan
 from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
+from lora_train.engine.offload import Offload
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
+from lora_train.engine.quantised import require_kind
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
@@ -95,6 +97,12 @@ class Run:
     hashes: HashCache
     cache_dir: Path | None
     job_dir: Path
+    plan: MemoryPlan
+    tried: list[Trial]
+    """Plans that this worker or an earlier one of the job found to fit or not."""
+    gauge: Gauge | None
+    """None where the run is not fitted to its device."""
+    offload: Offload | None = None
 
 
 def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
@@ -112,6 +120,9 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
     note_versions(job_dir, run.device)
+    run.gauge = open_gauge(run.device) if settings.fit_to_gpu else None
+    run.plan, run.tried = earlier_or_asked(settings, job_dir)
+    require_kind(run.plan.base_weights, run.device.torch, run.dtype)
     everything = not_shown(_scan(spec, job_dir, report), spec.held_out)
     dataset, held = parted(everything, spec.held_out)
 
@@ -178,6 +189,7 @@ def _open_model(run: Run, report: Reporter) -> BaseModel:
         prediction=settings.prediction,
         zero_terminal_snr=settings.zero_terminal_snr,
         layout=torch.channels_last if prefers_channels_last else torch.contiguous_format,
+        base_weights=run.plan.base_weights,
     )
     if model.zero_terminal_snr and settings.min_snr_gamma and not settings.debiased_estimation:
         report.events.write(Note("warning", _NOISE_COUNTS_LITTLE))
@@ -281,6 +293,7 @@ def _read_held_masks(
 def build_run_network(run: Run) -> None:
     """The network on the run's UNet (and text encoders), and what trains it."""
     settings, model = run.settings, run.model
+    load_unet(run)
     run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
     run.network.attach()
     FastUnet(model.unet).attach()
@@ -289,12 +302,15 @@ def build_run_network(run: Run) -> None:
     parts = PARTS if run.trains_text else PARTS[:1]
     found = {part: run.network.parameters_of(part) for part in parts}
     run.groups = {part: parameters for part, parameters in found.items() if parameters}
-    run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
-    run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
+    give_optimizer(run)
+    take_plan(run, run.plan)
+
+
+def give_optimizer(run: Run) -> None:
+    """A new optimizer for the network that is there, with its schedule and loss scaling."""
+    run.optimizer = make_optimizer(run.settings, run.groups, fused=devices.has_fused_optimizers(run.device))
+    run.schedule = make_schedule(run.settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
-    if settings.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-        model.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in it
 
 
 def _keeps_texts(run: Run) -> bool:

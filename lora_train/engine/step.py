@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from lora_train.data.epochs import Batch
+from lora_train.data.epochs import Batch, parts_of_at_most
 from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
@@ -24,7 +24,8 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
-    for batch in group:
+    parts = [part for batch in group for part in parts_of_at_most(batch, run.plan.views_at_once)]
+    for batch in parts:
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()

@@ -26,12 +26,17 @@ class TrainedTexts:
     def prepare(self, batches: Sequence[Batch]) -> None:
         """Tokenize the epoch's batches ahead, so that the loop finds its ids on the device."""
         self._prompts.forget()
-        captions = {_captions(batch) for batch in batches}
+        captions = {_captions_beside(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
+
+    def length(self, caption: str) -> int:
+        """Tokens of a caption."""
+        return self._prompts.length(caption)
 
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, with gradients."""
-        return self._prompts.encode(self._ids[_captions(batch)])
+        ids = self._ids[_captions_beside(batch)]
+        return self._prompts.encode(ids[:, batch.first : batch.first + len(batch.views)])
 
 
 class CachedTexts:
@@ -80,6 +85,10 @@ class CachedTexts:
                     pooled = None if row.pooled is None else row.pooled.clone()
                     self._rows[caption] = Embeddings(own, pooled).to(place)
 
+    def length(self, caption: str) -> int:
+        """Tokens of a caption that is encoded."""
+        return self._rows[caption].hidden.shape[1]
+
     def let_go(self) -> None:
         """Drop the text encoders; from now on only captions that are encoded already may be asked for."""
         self._prompts = None
@@ -87,7 +96,7 @@ class CachedTexts:
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, without gradients; shorter ones are filled up with empty chunks, as in the hosts."""
         rows = [self._rows[view.caption] for view in batch.views]
-        length = max(row.hidden.shape[1] for row in rows)
+        length = max(self._rows[caption].hidden.shape[1] for caption in _captions_beside(batch))
         joined = Embeddings.join([self._filled(row, length) for row in rows])
         if joined.hidden.device == self._device:
             return joined
@@ -102,5 +111,6 @@ class CachedTexts:
         return Embeddings(torch.cat([row.hidden, *[empty] * missing], dim=1), row.pooled)
 
 
-def _captions(batch: Batch) -> tuple[str, ...]:
-    return tuple(view.caption for view in batch.views)
+def _captions_beside(batch: Batch) -> tuple[str, ...]:
+    """Of the whole batch, also for a part of it."""
+    return tuple(view.caption for view in batch.whole or batch.views)

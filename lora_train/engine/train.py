@@ -16,11 +16,13 @@ from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.events import Note, Phase, Sampled, Saved, Started
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
 from lora_train.core.limits import read_limits
+from lora_train.core.memory import measures_text
 from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.averages import Averages
+from lora_train.engine.memory import next_plan, take_leaner_plan
 from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
 from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weights
@@ -40,6 +42,7 @@ from lora_train.engine.state import (
     save_state,
 )
 from lora_train.engine.step import train_step
+from lora_train.engine.trial import fit
 from lora_train.engine.validation import Validator
 
 _MOST_ROLL_BACKS = 2
@@ -56,6 +59,7 @@ def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, in
     report.stop_waits = job.state_dir.is_dir() and any(job.state_dir.iterdir())
     try:
         run = prepare_run(spec, job.path, report)
+        fit(run, report)
     except RequestedEnd as end:
         state = load_state(job.state_dir)
         return _ENDINGS[end.request], state.facts.clock.step if state else 0
@@ -105,7 +109,10 @@ class Training:
         run, clock, settings = self.run, self.clock, self.run.settings
         while clock.step_in_epoch < len(groups):
             lr = coming_rate(run.optimizer)
-            loss = train_step(run, groups[clock.step_in_epoch])
+            loss = self.step_or_none(groups[clock.step_in_epoch])
+            if loss is None:
+                self.go_on_with_less_memory()
+                return None
             clock.step += 1
             clock.step_in_epoch += 1
             if self.averages is not None:
@@ -131,6 +138,17 @@ class Training:
         if self.is_healthy():
             clock.epoch, clock.step_in_epoch = clock.epoch + 1, 0
         return None
+
+    def step_or_none(self, group: Sequence[Batch]) -> torch.Tensor | None:
+        """The loss of a step; None where memory ran out in it and there is a way to need less."""
+        try:
+            return train_step(self.run, group)
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            if next_plan(self.run) is None:
+                raise devices.out_of_memory(error) from error
+            return None  # what the failed step holds is free when this function is left
 
     def start_or_go_on(self) -> None:
         """Take up the newest whole state, or write the first one, so that there is always a way back."""
@@ -343,6 +361,21 @@ class Training:
         self.report.events.write(Note("warning", message))
         self.tell_started()
         self.save_state()
+
+    def go_on_with_less_memory(self) -> None:
+        """Back to the last state with the next plan of the ladder. Raises DeviceMemoryError where none is left."""
+        self.report.flush()
+        at, before = self.clock.step + 1, self.run.plan
+        take_leaner_plan(self.run, at)
+        state = load_state(self.job.state_dir)
+        assert state is not None, "the first state is written before the first step"
+        self.go_back_to(state)
+        message = (
+            f"Memory ran out at step {at}: back to step {self.clock.step}, "
+            f"now with {measures_text(self.run.plan, beyond=before)}."
+        )
+        self.report.events.write(Note("warning", message))
+        self.tell_started()
 
     def go_back_to(self, state: LoadedState) -> None:
         """Load a state into the run; what was saved after it goes to the trash."""

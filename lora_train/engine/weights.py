@@ -82,11 +82,12 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     layout: torch.memory_format = torch.contiguous_format,
+    stored: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, tensor: tensor,
 ) -> None:
     """Give every parameter of a model on the meta device its tensor from `source`, in `dtype` on `device`.
 
-    `places` gives where one of ours may lie, best first; `layout` is the memory layout of those with four dimensions.
-    Raises ModelError naming missing tensors.
+    `places` gives where one of ours may lie, best first; `layout` is the memory layout of those with four dimensions;
+    `stored` makes of a parameter's name and tensor what is kept of it. Raises ModelError naming missing tensors.
     """
     weights: dict[str, torch.Tensor] = {}
     missing: list[str] = []
@@ -98,7 +99,8 @@ def fill(
             missing.append(possible[0].name)
             continue
         file = maps[source.files[found.name].path]
-        weights[name] = _final(_read_place(file, found, tuple(parameter.shape)), device, dtype, layout)
+        final = _final(_read_place(file, found, tuple(parameter.shape)), device, dtype, layout)
+        weights[name] = stored(name, final)
         file.let_go(found.name)
     if missing:
         raise ModelError(

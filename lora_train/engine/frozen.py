@@ -1,0 +1,101 @@
+"""Layers of the frozen base model whose weights are not lying on the device in the compute precision.
+
+They may be packed in 8 bits (`quantised`), wait in main memory (`offload`), or both. Each time a layer is used, forward
+or backward, its weight is asked for anew: autograd keeps the layer, not the weight, also inside of checkpoints, which
+would keep a weight's memory where something else may lie by then. A LoRA finds `type(layer).forward` as it is used to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as functional
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+class Place(Protocol):
+    """Where a weight is that is not on the device."""
+
+    def fetch(self) -> torch.Tensor:
+        """The weight as it is stored, on the device; to be used at once, before another one is fetched."""
+        ...
+
+
+class FrozenLinear(nn.Linear):
+    """(.., in) -> (.., out)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _LinearFunction.apply(input, self)
+
+
+class FrozenConv2d(nn.Conv2d):
+    """(B, in, h, w) -> (B, out, h', w')."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _ConvFunction.apply(input, self)
+
+
+def freeze(layer: nn.Module) -> None:
+    """Make a Linear or Conv2d one of the above, in place; it computes what it did. Twice is as once."""
+    if isinstance(layer, (FrozenLinear, FrozenConv2d)):
+        return
+    layer.__class__ = FrozenLinear if isinstance(layer, nn.Linear) else FrozenConv2d
+    layer.register_buffer("weight_scale", None, persistent=False)
+    vars(layer)["place"] = None
+
+
+def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """The layer's weight in `dtype` on the device, of any Linear or Conv2d. Not to be changed, nor to be kept."""
+    place: Place | None = vars(layer).get("place")
+    stored = layer.weight if place is None else place.fetch()
+    scale: torch.Tensor | None = getattr(layer, "weight_scale", None)
+    return stored.to(dtype) if scale is None else unpack(stored, scale, dtype)
+
+
+def unpack(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The inverse of `quantised.pack`: rounded once, to `dtype`."""
+    if stored.is_floating_point():  # torch has no products of 8-bit floats
+        return stored.to(dtype).mul_(scale)
+    return torch.mul(stored, scale, out=torch.empty_like(stored, dtype=dtype))
+
+
+def block_layers(unet: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The UNet's layers that may be frozen, by name: every Linear and Conv2d of its blocks but those that take in the
+    time. First and last convolution and the embeddings of time and sizes, small and sensitive, stay as they are.
+    """
+    for name, layer in unet.named_modules():
+        is_in_block = name.startswith(("down_blocks.", "mid_block.", "up_blocks."))
+        if is_in_block and isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.endswith("time_emb_proj"):
+            yield name, layer
+
+
+class _LinearFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
+        ctx.layer = layer
+        return functional.linear(x, weight_of(layer, x.dtype), layer.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad @ weight_of(ctx.layer, grad.dtype), None
+
+
+class _ConvFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
+        ctx.layer, ctx.input_shape = layer, x.shape
+        return functional.conv2d(x, weight_of(layer, x.dtype), layer.bias, *_window(layer))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        weight = weight_of(ctx.layer, grad.dtype)
+        return torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *_window(ctx.layer)), None
+
+
+def _window(layer: nn.Conv2d) -> tuple[Any, Any, Any, int]:
+    return layer.stride, layer.padding, layer.dilation, layer.groups
