@@ -31,6 +31,7 @@ from lora_train.core.history import (
 from lora_train.core.history_differences import (
     SettingDifference,
     base_differences,
+    memory_differences,
     picture_differences,
     setting_differences,
     told,
@@ -38,6 +39,7 @@ from lora_train.core.history_differences import (
 )
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
+from lora_train.core.memory import read_memory
 from lora_train.core.original import finished_train
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import TrainSpec
@@ -178,6 +180,9 @@ class History:
         if versions[0] is not None and versions[1] is not None:
             comparison.versions = version_differences(versions[0], versions[1])
             comparison.base = base_differences(versions[0], versions[1])
+        memory = [read_memory(folder.path) for folder in (first, second)]
+        if memory[0] is not None and memory[1] is not None:
+            comparison.versions += memory_differences(memory[0].plan, memory[1].plan)
         return comparison
 
     # --- settings ---

@@ -18,6 +18,7 @@ from lora_train.core.history import MadeFrom, PictureFacts, Versions, read_made_
 from lora_train.core.history_differences import shown_setting
 from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
 from lora_train.core.judgement import Choice, Judgement
+from lora_train.core.memory import MemoryFacts, read_memory
 from lora_train.core.settings import setting_fields
 from lora_train.core.specs import TrainSpec
 from lora_train.data.caption_tags import TagCount, count_tags
@@ -81,6 +82,8 @@ class ReportFacts(msgspec.Struct, kw_only=True):
     loras: list[LoraFact]
     made_from: MadeFrom | None
     versions: Versions | None
+    memory: MemoryFacts | None
+    """How it was fitted to its device; None where it was not, or an earlier release trained it."""
     judgement: Judgement | None
     best: str
     """The file that is recommended or was chosen, else the last; empty where none was saved."""
@@ -122,6 +125,7 @@ def read_facts(folder: Path) -> ReportFacts:
         loras=loras,
         made_from=made,
         versions=read_versions(job.path),
+        memory=read_memory(job.path),
         judgement=judgement,
         best=best,
         best_weight=weight,
