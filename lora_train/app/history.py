@@ -39,7 +39,7 @@ from lora_train.core.history_differences import (
 )
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
-from lora_train.core.memory import read_memory
+from lora_train.core.memory import MemoryFacts, read_memory, write_memory
 from lora_train.core.original import finished_train
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import TrainSpec
@@ -106,6 +106,8 @@ class History:
         stem = self._workspace.free_stem(version.stem(), taken)
         again = JobFolder(version.trains_dir / stem)
         again.create(msgspec.structs.replace(spec, name=stem, created=time.time()))
+        if (memory := read_memory(folder.path)) is not None:  # another plan rounds otherwise
+            write_memory(again.path, MemoryFacts(plan=memory.plan))
         note_origin(again, _scanned(folder, spec))
         return self._workspace.id_of(again.path)
 

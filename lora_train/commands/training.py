@@ -137,8 +137,8 @@ def _fit_text(fit: Fit) -> str:
     more = measures_text(fit.plan, beyond=fit.asked)
     if fit.fits:
         return f"{sizes}, with {more}." if more else f"{sizes}."
-    if not fit.is_on:
-        return f"{sizes}: it may run out of memory, since Fit to my GPU is off."
+    if not fit.is_tried:
+        return f"{sizes}: it may run out of memory{'' if fit.on_cpu else ', since Fit to my GPU is off'}."
     return f"{sizes}{f', even with {more}' if more else ''}. It is tried all the same: this is an estimate."
 
 

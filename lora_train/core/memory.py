@@ -169,7 +169,7 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     """`memory.json` in a training's folder: how it was fitted to its device."""
 
     plan: MemoryPlan
-    """The one that trains; what a resume begins with."""
+    """The one that trains; what a resume begins with, and a repetition, which has no trials of its own."""
     trials: tuple[Trial, ...] = ()
     """In the order in which they were made."""
     predicted: MemoryNeed | None = None

@@ -83,7 +83,7 @@ def test_a_card_that_is_too_small_gets_the_last_plan() -> None:
 
 def test_without_fit_to_my_gpu_nothing_is_saved() -> None:
     found = fit("sdxl", 1024, card(8), fit_to_gpu=False)
-    assert (found.plan, found.fits, found.is_on) == (MemoryPlan(), False, False)
+    assert (found.plan, found.fits, found.is_tried) == (MemoryPlan(), False, False)
 
 
 def test_what_others_hold_is_told_where_it_is_much() -> None:
@@ -146,6 +146,15 @@ def test_without_a_card_main_memory_counts(
     assert found.on_cpu
     # fp32 weights and a network of rank 16 with the text encoder's
     assert found.needed.weights_bytes == 4 * (859_520_964 + 123_060_480)
+
+
+def test_on_a_cpu_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives what there is, and may take it back: the plan is what was asked for, whether it fits or not."""
+    small = DeviceMemory(name="CPU", total_bytes=4 * GIB, free_bytes=3 * GIB, on_cpu=True)
+    monkeypatch.setattr(fitting, "main_memory", lambda: small)
+    found = told(tmp_path, monkeypatch=monkeypatch, batch_size=4)
+    assert found is not None
+    assert (found.fits, found.is_tried, found.plan) == (False, False, MemoryPlan())
 
 
 def test_a_card_that_this_torch_can_not_use_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

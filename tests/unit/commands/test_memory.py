@@ -46,7 +46,7 @@ ALL = MemoryPlan(checkpointing="all")
             "the same: this is an estimate.",
         ),
         (
-            {"is_on": False, "fits": False, "needed_bytes": 9 * GIB},
+            {"is_tried": False, "fits": False, "needed_bytes": 9 * GIB},
             "Needs about 9.0 GB of 8.0 GB (RTX 3070): it may run out of memory, since Fit to my GPU is off.",
         ),
     ],
