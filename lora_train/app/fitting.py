@@ -21,7 +21,8 @@ from lora_train.launch.queue import JobQueue
 if TYPE_CHECKING:
     from lora_train.data.epochs import EpochPlanner
 
-_ASKED_AGAIN_S = 10.0
+_ASKED_AGAIN_S = 60.0
+"""Asking wakes the card of a laptop up."""
 _MOSTLY_FREE = 0.85
 """Where less of a device is free, the person is told that others hold a part of it."""
 
@@ -104,11 +105,15 @@ def _workload(settings: TrainSettings, facts: CheckpointFacts, plan: EpochPlanne
 
 
 def _torch_build() -> str:
-    """ "cpu", "cu121", "rocm6.2", "xpu" ... of the torch that a worker would import; empty where it doesn't tell."""
+    """ "cpu", "cu121", "rocm6.2", "xpu" ... of the torch that a worker would import; empty where it doesn't tell.
+
+    PyPI's builds don't: that for Linux is for CUDA, that for Windows for the CPU.
+    """
     try:
-        return version("torch").partition("+")[2]
+        told = version("torch").partition("+")[2]
     except PackageNotFoundError:
         return ""
+    return told or ("cpu" if sys.platform == "win32" else "")
 
 
 def _has_no_other_card() -> bool:

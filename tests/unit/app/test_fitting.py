@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -161,6 +162,30 @@ def test_a_card_that_this_torch_can_not_use_is_none(tmp_path: Path, monkeypatch:
     found = told(tmp_path, cards=[card(24)], build="cpu", monkeypatch=monkeypatch)
     assert found is not None
     assert found.on_cpu
+
+
+@pytest.mark.parametrize(
+    ("version", "platform", "build"),
+    [
+        ("2.1.2+cu121", "win32", "cu121"),
+        ("2.9.0+cpu", "linux", "cpu"),
+        ("2.9.0+rocm6.4", "linux", "rocm6.4"),
+        ("2.9.0", "linux", ""),
+        ("2.9.0", "win32", "cpu"),
+        (None, "win32", ""),
+    ],
+)
+def test_for_what_this_torch_was_built(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, platform: str, build: str
+) -> None:
+    def told(_: str) -> str:
+        if version is None:
+            raise PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(fitting, "version", told)
+    monkeypatch.setattr(fitting.sys, "platform", platform)
+    assert fitting._torch_build() == build
 
 
 @pytest.mark.parametrize(
