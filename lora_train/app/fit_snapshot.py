@@ -18,8 +18,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """What it may take."""
     others_bytes: int = 0
     """What other programs hold; 0 where that is little."""
-    is_on: bool = True
-    """Whether *Fit to my GPU* is; without, only what is asked for is tried."""
+    is_tried: bool = True
+    """Whether the training will try what saves memory: not on a CPU, nor where *Fit to my GPU* is off."""
     fits: bool
     """With `plan`. An estimate: the worker tries it, and what it finds counts."""
     asked: MemoryPlan

@@ -13,7 +13,7 @@ from lora_train.app.fit_snapshot import Fit
 from lora_train.core.config import TrainSettings
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.host import DeviceMemory, Host
-from lora_train.core.memory import MemoryPlan, budget_bytes, ladder
+from lora_train.core.memory import MemoryPlan, asked_plan, budget_bytes, ladder
 from lora_train.core.memory_need import Workload, predicted_need
 from lora_train.launch.device_memory import main_memory, nvidia_cards
 from lora_train.launch.queue import JobQueue
@@ -21,7 +21,8 @@ from lora_train.launch.queue import JobQueue
 if TYPE_CHECKING:
     from lora_train.data.epochs import EpochPlanner
 
-_ASKED_AGAIN_S = 10.0
+_ASKED_AGAIN_S = 60.0
+"""Asking wakes the card of a laptop up."""
 _MOSTLY_FREE = 0.85
 """Where less of a device is free, the person is told that others hold a part of it."""
 
@@ -67,8 +68,10 @@ class Fitting:
 
 
 def fit_into(settings: TrainSettings, work: Workload, device: DeviceMemory, budget: int) -> Fit:
-    """The first plan of the ladder whose need is within the budget, else the last. Raises as `predicted_need`."""
-    plans = ladder(settings, on_cpu=work.on_cpu)
+    """The first plan of the ladder whose need is within the budget, else the last; on a CPU, where nothing is tried,
+    what is asked for. Raises as `predicted_need`.
+    """
+    plans = (asked_plan(settings),) if work.on_cpu else ladder(settings)
     needs = {plan: predicted_need(settings, work, plan) for plan in plans}
     chosen: MemoryPlan = next((plan for plan in plans if needs[plan].total_bytes <= budget), plans[-1])
     others_bytes = device.total_bytes - device.free_bytes
@@ -78,7 +81,7 @@ def fit_into(settings: TrainSettings, work: Workload, device: DeviceMemory, budg
         device_bytes=device.total_bytes,
         budget_bytes=budget,
         others_bytes=others_bytes if budget < _MOSTLY_FREE * device.total_bytes else 0,
-        is_on=settings.fit_to_gpu,
+        is_tried=settings.fit_to_gpu and not work.on_cpu,
         fits=needs[chosen].total_bytes <= budget,
         asked=plans[0],
         plan=chosen,
@@ -102,11 +105,15 @@ def _workload(settings: TrainSettings, facts: CheckpointFacts, plan: EpochPlanne
 
 
 def _torch_build() -> str:
-    """ "cpu", "cu121", "rocm6.2", "xpu" ... of the torch that a worker would import; empty where it doesn't tell."""
+    """ "cpu", "cu121", "rocm6.2", "xpu" ... of the torch that a worker would import; empty where it doesn't tell.
+
+    PyPI's builds don't: that for Linux is for CUDA, that for Windows for the CPU.
+    """
     try:
-        return version("torch").partition("+")[2]
+        told = version("torch").partition("+")[2]
     except PackageNotFoundError:
         return ""
+    return told or ("cpu" if sys.platform == "win32" else "")
 
 
 def _has_no_other_card() -> bool:

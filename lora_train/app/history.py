@@ -31,6 +31,7 @@ from lora_train.core.history import (
 from lora_train.core.history_differences import (
     SettingDifference,
     base_differences,
+    memory_differences,
     picture_differences,
     setting_differences,
     told,
@@ -38,6 +39,7 @@ from lora_train.core.history_differences import (
 )
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
+from lora_train.core.memory import MemoryFacts, read_memory, write_memory
 from lora_train.core.original import finished_train
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import TrainSpec
@@ -104,6 +106,8 @@ class History:
         stem = self._workspace.free_stem(version.stem(), taken)
         again = JobFolder(version.trains_dir / stem)
         again.create(msgspec.structs.replace(spec, name=stem, created=time.time()))
+        if (memory := read_memory(folder.path)) is not None:  # another plan rounds otherwise
+            write_memory(again.path, MemoryFacts(plan=memory.plan))
         note_origin(again, _scanned(folder, spec))
         return self._workspace.id_of(again.path)
 
@@ -178,6 +182,9 @@ class History:
         if versions[0] is not None and versions[1] is not None:
             comparison.versions = version_differences(versions[0], versions[1])
             comparison.base = base_differences(versions[0], versions[1])
+        memory = [read_memory(folder.path) for folder in (first, second)]
+        if memory[0] is not None and memory[1] is not None:
+            comparison.versions += memory_differences(memory[0].plan, memory[1].plan)
         return comparison
 
     # --- settings ---

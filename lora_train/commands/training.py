@@ -132,9 +132,9 @@ def _fit_text(fit: Fit) -> str:
     more = measures_text(fit.plan, beyond=fit.asked)
     if fit.fits:
         return f"{sizes}, with {more}." if more else f"{sizes}."
-    if not fit.is_on:
-        return f"{sizes}: it may run out of memory, since Fit to my GPU is off."
-    return f"{sizes}, even with {more}. It is tried all the same: this is an estimate."
+    if not fit.is_tried:
+        return f"{sizes}: it may run out of memory{'' if fit.on_cpu else ', since Fit to my GPU is off'}."
+    return f"{sizes}{f', even with {more}' if more else ''}. It is tried all the same: this is an estimate."
 
 
 def _plan(app: App, options: argparse.Namespace) -> PlannedTrain:
@@ -200,8 +200,11 @@ def _status(options: argparse.Namespace) -> Result:
 
 def _memory_text(memory: MemoryFacts) -> str:
     from lora_train.core.memory import measures_text
+    from lora_train.core.numbers import gigabytes_text
 
-    return f"memory: {measures_text(memory.plan) or 'as it is set'}"
+    fitting = memory.fitting
+    peak = f", at most {gigabytes_text(fitting.peak_bytes)}" if fitting is not None and fitting.peak_bytes else ""
+    return f"memory: {measures_text(memory.plan) or 'as it is set'}{peak}"
 
 
 def _stop(options: argparse.Namespace) -> Result:

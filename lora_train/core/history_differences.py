@@ -9,6 +9,7 @@ import msgspec
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.history import PictureFacts, Versions
+from lora_train.core.memory import MemoryPlan, measures_text
 from lora_train.core.numbers import number_text
 from lora_train.core.settings import setting_fields
 
@@ -100,6 +101,14 @@ def version_differences(before: Versions, after: Versions) -> list[SettingDiffer
         ("CPU threads", str(before.cpu_threads or ""), str(after.cpu_threads or "")),
     ]
     return [SettingDifference(name, name, old, new) for name, old, new in rows if old and new and old != new]
+
+
+def memory_differences(before: MemoryPlan, after: MemoryPlan) -> list[SettingDifference]:
+    """How the one saved memory and the other did not: it changes nothing but how numbers are rounded, and the pace."""
+    if before == after:
+        return []
+    old, new = (measures_text(plan) or "–" for plan in (before, after))
+    return [SettingDifference("memory", "memory", old, new)]
 
 
 def base_differences(before: Versions, after: Versions) -> list[SettingDifference]:

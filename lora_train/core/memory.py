@@ -28,8 +28,9 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One rung of the ladder.
 
     views_at_once   a batch goes through the model in parts of at most so many views; 0: whole
-    checkpointing   of which blocks the activations are computed again in the backward pass; "some" are the UNet's down
-                    and up blocks at its finest level, where they are largest for the time that they take
+    checkpointing   of which blocks the activations are computed again in the backward pass; "some" are the UNet's up
+                    blocks, which hold more than half of them in every family: 63 % in SD 1.x, 56 % in SDXL (those of
+                    the finest level alone would be 55 % and 5 %)
     base_weights    how the frozen base model is stored
     offload_share   share of the UNet's weights that wait in main memory
     """
@@ -168,7 +169,7 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     """`memory.json` in a training's folder: how it was fitted to its device."""
 
     plan: MemoryPlan
-    """The one that trains; what a resume begins with."""
+    """The one that trains; what a resume begins with, and a repetition, which has no trials of its own."""
     trials: tuple[Trial, ...] = ()
     """In the order in which they were made."""
     predicted: MemoryNeed | None = None

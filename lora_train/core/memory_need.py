@@ -115,6 +115,9 @@ _CONV_PER_LATENT_PIXEL, _CONV_PER_RANK = 4_000.0, 300.0
 """With LoRA on the other convolutions too, their inputs are kept: as counted with rank 16 and 128, rounded up."""
 _LARGEST_LAYER_WEIGHTS = 1280 * 2560 * 9
 """The widest 3x3 convolution of all three families, which exists unpacked for a moment where weights have 8 bits."""
+_LARGEST_UNIT_WEIGHTS = (2560 + 1280) * 1280 * 9 + 2560 * 1280
+"""The widest residual block of all three. Where weights wait in main memory, there is room for two: the one that
+computes, and the one that comes next."""
 _FLOAT32 = 4
 _TEXTS_ON_DEVICE_BYTES = 256_000_000
 """Embeddings that are more than this are kept in main memory."""
@@ -152,13 +155,13 @@ def _width(work: Workload) -> float:
 def _weights(settings: TrainSettings, family: _Family, work: Workload, plan: MemoryPlan, *, trains_text: bool) -> int:
     """UNet, and text encoders where they can't be let go: trained, or with captions that change with every epoch."""
     size = work.bytes_per_number
-    unet = family.unet_weights * (size if plan.base_weights == "full" else 1)
-    largest = _LARGEST_LAYER_WEIGHTS * size
-    moment = largest if plan.base_weights != "full" else 0
-    moment += 2 * largest if plan.offload_share else 0  # the layer that computes, and the one that comes
+    stored = size if plan.base_weights == "full" else 1
+    unet = family.unet_weights * stored * (1 - plan.offload_share)
+    places = 2 * _LARGEST_UNIT_WEIGHTS * stored if plan.offload_share else 0
+    unpacked = _LARGEST_LAYER_WEIGHTS * size if plan.base_weights != "full" else 0
     stays = trains_text or settings.shuffle_captions or settings.caption_dropout > 0
     text = family.text_weights * size if stays else 0
-    return int((unet * (1 - plan.offload_share) + moment + text) * _width(work) ** 2)
+    return int((unet + places + unpacked + text) * _width(work) ** 2)
 
 
 def _activations(

@@ -17,6 +17,7 @@ from lora_train.core.history import MadeFrom, PictureFacts, Versions, read_made_
 from lora_train.core.history_differences import shown_setting
 from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
 from lora_train.core.judgement import Judgement
+from lora_train.core.memory import MemoryFacts, read_memory
 from lora_train.core.recommendation import best_of, read_choice, read_judgement
 from lora_train.core.settings import setting_fields
 from lora_train.core.specs import TrainSpec
@@ -79,6 +80,8 @@ class ReportFacts(msgspec.Struct, kw_only=True):
     loras: list[LoraFact]
     made_from: MadeFrom | None
     versions: Versions | None
+    memory: MemoryFacts | None
+    """How it was fitted to its device; None where it was not, or an earlier release trained it."""
     judgement: Judgement | None
     best: str
     """The file that is recommended or was chosen, else the last; empty where none was saved."""
@@ -118,6 +121,7 @@ def read_facts(folder: Path) -> ReportFacts:
         loras=loras,
         made_from=made,
         versions=read_versions(job.path),
+        memory=read_memory(job.path),
         judgement=read_judgement(job, status.saved),
         best=best.file or (loras[-1].file if loras else ""),
         best_weight=best.weight,

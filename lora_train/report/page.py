@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from lora_train.core.memory import measures_text
 from lora_train.report.chart import chart_svg, turned_at
 from lora_train.report.facts import DatasetFacts, ReportFacts, SettingFact, without_folders
 from lora_train.report.history import history_html
@@ -70,6 +71,7 @@ def _head(facts: ReportFacts) -> str:
         ("Problem", without_folders(status.message) if status.state == "failed" else ""),
         ("Pace", f"{status.s_per_step:.3g} s per step" if status.s_per_step else ""),
         ("Most memory", f"{status.peak_memory_mb:,} MB" if status.peak_memory_mb else ""),
+        ("Saved memory by", measures_text(facts.memory.plan) if facts.memory is not None else ""),
     ]
     return f"<header><h1>{escape(facts.name)}</h1>{definitions(rows)}</header>\n"
 

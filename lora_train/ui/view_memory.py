@@ -39,9 +39,13 @@ def fit_html(fit: Fit | None) -> str:
 
 
 def _does_not_fit(fit: Fit) -> str:
-    if not fit.is_on:
-        off = words("It may run out of memory: Fit to my GPU is off.")
-        return paragraph(off, "train-tools-warning")
+    if not fit.is_tried:
+        advice = (
+            words("It may run out of memory: close other programs, or switch gradient checkpointing on.")
+            if fit.on_cpu
+            else words("It may run out of memory: Fit to my GPU is off.")
+        )
+        return paragraph(advice, "train-tools-warning")
     doubt = words("Probably too much, even with all that saves memory.")
     tried = words("This is an estimate; the training tries it first, and ends at once if it really does not fit.")
     advice = words("A lower resolution or rank needs less.")

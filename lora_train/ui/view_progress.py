@@ -42,6 +42,7 @@ _PHASES = {
     "encoding the pictures": "Encoding the pictures",
     "encoding the captions": "Encoding the captions",
     "reading the masks": "Reading the masks",
+    "trying whether it fits the device": "Trying whether it fits the device",
     "training": "Training",
     "validating": "Measuring the held-out pictures",
     "drawing previews": "Drawing previews",

@@ -8,6 +8,7 @@ import pytest
 
 from lora_train.core.errors import DatasetError, JobError, ModelError, WorkspaceError
 from lora_train.core.history import Versions, package_versions, read_made_from, write_record
+from lora_train.core.memory import MemoryFacts, MemoryPlan, Trial, read_memory, write_memory
 from lora_train.core.specs import TrainSpec
 
 if TYPE_CHECKING:
@@ -108,3 +109,22 @@ def test_settings_are_taken_over_and_had_back(desk: Desk) -> None:
     assert desk.app.presets.state("cat", "v1").name == "character"
     with pytest.raises(WorkspaceError, match="no settings from before"):
         desk.app.history.undo_settings(job)
+
+
+def test_what_saved_memory_is_compared(desk: Desk) -> None:
+    desk.trained("2_cat/a.png")
+    first = begun(desk)
+    again = desk.app.history.repeat(first)
+    write_memory(desk.job(first).path, MemoryFacts(plan=MemoryPlan()))
+    assert desk.app.history.compare(first, again).versions == []  # it has not begun
+    write_memory(desk.job(again).path, MemoryFacts(plan=MemoryPlan(checkpointing="all")))
+    (row,) = desk.app.history.compare(first, again).versions
+    assert (row.label, row.before, row.after) == ("memory", "–", "gradient checkpointing of all blocks")
+
+
+def test_a_repetition_saves_memory_as_the_first_did(desk: Desk) -> None:
+    desk.trained("2_cat/a.png")
+    first = begun(desk)
+    plan = MemoryPlan(views_at_once=1)
+    write_memory(desk.job(first).path, MemoryFacts(plan=plan, trials=(Trial(plan=plan, peak_bytes=9),)))
+    assert read_memory(desk.job(desk.app.history.repeat(first)).path) == MemoryFacts(plan=plan)

@@ -11,6 +11,7 @@ import pytest
 from lora_train.core.config import TrainSettings
 from lora_train.core.memory import MemoryNeed, MemoryPlan, budget_bytes, ladder
 from lora_train.core.memory_need import Workload, predicted_need
+from lora_train.core.numbers import gigabytes_text
 
 GB = 1e9
 SD1 = Workload(family="sd1", area_px=512 * 512, bytes_per_number=2)
@@ -41,6 +42,12 @@ def test_weights_and_activations_are_as_counted_elsewhere(
     assert need(work).activations_bytes / GB == pytest.approx(activations, rel=0.05)
     # What is computed again at once differs with how blocks are cut: within a third of a GB.
     assert need(work, MemoryPlan(checkpointing="all")).activations_bytes / GB == pytest.approx(checkpointed, abs=0.3)
+
+
+@pytest.mark.parametrize(("work", "peak"), [(SD1, 2.80), (SDXL, 12.61)])
+def test_a_whole_step_is_as_large_as_the_bench_counts_it(work: Workload, peak: float) -> None:
+    """`lora-train bench --count`: peak of all tensors of a step, weights and optimizer included, in GB."""
+    assert need(work).tensors_bytes / GB == pytest.approx(peak, rel=0.02)
 
 
 # Peak bytes of the traces that the tables were made from, at other sizes than those of the tables.
@@ -140,3 +147,15 @@ def test_a_little_is_left_to_others() -> None:
     assert budget_bytes(8_000_000_000, 8_000_000_000) == 7_760_000_000
     assert budget_bytes(1_000_000_000, 2_000_000_000) == 800_000_000
     assert budget_bytes(100_000_000, 2_000_000_000) == 0
+
+
+def test_the_table_of_the_documentation_is_what_is_foretold() -> None:
+    """A batch of 4, a rung a row: the need with SD 1.5 at 512 px, and with SDXL at 1024 px."""
+    page = (Path(__file__).parents[3] / "docs" / "memory.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ") and " GB |" in line]
+    shown = [tuple(cell.strip() for cell in row[2:4]) for row in rows]
+    settings = TrainSettings(batch_size=4, train_text_encoder=False, max_tokens=75)
+    assert shown == [
+        tuple(gigabytes_text(predicted_need(settings, work, plan).total_bytes) for work in (SD1, SDXL))
+        for plan in ladder(settings)
+    ]

@@ -47,6 +47,8 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "max_grad_norm": ("--max_grad_norm=0.0", {"max_grad_norm": 0.0}),
     "gradient_accumulation_steps": ("--gradient_accumulation_steps=4", {"gradient_accumulation_steps": 4}),
     "gradient_checkpointing": ("--gradient_checkpointing", {"gradient_checkpointing": True}),
+    "fp8_base": ("--fp8_base", {"base_weights": "fp8"}),
+    "torch_compile": ("--torch_compile", {"compile_blocks": True}),
     "train_batch_size": ("--train_batch_size=2", {"batch_size": 2}),
     "max_train_epochs": ("--max_train_epochs=7", {"epochs": 7}),
     "save_every_n_epochs": ("--save_every_n_epochs=5", {"save_every_epochs": 5}),

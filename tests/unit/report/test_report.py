@@ -16,6 +16,7 @@ from lora_train.core.errors import JobError
 from lora_train.core.history import FileFacts, MadeFrom, PictureFacts, Versions, write_record
 from lora_train.core.jobs import JobFolder
 from lora_train.core.judgement import Choice, Judged, Judgement
+from lora_train.core.memory import MemoryFacts, MemoryPlan, write_memory
 from lora_train.core.specs import MergeSpec, TrainSpec
 from lora_train.report.facts import read_facts, without_folders
 from lora_train.report.page import MOST_PICTURES, ReportPicture, report_html
@@ -189,3 +190,11 @@ def test_only_of_trainings(tmp_path: Path) -> None:
     job.create(MergeSpec(loras=("a",), weights=(1.0,), out="b"))
     with pytest.raises(JobError, match="no training"):
         read_facts(job.path)
+
+
+def test_how_memory_was_saved(tmp_path: Path) -> None:
+    job = trained(tmp_path)
+    assert "Saved memory by" not in page_of(job)
+    write_memory(job.path, MemoryFacts(plan=MemoryPlan(checkpointing="all", base_weights="int8")))
+    told = "gradient checkpointing of all blocks, the base model stored as int8"
+    assert f"<dt>Saved memory by</dt><dd>{told}</dd>" in page_of(job)

@@ -48,7 +48,8 @@ def memory_states() -> dict[str, str]:
         "made to fit": make_fit(asked_bytes=9 * GIB, plan=MemoryPlan(checkpointing="some")),
         "made to fit by all": make_fit(asked_bytes=9 * GIB, plan=LAST),
         "too large": make_fit(fits=False, plan=LAST, needed_bytes=9 * GIB),
-        "too large and off": make_fit(fits=False, is_on=False, needed_bytes=9 * GIB),
+        "too large for a CPU": make_fit(fits=False, is_tried=False, on_cpu=True, device="CPU", needed_bytes=9 * GIB),
+        "too large and off": make_fit(fits=False, is_tried=False, needed_bytes=9 * GIB),
     }
     as_it_is = MemoryFacts(plan=MemoryPlan(), trials=(Trial(plan=MemoryPlan(), peak_bytes=5 * GIB, s_per_step=0.3),))
     left = Trial(plan=MemoryPlan(checkpointing="all"), why_not="out_of_memory", step=421)
