@@ -1,4 +1,4 @@
-"""The base model's weights packed in 8 bits, waiting in main memory, or both: what a UNet computes, and its gradients."""
+"""The base model's weights packed in 8 bits, in main memory, or both: what a UNet computes, and its gradients."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def late_mover(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def demo_unet(kind: BaseWeights = "full", dtype: torch.dtype = torch.float32) -> Any:
-    model = load_base_model(
-        DEMO_MODEL, vae_path=None, device=torch.device("cpu"), dtype=dtype, base_weights=kind
-    )
+    model = load_base_model(DEMO_MODEL, vae_path=None, device=torch.device("cpu"), dtype=dtype, base_weights=kind)
     return model.unet
 
 
@@ -253,9 +251,7 @@ def test_units_are_fetched_ahead_of_need(
     assert late_mover.ahead / late_mover.copies > (0.95 if which == "none" else 0.6)
 
 
-def test_shares_grow_and_can_be_packed_later(
-    small_unets: Any, late_mover: Any, make_lora: Callable[..., Any]
-) -> None:
+def test_shares_grow_and_can_be_packed_later(small_unets: Any, late_mover: Any, make_lora: Callable[..., Any]) -> None:
     plain, unet = small_unets
     whole = sum(parameter.nbytes for parameter in unet.parameters())
     offload = Offload(unet, late_mover)
