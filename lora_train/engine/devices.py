@@ -12,6 +12,8 @@ from lora_train.core.config import Device as DeviceName
 from lora_train.core.config import Precision
 from lora_train.core.errors import ConfigError, DeviceMemoryError
 
+_FULL_SHARE = 0.01
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -157,6 +159,16 @@ def synchronize(device: Device) -> None:
 def peak_device_bytes(device: torch.device) -> int:
     """The most memory that tensors took on the device so far; 0 where it can't be told."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def spills(device: torch.device) -> bool:
+    """Whether the device is so full that its driver now moves memory of programs into main memory, as NVIDIA's for
+    Windows does; others refuse it.
+    """
+    if sys.platform != "win32" or device.type != "cuda":
+        return False
+    free_bytes, all_bytes = torch.cuda.mem_get_info(device)
+    return free_bytes < _FULL_SHARE * all_bytes
 
 
 def peak_process_bytes() -> int:

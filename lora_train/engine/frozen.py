@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 
 class Place(Protocol):
@@ -38,13 +39,14 @@ class FrozenConv2d(nn.Conv2d):
         return _ConvFunction.apply(input, self)
 
 
-def freeze(layer: nn.Module) -> None:
+def freeze(layer: Any) -> None:
     """Make a Linear or Conv2d one of the above, in place; it computes what it did. Twice is as once."""
     if isinstance(layer, (FrozenLinear, FrozenConv2d)):
         return
-    layer.__class__ = FrozenLinear if isinstance(layer, nn.Linear) else FrozenConv2d
-    layer.register_buffer("weight_scale", None, persistent=False)
     vars(layer)["place"] = None
+    kind: type = FrozenLinear if isinstance(layer, nn.Linear) else FrozenConv2d
+    layer.__class__ = kind
+    layer.register_buffer("weight_scale", None, persistent=False)
 
 
 def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -94,7 +96,7 @@ class _ConvFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         weight = weight_of(ctx.layer, grad.dtype)
-        return torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *_window(ctx.layer)), None
+        return conv2d_input(ctx.input_shape, weight, grad, *_window(ctx.layer)), None
 
 
 def _window(layer: nn.Conv2d) -> tuple[Any, Any, Any, int]:

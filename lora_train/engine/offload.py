@@ -186,6 +186,7 @@ class Offload:
 
     def _bring(self, unit: _Unit, but: _Slot | None) -> _Slot:
         """Into the other slot than `but`."""
+        assert unit.waiting is not None, "only units that wait are asked for"
         slot = next(slot for slot in self._slots if slot is not but)
         slot.unit = unit
         slot.arrived = self._mover.bring(slot.memory[: unit.size_bytes], unit.waiting, slot.left)

@@ -13,14 +13,21 @@ from typing import NamedTuple
 
 import torch
 
-from lora_train.core.events import EventWriter, Phase, Step
+from lora_train.core.events import EventWriter, Note, Phase, Step
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
 from lora_train.core.limits import read_limits
+from lora_train.engine import devices
 from lora_train.engine.devices import ToHost, peak_device_bytes, peak_process_bytes
 
 _SEND_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.2
 _BEAT_EVERY_S = 2.0
+
+_MUCH_SLOWER = 3.0
+_SPILLS = (
+    "Steps take several times as long as in the trial, and the graphics card is full: its driver moves memory into "
+    "main memory. Close other programs that use the card, or pause this training and go on later."
+)
 
 
 class _Told(NamedTuple):
@@ -51,6 +58,8 @@ class Reporter:
         """Whether `stop` waits for the loop: what a resumed training has learned can be saved there alone."""
         self.is_out_of_time = False
         """Whether the training's time is over (see `core.limits`), which asks for `stop` too."""
+        self.usual_s_per_step = 0.0
+        """What a step takes where all its memory is on the device; 0 where nobody knows."""
         self._job = job
         self._stop_at = read_limits(job.path).stop_at
         self._told: list[_Told] = []
@@ -133,6 +142,7 @@ class Reporter:
                 self._write(self._parcels.popleft())
 
     def _write(self, parcel: _Parcel) -> None:
+        self._warn_where_memory_spills(parcel)
         steps: list[Step] = []
         peak_bytes = peak_process_bytes() if parcel.device.type == "cpu" else peak_device_bytes(parcel.device)
         for told, loss in zip(parcel.told, parcel.losses.values(), strict=True):
@@ -150,3 +160,10 @@ class Reporter:
                 )
             )
         self.events.write(*steps)
+
+    def _warn_where_memory_spills(self, parcel: _Parcel) -> None:
+        """Once. Asks the driver only where steps are slow, and asks nothing of the device's work."""
+        is_slow = 0 < self.usual_s_per_step * _MUCH_SLOWER < parcel.s_per_step
+        if is_slow and devices.spills(parcel.device):
+            self.usual_s_per_step = 0.0
+            self.events.write(Note("warning", _SPILLS))

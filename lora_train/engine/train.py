@@ -47,6 +47,9 @@ from lora_train.engine.trial import fit
 from lora_train.engine.validation import Validator
 
 _MOST_ROLL_BACKS = 2
+_NO_ROOM_FOR_PREVIEWS = (
+    "The previews of this save need more memory than is left beside the training. They can be drawn when it has ended."
+)
 
 Ending = Literal["finished", "stopped", "paused"]
 _ENDINGS: dict[Request, Ending] = {"stop": "stopped", "pause": "paused"}
@@ -278,14 +281,22 @@ class Training:
         def progress(done: int, total: int) -> None:  # not `phase`: a request waits until the save is whole
             self.report.events.write(Phase(name="drawing previews", done=done, total=total))
 
-        rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with, progress)
+        try:
+            rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with, progress)
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            rows = None  # outside of this block nothing holds what was allocated
 
         def told(path: Path, prompt: str, weight: float | None) -> None:
             place = path.relative_to(self.job.path).as_posix()
             self.report.events.write(Sampled(path=place, step=self.clock.step, prompt=prompt, weight=weight))
 
-        save_previews(self.job.samples_dir, stem, rows, run.settings, draw_with, told)
         run.model.drop_vae()
+        if rows is None:
+            self.report.events.write(Note("warning", _NO_ROOM_FOR_PREVIEWS))
+        else:
+            save_previews(self.job.samples_dir, stem, rows, run.settings, draw_with, told)
         self.report.events.write(Phase(name="training"))
         devices.free_cached_memory(run.device)
 
@@ -370,6 +381,7 @@ class Training:
         self.report.flush()
         at, before = self.clock.step + 1, self.run.plan
         take_leaner_plan(self.run, at)
+        self.report.usual_s_per_step = 0.0
         state = load_state(self.job.state_dir)
         assert state is not None, "the first state is written before the first step"
         self.go_back_to(state)

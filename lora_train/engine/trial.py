@@ -30,7 +30,9 @@ def fit(run: Run, report: Reporter) -> None:
 
     Raises DeviceMemoryError where none fits, RequestedEnd when the person asked to end.
     """
-    if run.gauge is None or read_memory(run.job_dir) is not None:
+    earlier = read_memory(run.job_dir)
+    if run.gauge is None or earlier is not None:
+        report.usual_s_per_step = earlier.fitting.s_per_step if earlier is not None and earlier.fitting else 0.0
         return
     batches = run.planner.batches(0)
     run.texts.prepare(batches)
@@ -46,6 +48,7 @@ def fit(run: Run, report: Reporter) -> None:
             raise nothing_fits(run)
         run.plan = plan
     remember(run)
+    report.usual_s_per_step = run.tried[-1].s_per_step
     report.events.write(Note("info", _told(run, run.gauge)))
 
 

@@ -8,8 +8,8 @@ import torch
 
 
 class LateMover:
-    """An `offload.Mover`. A place is NaN (or -1, of 8-bit integers) from the moment in which a copy into it may begin until the
-    copy is waited for; and none may begin before the mark of what used the place last.
+    """An `offload.Mover`. A place is NaN (or -1, of 8-bit integers) from the moment in which a copy into it may begin
+    until the copy is waited for; and none may begin before the mark of what used the place last.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A training that is fitted to its device: a trial before it, less memory in its middle, and nothing learned otherwise."""
+"""A training that is fitted to its device: a trial before it, less memory in its middle, and the same is learned."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch, View
 from lora_train.engine import setup, trial
 from lora_train.engine import train as engine
+from lora_train.engine.loading import BaseModel
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.step import batch_losses
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files, Studio
 
-SETTINGS: dict[str, Any] = {"batch_size": 4, "epochs": 2, "repeats": 2, "learning_rate": 1e-3}
+SETTINGS: dict[str, Any] = {"batch_size": 4, "epochs": 2, "repeats": 2, "learning_rate": 1e-3, "save_precision": "fp32"}
 """Of 4 pictures: 2 steps an epoch."""
+
+
+ROUNDING, PACKING = 1e-5, 1e-2
+"""Relative, of all weights of a LoRA together. Measured: 2.5e-7 in parts and with checkpoints, 1.3e-3 with int8."""
 
 
 class FakeGauge:
@@ -45,11 +50,15 @@ class FakeGauge:
         return self.peaks[min(self.tries, len(self.peaks)) - 1]
 
 
-@pytest.fixture
-def images(studio: Studio) -> Path:
+def pictures(studio: Studio) -> Path:
     return studio.pictures(
         "pictures", ["red", "a blue thing", "green", "a thing of many words"], sizes_px=[(64, 64), (80, 48)]
     )
+
+
+@pytest.fixture
+def images(studio: Studio) -> Path:
+    return pictures(studio)
 
 
 def train_here(job: JobFolder) -> engine.Ending:
@@ -76,11 +85,21 @@ def use(monkeypatch: pytest.MonkeyPatch, gauge: FakeGauge) -> None:
     monkeypatch.setattr(setup, "open_gauge", lambda _: gauge)
 
 
-def assert_same_but_for_rounding(files: type[Files], job: JobFolder, other: JobFolder, atol: float = 1e-6) -> None:
+def difference(files: type[Files], job: JobFolder, other: JobFolder) -> float:
+    """Of all weights of two LoRAs together, relative."""
     ours, theirs = load_file(files.final(job)), load_file(files.final(other))
     assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], atol=atol, rtol=1e-3)
+    apart = sum(float((tensor - theirs[name]).double().square().sum()) for name, tensor in ours.items())
+    return (apart / sum(float(tensor.double().square().sum()) for tensor in theirs.values())) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def plain(shared_studio: Studio) -> JobFolder:
+    """The straight run that the others are compared with."""
+    job = shared_studio.plan(pictures(shared_studio), **SETTINGS)
+    train_here(job)
+    assert read_memory(job.path) is None  # a CPU is not measured
+    return job
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Prodigy"])
@@ -92,7 +111,6 @@ def test_a_trial_changes_nothing(
     settings = {**SETTINGS, "optimizer": optimizer, "ema_decay": 0.9, "network_dropout": 0.1}
     plain = studio.plan(images, **settings)
     train_here(plain)
-    assert read_memory(plain.path) is None  # a CPU is not measured
     tried = studio.plan(images, **settings)
     use(monkeypatch, FakeGauge())
     train_here(tried)
@@ -111,10 +129,8 @@ def test_a_trial_changes_nothing(
 
 
 def test_rungs_are_tried_until_one_fits(
-    studio: Studio, files: type[Files], images: Path, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, files: type[Files], images: Path, plain: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = studio.plan(images, **SETTINGS)
-    train_here(plain)
     gauge = FakeGauge([20_000, 15_000, 9_000])
     use(monkeypatch, gauge)
     job = studio.plan(images, **SETTINGS)
@@ -136,7 +152,7 @@ def test_rungs_are_tried_until_one_fits(
     assert [trial.why_not for trial in facts.trials] == ["over_budget", "over_budget", ""]
     assert facts.plan == rungs[2] == MemoryPlan(views_at_once=1)
     assert ran[-1] == facts.plan
-    assert_same_but_for_rounding(files, plain, job)
+    assert difference(files, job, plain) < ROUNDING
 
 
 def test_one_trial_a_job(studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +206,9 @@ def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[Memor
 
 @pytest.mark.parametrize("rung", range(5))
 def test_memory_that_runs_out_costs_a_rung_and_no_more(
-    studio: Studio, files: type[Files], images: Path, monkeypatch: pytest.MonkeyPatch, rung: int
+    studio: Studio, files: type[Files], images: Path, plain: JobFolder, monkeypatch: pytest.MonkeyPatch, rung: int
 ) -> None:
-    """All rungs but the packed one give the straight run within rounding; that one within what 8 bits can tell."""
-    plain = studio.plan(images, **SETTINGS)
-    train_here(plain)
+    """All rungs but the packed one, the last, give the straight run within rounding."""
     job = studio.plan(images, **SETTINGS)
     plans = out_of_memory_at(monkeypatch, *range(2, 3 + rung))
     assert train_here(job) == "finished"
@@ -208,15 +222,37 @@ def test_memory_that_runs_out_costs_a_rung_and_no_more(
     assert [trial.why_not for trial in facts.trials] == ["out_of_memory"] * (rung + 1)
     assert len(notes(job, "Memory ran out at step")) == rung + 1
     assert losses(job).keys() == losses(plain).keys()
-    assert_same_but_for_rounding(files, plain, job, atol=1e-6 if rung < 4 else 3e-4)
+    for step, loss in losses(plain).items():
+        assert losses(job)[step] == pytest.approx(loss, rel=1e-5 if rung < 4 else 1e-2)
+    assert difference(files, job, plain) < (ROUNDING if rung < 4 else PACKING)
 
 
 def test_the_end_of_the_ladder(studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = studio.plan(images, **SETTINGS)
     out_of_memory_at(monkeypatch, *range(2, 100))
-    with pytest.raises(DeviceMemoryError, match="2.00 GiB"):
+    with pytest.raises(DeviceMemoryError, match=r"2\.00 GiB"):
         train_here(job)
     assert len(notes(job, "Memory ran out at step")) == 5
+
+
+def test_previews_that_do_not_fit_are_left_out(
+    studio: Studio, files: type[Files], images: Path, plain: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training goes on, without the VAE that was loaded for them."""
+    vaes: list[object] = []
+
+    def too_large(model: Any, *_: object) -> Any:
+        assert model.vae is not None
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine, "draw_previews", too_large)
+    drop_vae = BaseModel.drop_vae
+    monkeypatch.setattr(BaseModel, "drop_vae", lambda model: (drop_vae(model), vaes.append(model._vae)))
+    job = studio.plan(images, **SETTINGS, generate_previews=True, preview_prompts=["a thing"], save_every_epochs=1)
+    assert train_here(job) == "finished"
+    assert len(notes(job, "previews")) == 2
+    assert vaes == [None] * 3, "after encoding, and after each save"
+    assert files.tensor_bytes(files.final(job)) == files.tensor_bytes(files.final(plain))
 
 
 def test_other_errors_stay_what_they_are(studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

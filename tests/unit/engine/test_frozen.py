@@ -1,4 +1,4 @@
-"""The base model's weights packed in 8 bits, waiting in main memory, or both: what a UNet computes, and its gradients."""
+"""The base model's weights packed in 8 bits, in main memory, or both: what a UNet computes, and its gradients."""
 
 from __future__ import annotations
 
