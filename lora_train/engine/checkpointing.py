@@ -14,10 +14,10 @@ def checkpoint_blocks(unet: Any, which: Checkpointing) -> None:
     undoes it. The blocks' own switches are set, one by one: diffusers has one for all only.
     """
     unet.enable_gradient_checkpointing()  # newer releases give the blocks what they checkpoint with
-    finest = {module for block in (unet.down_blocks[0], unet.up_blocks[-1]) for module in block.modules()}
+    some = {module for block in unet.up_blocks for module in block.modules()}  # most activations for their time
     for module in unet.modules():
         if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = which == "all" or (which == "some" and module in finest)
+            module.gradient_checkpointing = which == "all" or (which == "some" and module in some)
     unet.train(which != "none")  # older ones checkpoint in training mode only; there is no dropout in a UNet
 
 

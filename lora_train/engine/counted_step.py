@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from lora_train.core.config import TrainSettings
+from lora_train.core.memory import asked_plan
 from lora_train.core.specs import CountSpec
 from lora_train.data.epochs import EpochPlanner, Source
 from lora_train.engine import devices, step
@@ -125,6 +126,7 @@ def _bare_run(case: Case, settings: TrainSettings) -> Run:
     run.texts = CachedTexts(captions_encoder)
     run.sizes = SizeTable([bucket] * len(sources), [bucket] * len(sources), META) if case.sizes.pooled_width else None
     run.inpaint, run.masks, run.continued = {bucket: None}, None, None
+    run.plan, run.tried, run.gauge = asked_plan(settings), [], None
     model: Any = SimpleNamespace(unet=_bare_unet(case, run.dtype), family=case.family, prediction="epsilon")
     run.model = model
     run.alphas = alphas_cumprod(zero_terminal_snr=False).to(META)

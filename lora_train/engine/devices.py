@@ -146,8 +146,9 @@ class ToHost:
 
 def free_cached_memory(device: Device) -> None:
     """Hand memory that torch keeps for later back to the system."""
-    if not device.is_cpu:
-        getattr(torch, device.torch.type).empty_cache()
+    backend: Any = getattr(torch, device.torch.type, None)
+    if hasattr(backend, "empty_cache"):
+        backend.empty_cache()
 
 
 def synchronize(device: Device) -> None:

@@ -18,6 +18,7 @@ from lora_train.core.memory import (
     write_memory,
 )
 from lora_train.core.memory_need import Workload, predicted_need
+from lora_train.core.numbers import gigabytes_text
 from lora_train.engine import devices
 from lora_train.engine.checkpointing import checkpoint_blocks
 from lora_train.engine.offload import CudaMover, Offload
@@ -130,13 +131,9 @@ def take_leaner_plan(run: Run, step: int) -> None:
 
 def nothing_fits(run: Run) -> DeviceMemoryError:
     """The end of the ladder, in words."""
-    needs = max(run.tried[-1].peak_bytes, need_of(run, run.plan).total_bytes)
-    there = f", and {_gb(run.gauge.budget_bytes)} are there for it" if run.gauge is not None else ""
+    needs = gigabytes_text(max(run.tried[-1].peak_bytes, need_of(run, run.plan).total_bytes))
+    there = f", and {gigabytes_text(run.gauge.budget_bytes)} are there for it" if run.gauge is not None else ""
     return DeviceMemoryError(
-        f"With all that saves memory, this training still needs about {_gb(needs)} on {run.device.label}{there}.",
+        f"With all that saves memory, this training still needs about {needs} on {run.device.label}{there}.",
         "Lower the resolution or the rank, or close other programs that use the graphics card.",
     )
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
