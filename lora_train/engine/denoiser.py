@@ -38,9 +38,8 @@ def predict(
     dtype = next(unet.parameters()).dtype
     if inpaint is not None:
         noisy = torch.cat([noisy, inpaint.to(noisy).expand(len(noisy), -1, -1, -1)], dim=1)
-    noisy = noisy.to(dtype)
-    if unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
+    is_last = unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    noisy = noisy.to(dtype, memory_format=torch.channels_last if is_last else torch.preserve_format)
     extra: dict[str, Any] = {}
     if sizes is not None:
         assert text.pooled is not None, "families that tell sizes have pooled embeddings"

@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from lora_train.engine.geglu import gated_gelu
+from lora_train.engine.activations import gated_gelu, layout_of, norm_silu
 from lora_train.engine.joint import JointProduct, SharedInput
-from lora_train.engine.norm_silu import norm_silu
 
 Forward = Callable[..., torch.Tensor]
 
@@ -81,6 +80,7 @@ class FastUnet:
             self._replace(block.attn2, "forward", _cross_attention_forward(block.attn2, 2 * place))
             self._replace(block.ff.net[0], "forward", _geglu_forward(block.ff.net[0]))
         for transformer in self._all(Transformer2DModel):
+            self._replace(transformer, "_operate_on_continuous_inputs", _input_of(transformer))
             self._replace(transformer, "_get_output_for_continuous_inputs", _output_of(transformer))
         for waves in self._all(Timesteps):
             self._replace(waves, "forward", _waves_forward(waves, self._unet.device))
@@ -165,18 +165,36 @@ def _geglu_forward(geglu: Any) -> Forward:
     return lambda hidden: gated_gelu(geglu.proj(hidden))
 
 
+def _input_of(transformer: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, int]]:
+    """How a picture becomes tokens (B, T, C): the norm's output gets the layout that the picture came in."""
+
+    def tokens(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def forward(hidden_states: torch.Tensor) -> tuple[torch.Tensor, int]:
+        hidden = transformer.norm(hidden_states).contiguous(memory_format=layout_of(hidden_states))
+        if isinstance(transformer.proj_in, nn.Linear):
+            hidden = transformer.proj_in(tokens(hidden))
+        else:
+            hidden = tokens(transformer.proj_in(hidden))
+        return hidden, hidden.shape[-1]
+
+    return forward
+
+
 def _output_of(transformer: Any) -> Forward:
     """How tokens become a picture again: in the layout that the picture came in, which is mostly no copy."""
 
-    def output(hidden_states: torch.Tensor, residual: torch.Tensor, height: int, width: int, **_: Any) -> torch.Tensor:
-        is_last = residual.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_last else torch.contiguous_format
-        is_linear = isinstance(transformer.proj_out, nn.Linear)
-        hidden = transformer.proj_out(hidden_states) if is_linear else hidden_states
-        hidden = hidden.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        return (hidden if is_linear else transformer.proj_out(hidden)) + residual
+    def forward(hidden_states: torch.Tensor, residual: torch.Tensor, height: int, width: int, **_: Any) -> torch.Tensor:
+        def picture(hidden: torch.Tensor) -> torch.Tensor:
+            placed = hidden.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            return placed.contiguous(memory_format=layout_of(residual))
 
-    return output
+        if isinstance(transformer.proj_out, nn.Linear):
+            return picture(transformer.proj_out(hidden_states)) + residual
+        return transformer.proj_out(picture(hidden_states)) + residual
+
+    return forward
 
 
 def _waves_forward(waves: Any, device: torch.device) -> Forward:

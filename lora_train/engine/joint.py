@@ -31,30 +31,36 @@ class SharedInput(NamedTuple):
 
 
 class JointProduct:
-    """Linear layers as one. Those that a LoRA is on when they are joined, or later, are left to themselves.
+    """Linear layers as one. Those that have a LoRA when they are joined, or later, are left to themselves, and so are
+    those whose weights are others later on.
 
-    The weights of the others become views of one tensor: this takes no more memory, and the layers are what they were.
+    The joined weights become views of one tensor: this takes no more memory, and the layers are what they were.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self._layers = layers
         self._places = [place for place, layer in enumerate(layers) if _is_like(layer, layers[0])]
         if len(self._places) < 2:
-            self._places = []
+            self._places, self._weights = [], []
             return
         joined = [layers[place] for place in self._places]
+        self._weights = [layer.weight for layer in joined]
         self._sizes = [layer.out_features for layer in joined]
         self._weight = _joined([layer.weight for layer in joined])
         self._bias = _joined([layer.bias for layer in joined]) if layers[0].bias is not None else None
 
     def __call__(self, x: torch.Tensor) -> SharedInput:
         outputs: list[torch.Tensor | None] = [None] * len(self._layers)
-        free = [place for place in self._places if "forward" not in vars(self._layers[place])]
+        free = [place for place, own in zip(self._places, self._weights, strict=True) if self._is_free(place, own)]
         if free:
             found = functional.linear(x, self._weight, self._bias).split(self._sizes, dim=-1)
             for place, output in zip(self._places, found, strict=True):
                 outputs[place] = output if place in free else None
         return SharedInput(x, tuple(outputs))
+
+    def _is_free(self, place: int, own: torch.Tensor) -> bool:
+        layer = self._layers[place]
+        return layer.weight is own and "forward" not in vars(layer)
 
 
 def _is_like(layer: nn.Linear, first: nn.Linear) -> bool:

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from lora_train.engine.geglu import gated_gelu
+from lora_train.engine.activations import gated_gelu, norm_silu
 from lora_train.engine.joint import JointProduct
-from lora_train.engine.norm_silu import norm_silu
 
 pytestmark = pytest.mark.compat
 
@@ -123,6 +122,18 @@ def test_layers_that_are_unlike_are_left_alone() -> None:
     shared = JointProduct(layers)(x)
     assert [output is not None for output in shared.outputs] == [True, False, False, False, True]
     assert torch.equal(shared.output(2, with_lora), x[..., :4])
+
+
+def test_layers_that_change_are_asked_themselves() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 3) for _ in range(3)]
+    product, x = JointProduct(layers), torch.randn(4, 6)
+    layers[1].weight = nn.Parameter(torch.zeros(3, 6))
+    layers[2].forward = lambda x: x[..., :3]
+    shared = product(x)
+    assert [output is not None for output in shared.outputs] == [True, False, False]
+    assert torch.equal(shared.output(1, layers[1]), layers[1].bias.expand(4, 3))
+    assert torch.equal(shared.output(2, layers[2]), x[..., :3])
 
 
 def test_a_single_layer_is_not_joined() -> None:
