@@ -248,7 +248,8 @@ def _own_bytes(tensor: torch.Tensor) -> int:
 
 def _flops(func: Any, args: Any, kwargs: Any, returned: Any) -> int:
     """Of products, convolutions and attention, by torch's own formulas: two for a multiplication and an addition."""
-    formula = flop_registry.get(func._overloadpacket)
+    packet = func._overloadpacket
+    formula = flop_registry.get(packet) or flop_registry.get(getattr(aten, packet.__name__.rstrip("_"), None))
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=returned))
 
 
