@@ -38,6 +38,8 @@ _COPIES = {aten._to_copy, aten.copy_}
 _ONLY_WRITE = {aten.copy_, aten.fill_, aten.zero_, aten._foreach_copy_, aten._foreach_zero_}
 """Calls that don't read what they write over."""
 
+_FORMULAS: dict[Any, Any] = {**flop_registry, aten.addbmm: flop_registry[aten.baddbmm]}
+
 
 class Work(NamedTuple):
     """What a part of a step asks for. bytes_moved: every tensor that a kernel reads or writes, once for each kernel."""
@@ -248,7 +250,8 @@ def _own_bytes(tensor: torch.Tensor) -> int:
 
 def _flops(func: Any, args: Any, kwargs: Any, returned: Any) -> int:
     """Of products, convolutions and attention, by torch's own formulas: two for a multiplication and an addition."""
-    formula = flop_registry.get(func._overloadpacket)
+    packet = func._overloadpacket
+    formula = _FORMULAS.get(packet) or _FORMULAS.get(getattr(aten, packet.__name__.rstrip("_"), None))
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=returned))
 
 

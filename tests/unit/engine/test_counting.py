@@ -35,6 +35,19 @@ def test_products_and_views() -> None:
     assert counter.total == Work(kernels=3, bytes_moved=4 * 112, flops=120, host_syncs=0)
 
 
+def test_products_that_are_added_in_place() -> None:
+    """y (3, 5) += x w', alpha being a factor of the product: reads 15 + 12 + 20 numbers, writes 15; 120 FLOPs."""
+    x, w, y = made(3, 4), made(5, 4), made(3, 5)
+    counter = counted(lambda: y.addmm_(x, w.t(), alpha=0.5))
+    assert counter.total == Work(kernels=1, bytes_moved=4 * 62, flops=120, host_syncs=0)
+
+
+def test_sums_of_products() -> None:
+    """y (3, 5) += a_1 b_1 + a_2 b_2 with a (2, 3, 4), b (2, 4, 5): reads 15 + 24 + 40, writes 15; 2 * 120 FLOPs."""
+    a, b, y = made(2, 3, 4), made(2, 4, 5), made(3, 5)
+    assert counted(lambda: y.addbmm_(a, b)).total == Work(kernels=1, bytes_moved=4 * 94, flops=240, host_syncs=0)
+
+
 def test_convolution_forward_and_backward() -> None:
     """A frozen 3 x 3 convolution of bf16 (2 B), then a sum: what comes back is the input's gradient alone.
 
