@@ -171,7 +171,7 @@ def _encode(vae: Any, paths: Sequence[Path], pixels: torch.Tensor, with_flips: b
             f"The VAE turns {paths[row].name} into numbers that are not finite, also in float32.",
             "Remove this picture, or use another VAE.",
         )
-    return {_MOMENTS: moments, _AGAIN: torch.tensor(again, dtype=torch.int64)}
+    return {_MOMENTS: moments.contiguous(), _AGAIN: torch.tensor(again, dtype=torch.int64)}
 
 
 def _moments(vae: Any, sides: torch.Tensor) -> torch.Tensor:
