@@ -24,7 +24,6 @@ from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
 from lora_train.core.tensorfiles import TensorFile, read_tensor_file
 from lora_train.engine import ldm_names
 from lora_train.engine.ldm_names import Place
-from lora_train.engine.libraries import unet_class, vae_class
 from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
 from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights, identity
 
@@ -165,11 +164,12 @@ class _File:
         self.tokenizer_folders = (self._hints.text_folder, None) if is_sdxl else (self._hints.text_folder,)
 
     def load_unet(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Any:
+        from diffusers import UNet2DConditionModel
+
         with _naming(self.path):
             config = unet_config(self._shapes, self._hints, self._facts.family)
-        kind = unet_class()
         with torch.device("meta"):
-            unet: Any = kind(**config)
+            unet: Any = UNet2DConditionModel(**config)
         attention = ["CrossAttn" in kind for kind in config["down_block_types"]]
 
         def names(name: str) -> list[str]:
@@ -243,16 +243,18 @@ class _Folder:
         self.tokenizer_folders = tuple(path / name for name in names)
 
     def load_unet(self, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Any:
-        kind = unet_class()
+        from diffusers import UNet2DConditionModel
+
         with torch.device("meta"):
-            unet: Any = kind.from_config(_config(self.path / "unet"))
+            unet: Any = UNet2DConditionModel.from_config(_config(self.path / "unet"))
         fill(unet, folder_weights(self.path / "unet"), lambda name: [name], device, dtype, layout)
         return unet
 
     def load_vae(self, device: torch.device) -> Any:
-        kind = vae_class()
+        from diffusers import AutoencoderKL
+
         with torch.device("meta"):
-            vae: Any = kind.from_config(_config(self.path / "vae"))
+            vae: Any = AutoencoderKL.from_config(_config(self.path / "vae"))
         fill(vae, folder_weights(self.path / "vae"), _new_and_old_vae_names, device, torch.float32)
         return vae
 
@@ -317,20 +319,22 @@ def load_tokenizer(folder: Path | None = None, *, is_open_clip: bool = False) ->
 
 
 def _vae_from_file(file: TensorFile, prefix: str, vae_scale: float, device: torch.device) -> Any:
+    from diffusers import AutoencoderKL
+
     with _naming(file.path):
         config = vae_config({name: info.shape for name, info in file.tensors.items()}, prefix, vae_scale)
-    kind = vae_class()
     with torch.device("meta"):
-        vae = kind(**config)
+        vae = AutoencoderKL(**config)
     levels = len(config["block_out_channels"])
     fill(vae, Weights.of(file), lambda name: [prefix + ldm_names.vae_name(name, levels)], device, torch.float32)
     return vae
 
 
 def _vae_from_diffusers_file(file: TensorFile, config: dict[str, Any], device: torch.device) -> Any:
-    kind = vae_class()
+    from diffusers import AutoencoderKL
+
     with torch.device("meta"):
-        vae = kind(**config)
+        vae = AutoencoderKL(**config)
     fill(vae, Weights.of(file), _new_and_old_vae_names, device, torch.float32)
     return vae
 

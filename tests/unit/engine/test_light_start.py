@@ -26,21 +26,3 @@ def test_pictures_are_read_before_anything_but_torch_is_imported() -> None:
     assert "torch" in found
     assert not found & {"diffusers", "transformers", "tokenizers", "huggingface_hub", "accelerate"}
     assert not found & {"scipy", "sympy", "pandas", "True"}, "True: torch's compiler takes as long as torch"
-
-
-def test_models_come_without_scipy() -> None:
-    found = packages_after(
-        "from lora_train.engine.libraries import unet_class, vae_class\n"
-        "assert unet_class().__name__ == 'UNet2DConditionModel'\n"
-        "assert vae_class().__name__ == 'AutoencoderKL'\n"
-        "from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer\n"
-        "from diffusers.optimization import get_scheduler"
-    )
-    assert "diffusers" in found
-    assert "scipy" not in found
-
-
-def test_who_needs_scipy_later_finds_it() -> None:
-    pytest.importorskip("scipy")
-    packages_after("from lora_train.engine.libraries import unet_class\nunet_class()\nimport scipy.stats")
-    packages_after("import scipy\nfrom lora_train.engine.libraries import unet_class\nunet_class()\nscipy.fft")
