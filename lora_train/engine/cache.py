@@ -87,9 +87,10 @@ def build_latent_cache(
     missing = [index for index, tensors in enumerate(found) if tensors is None]
     chosen = [[paths[source] for source in parts[index].sources] for index in missing]
     pixels = _opened_ahead([(own, parts[index].bucket) for own, index in zip(chosen, missing, strict=True)])
+    vae = open_vae() if missing else None
     with keeping_freed_memory() if device.type == "cpu" else nullcontext():
         for index, own, sides in zip(missing, chosen, pixels, strict=True):
-            found[index] = made = _encode(open_vae(), own, sides, with_flips, device)
+            found[index] = made = _encode(vae, own, sides, with_flips, device)
             kept.keep(keys[index], made)
             done += len(own)
             progress(done, len(paths))
