@@ -87,9 +87,10 @@ def build_latent_cache(
     missing = [index for index, tensors in enumerate(found) if tensors is None]
     chosen = [[paths[source] for source in parts[index].sources] for index in missing]
     pixels = _opened_ahead([(own, parts[index].bucket) for own, index in zip(chosen, missing, strict=True)])
+    vae = open_vae() if missing else None
     with keeping_freed_memory() if device.type == "cpu" else nullcontext():
         for index, own, sides in zip(missing, chosen, pixels, strict=True):
-            found[index] = made = _encode(open_vae(), own, sides, with_flips, device)
+            found[index] = made = _encode(vae, own, sides, with_flips, device)
             kept.keep(keys[index], made)
             done += len(own)
             progress(done, len(paths))
@@ -171,7 +172,7 @@ def _encode(vae: Any, paths: Sequence[Path], pixels: torch.Tensor, with_flips: b
             f"The VAE turns {paths[row].name} into numbers that are not finite, also in float32.",
             "Remove this picture, or use another VAE.",
         )
-    return {_MOMENTS: moments, _AGAIN: torch.tensor(again, dtype=torch.int64)}
+    return {_MOMENTS: moments.contiguous(), _AGAIN: torch.tensor(again, dtype=torch.int64)}
 
 
 def _moments(vae: Any, sides: torch.Tensor) -> torch.Tensor:

@@ -228,8 +228,12 @@ def _encode_pictures(run: Run, sets: Sequence[tuple[Dataset, list[Bucket]]], rep
     all_buckets = sorted({bucket for _, buckets in sets for bucket in buckets})
     run.inpaint = {bucket: full_mask(model, *bucket, kept) for bucket in all_buckets}
 
+    prefers_channels_last = devices.prefers_channels_last(run.device, torch.float16 if is_half else torch.float32)
+    layout = torch.channels_last if prefers_channels_last else torch.contiguous_format
+
     def open_vae() -> Any:
-        return model.vae.to(torch.float16) if is_half else model.vae
+        vae = model.vae.to(torch.float16) if is_half else model.vae
+        return vae.to(memory_format=layout)
 
     together_px = _ENCODE_TOGETHER_CPU_PX if run.device.is_cpu else _ENCODE_TOGETHER_PX
     total = sum(len(buckets) for _, buckets in sets)
@@ -251,6 +255,7 @@ def _encode_pictures(run: Run, sets: Sequence[tuple[Dataset, list[Bucket]]], rep
     kept.trim()
     model.drop_vae()  # previews load it anew
     devices.free_cached_memory(run.device)
+    give_back_freed_memory()
     return caches
 
 

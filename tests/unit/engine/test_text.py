@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lora_train.core.assets import ASSETS
 from lora_train.core.conditioning import conditioning_of
 from lora_train.core.errors import ConfigError
 from lora_train.data.epochs import Batch, View
+from lora_train.engine.disk_cache import DiskCache
 from lora_train.engine.loading import BaseModel, load_tokenizer
 from lora_train.engine.text import Embeddings, Prompts, encode, pack, tokenize
 from lora_train.engine.texts import CachedTexts, TrainedTexts
@@ -352,6 +354,36 @@ def test_cached_texts_without_their_encoder(demo_model: BaseModel) -> None:
     assert not before.requires_grad
     with pytest.raises(RuntimeError, match="let go"):
         cached.prepare([batch_of("something new")])
+
+
+def test_texts_from_the_disk_are_the_same_and_need_no_encoder(demo_model: BaseModel, tmp_path: Path) -> None:
+    class Unloaded:
+        """A base model whose text encoders are gone."""
+
+        family, tokenizers, device = demo_model.family, demo_model.tokenizers, demo_model.device
+
+    def read(model: Any, kept: DiskCache | None) -> list[torch.Tensor]:
+        prompts = Prompts(model, clip_skip=1, max_tokens=150, kept=kept)
+        cached = CachedTexts(prompts)
+        cached.prepare(BATCHES)
+        with torch.no_grad():
+            previews = prompts.encode_prompt("a (red:1.4) circle"), prompts.encode_prompt("", is_negative=True)
+        return [cached.embeddings(batch).hidden for batch in BATCHES] + [preview.hidden for preview in previews]
+
+    def kept() -> DiskCache:
+        return DiskCache(tmp_path / "texts", ["model"], print)
+
+    plain, first, second = read(demo_model, None), read(demo_model, kept()), read(Unloaded(), kept())
+    assert all(torch.equal(own, one) for own, one in zip(plain, first, strict=True))
+    assert all(torch.equal(own, one) for own, one in zip(plain, second, strict=True))
+    with torch.no_grad(), pytest.raises(AttributeError, match="text_encoders"):
+        Prompts(cast("Any", Unloaded()), clip_skip=1, max_tokens=150, kept=kept()).encode_prompt("a (red:1.5) circle")
+
+
+def test_gradients_are_never_taken_from_the_disk(demo_model: BaseModel, tmp_path: Path) -> None:
+    prompts = Prompts(demo_model, clip_skip=1, max_tokens=75, kept=DiskCache(tmp_path / "texts", [], print))
+    prompts.encode(prompts.ids(["red"]))
+    assert not (tmp_path / "texts").exists()
 
 
 def test_trained_texts_carry_gradients(demo_model: BaseModel) -> None:
