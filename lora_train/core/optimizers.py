@@ -71,7 +71,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         usual_rate=1e-3,
     ),
     "Lion": OptimizerFacts(
-        path="lora_train.engine.lion.Lion", arguments={"betas": "betas"}, usual_rate=3e-5, state_bytes=4
+        path="lion_pytorch.lion_pytorch.Lion", arguments={"betas": "betas"}, usual_rate=3e-5, state_bytes=4
     ),
     "SGDNesterov": OptimizerFacts(
         path="torch.optim.sgd.SGD",

@@ -24,7 +24,7 @@ class Averages:
 
     @contextmanager
     def shown(self) -> Generator[None, None, None]:
-        """Within the block the trained tensors have the values of the averages; they stay where they are."""
+        """Within the block the trained tensors are the averages. The two change places; nothing is copied."""
         self._swap()
         try:
             yield
@@ -41,12 +41,9 @@ class Averages:
         for name, average in self._averages.items():
             average.copy_(saved[name])
 
-    @torch.no_grad()
     def _swap(self) -> None:
         for name, weight in self._weights.items():
-            kept = weight.detach().clone()
-            weight.copy_(self._averages[name])
-            self._averages[name].copy_(kept)
+            self._averages[name], weight.data = weight.data, self._averages[name]
 
 
 def decay_at(step: int, decay: float) -> float:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as functional
 from torch import nn
 
 from lora_train.core.lora_files import ALPHA, DOWN, UP
 from lora_train.core.ranks import Ranks
 from lora_train.core.seeds import derive_seed
 from lora_train.engine.dropout import SHIFTS, DropoutRates, LayerMasks, draw_masks
-from lora_train.engine.flat import FlatPart
-from lora_train.engine.fused import Buffers, Change, with_lora
 from lora_train.engine.ldm_names import unet_module_name
 from lora_train.engine.network_protocol import Draw
 
@@ -54,8 +53,6 @@ class LoraLayer(nn.Module):
         self.scale = alpha / down.shape[0]
         self.masks: LayerMasks | None = None
         """What sits out the present step; None outside of training."""
-        self.buffers: Buffers | None = None
-        """Its place in the flat part that it is trained in (see `flat`)."""
 
     @property
     def rank(self) -> int:
@@ -74,6 +71,16 @@ class LoraLayer(nn.Module):
         down = torch.empty(down_shape).uniform_(-bound, bound, generator=generator)
         device = layer.weight.device
         return LoraLayer(down.to(device), torch.zeros(up_shape, device=device), alpha)
+
+    def delta(self, layer: nn.Linear | nn.Conv2d, x: torch.Tensor, multiplier: float) -> torch.Tensor:
+        """What the LoRA adds to the layer's output for the input x."""
+        grown = 1.0 if self.masks is None else self.masks.scale
+        down, up = self.down.to(x.dtype), self.up.to(x.dtype) * (self.scale * multiplier * grown)
+        if isinstance(layer, nn.Conv2d):
+            inner = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+            return functional.conv2d(inner if self.masks is None else self.masks.keep(inner, 1), up)
+        inner = functional.linear(x, down)
+        return functional.linear(inner if self.masks is None else self.masks.keep(inner, -1), up)
 
     def delta_weight(self) -> torch.Tensor:
         """The same change as a weight, in the shape of the layer's own, for merging."""
@@ -146,17 +153,10 @@ class LoraNetwork(nn.Module):
             assert isinstance(lora, LoraLayer)
             yield target, lora
 
-    def flatten(self, part: str, dtype: torch.dtype) -> FlatPart | None:
-        chosen = {target.name: lora for target, lora in self.pairs() if target.part == part}
-        if not chosen:
-            return None
-        parameters = {f"{name}.{end}": getattr(lora, end) for name, lora in chosen.items() for end in ("down", "up")}
-        flat = FlatPart(parameters, dtype)
-        numbers, gradients = flat.split(flat.copy), flat.split(flat.copy_gradients)
-        for name, lora in chosen.items():
-            down, up = f"{name}.down", f"{name}.up"
-            lora.buffers = Buffers(numbers[down], numbers[up], gradients[down], gradients[up])
-        return flat
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        """The parameters of one part (see `Target`), in a fixed order."""
+        chosen = [lora for target, lora in self.pairs() if target.part == part]
+        return [parameter for lora in chosen for parameter in (lora.down, lora.up)]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors by part and name: `unet.<dotted name>.down` and so on (not a file format)."""
@@ -188,11 +188,10 @@ class LoraNetwork(nn.Module):
         base_forward: Any = type(layer).forward
 
         def forward(x: torch.Tensor, *args: Any) -> torch.Tensor:
+            output = base_forward(layer, x, *args)
             if self.multiplier == 0:
-                return base_forward(layer, x, *args)
-            grown = 1.0 if lora.masks is None else lora.masks.scale
-            change = Change(lora.scale * self.multiplier * grown, lora.masks, lora.buffers)
-            return with_lora(layer, x, lora.down, lora.up, change)
+                return output
+            return output + lora.delta(layer, x, self.multiplier)
 
         return forward
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from lora_train.engine.flat import FlatPart
     from lora_train.engine.network import Target
 
 Draw = Callable[[str, int], torch.Tensor]
@@ -35,11 +35,8 @@ class Network(Protocol):
         """Give the model back as it was, bit for bit."""
         ...
 
-    def flatten(self, part: str, dtype: torch.dtype) -> FlatPart | None:
-        """Put what is trained of a part of the model side by side, to compute in `dtype`; None where nothing is.
-
-        A part is what a `Target` has.
-        """
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        """What is trained of a part of the model, in a fixed order; a part is what a `Target` has."""
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import torch
+from torch import nn
 
 from lora_train.core.config import Optimizer, TrainSettings
 from lora_train.core.errors import ConfigError
@@ -20,19 +21,16 @@ from lora_train.core.optimizers import (
     is_absent,
     optimizer_arguments,
 )
-from lora_train.engine.flat import FlatPart
 
 _DEFAULT_RATE = 1.0
 """Never used, as every group has its own rate; but diffusers' polynomial schedule works relative to it."""
 _FUSED = ("AdamW", "Adam")
-_LOOKS_AT_SHAPES = ("AdaFactor",)
-"""AdaFactor keeps a row and a column of every matrix."""
 
 
-def make_optimizer(settings: TrainSettings, parts: Mapping[str, FlatPart], *, fused: bool) -> torch.optim.Optimizer:
-    """The optimizer of `settings`; `parts` has what is trained of "unet" and, where they are, of the text encoders.
-
-    Each of them is a group, and one tensor to an optimizer that doesn't look at shapes.
+def make_optimizer(
+    settings: TrainSettings, groups: dict[str, list[nn.Parameter]], *, fused: bool
+) -> torch.optim.Optimizer:
+    """The optimizer of `settings`; `groups` has the parameters of "unet" and, when trained, of the text encoders.
 
     Some libraries refuse a rate of 0 when an optimizer is made, though it works with one: so rates are set afterwards.
     Raises ConfigError when its package is not there or does not work, and for arguments that are wrong.
@@ -44,20 +42,14 @@ def make_optimizer(settings: TrainSettings, parts: Mapping[str, FlatPart], *, fu
     if fused and settings.optimizer in _FUSED:
         arguments["fused"] = True
     try:
-        optimizer = kind(_groups(settings.optimizer, parts.values()), lr=_DEFAULT_RATE, **arguments)
+        optimizer = kind([{"params": own} for own in groups.values()], lr=_DEFAULT_RATE, **arguments)
     except Exception as error:  # a library of somebody else, with what a person wrote
         raise ConfigError([broken_problem(settings.optimizer, _first_line(error))]) from error
-    for part, group in zip(parts, optimizer.param_groups, strict=True):
+    for part, group in zip(groups, optimizer.param_groups, strict=True):
         group["lr"] = settings.learning_rate if part == "unet" else settings.text_encoder_lr
     if OPTIMIZERS[settings.optimizer].has_own_schedule:
         optimizer.train()
     return optimizer
-
-
-def _groups(name: Optimizer, parts: Iterable[FlatPart]) -> list[dict[str, Any]]:
-    if name in _LOOKS_AT_SHAPES:
-        return [{"params": [*part.parameters.values()]} for part in parts]
-    return [{"params": [part.weights]} for part in parts]
 
 
 def _class_of(name: Optimizer) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import Conditioning, conditioning_of, trains_text_encoders
@@ -34,7 +35,6 @@ from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.disk_cache import DiskCache, circumstances
 from lora_train.engine.fast_unet import FastUnet
-from lora_train.engine.flat import FlatPart
 from lora_train.engine.gauge import Gauge, open_gauge
 from lora_train.engine.heap import give_back_freed_memory
 from lora_train.engine.loading import BaseModel, load_base_model
@@ -84,8 +84,7 @@ class Run:
     """What the run is measured with; None where no picture is held out."""
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
-    parts: dict[str, FlatPart]
-    """What is trained, by the part of the model."""
+    groups: dict[str, list[nn.Parameter]]
     optimizer: torch.optim.Optimizer
     schedule: Any
     scaler: Any
@@ -306,15 +305,15 @@ def build_run_network(run: Run) -> None:
     if run.continued is not None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]
-    found = {part: run.network.flatten(part, run.dtype) for part in parts}
-    run.parts = {part: flat for part, flat in found.items() if flat is not None}
+    found = {part: run.network.parameters_of(part) for part in parts}
+    run.groups = {part: parameters for part, parameters in found.items() if parameters}
     give_optimizer(run)
     take_plan(run, run.plan)
 
 
 def give_optimizer(run: Run) -> None:
     """A new optimizer for the network that is there, with its schedule and loss scaling."""
-    run.optimizer = make_optimizer(run.settings, run.parts, fused=devices.has_fused_optimizers(run.device))
+    run.optimizer = make_optimizer(run.settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(run.settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
 

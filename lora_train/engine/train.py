@@ -22,7 +22,6 @@ from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.averages import Averages
-from lora_train.engine.flat import join_optimizer, keeps_every_parameter_apart
 from lora_train.engine.memory import next_plan, take_leaner_plan
 from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
@@ -263,8 +262,6 @@ class Training:
         """Within the block the network is what a LoRA file holds: the averages, where they are kept."""
         averages = self.averages.shown() if self.averages is not None else nullcontext()
         with resting_weights(self.run.optimizer), averages:
-            for part in self.run.parts.values():
-                part.refresh()
             yield
 
     def save_lora_and_previews(self, stem: str, *, draws: bool = True) -> None:
@@ -343,8 +340,8 @@ class Training:
     def is_healthy(self) -> bool:
         """Whether all losses and weights are finite; if not, the run is taken back to its last state."""
         self.report.flush()
-        are_finite = [bool(torch.isfinite(part.weights).all()) for part in self.run.parts.values()]
-        if self.report.bad_step is None and all(are_finite):
+        weights = torch.cat([weight.detach().flatten() for weight in self.run.network.tensors().values()])
+        if self.report.bad_step is None and bool(torch.isfinite(weights).all()):
             return True
         self.roll_back()
         return False
@@ -408,15 +405,14 @@ class Training:
                 tensor.copy_(state.tensors[f"lora.{name}"])
         if self.averages is not None:
             self.averages.load(state.tensors_of("average"))
-        saved, scalars = state.tensors_of("optimizer"), facts.optimizer_scalars
-        if keeps_every_parameter_apart(saved, scalars, run.optimizer):
-            saved, scalars = join_optimizer(saved, scalars, [*run.parts.values()])
-        restore_optimizer(run.optimizer, facts.optimizer_groups, saved, scalars)
+        saved = state.tensors_of("optimizer")
+        restore_optimizer(run.optimizer, facts.optimizer_groups, saved, facts.optimizer_scalars)
         run.schedule.last_epoch = facts.schedule["last_epoch"]
         run.schedule.base_lrs = list(facts.schedule["base_lrs"])
         if run.scaler.is_enabled():
             run.scaler.load_state_dict(facts.scaler)
         run.facts.session_id, run.facts.started_at = facts.session_id, facts.started_at
+        run.optimizer.zero_grad(set_to_none=True)
         clock = facts.clock
         self.clock.step, self.clock.epoch = clock.step, clock.epoch
         self.clock.step_in_epoch = clock.step_in_epoch

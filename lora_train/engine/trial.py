@@ -75,6 +75,7 @@ def untouched(run: Run) -> Generator[None, None, None]:
     finally:
         del averages
         run.network.after_step()
+        run.optimizer.zero_grad(set_to_none=True)
         run.optimizer, run.schedule, run.scaler = own
         with torch.no_grad():
             for name, tensor in run.network.tensors().items():

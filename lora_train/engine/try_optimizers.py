@@ -13,7 +13,6 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
 from lora_train.core.optimizers import OPTIMIZERS
 from lora_train.engine.devices import choose_device
-from lora_train.engine.flat import FlatPart
 from lora_train.engine.optimizers import make_optimizer
 
 _SHAPE = (64, 128)
@@ -46,9 +45,8 @@ def _device(wanted: Any) -> torch.device:
 def _take_a_step(name: Any, device: torch.device) -> None:
     settings = TrainSettings(optimizer=name, learning_rate=OPTIMIZERS[name].usual_rate)
     parameter = nn.Parameter(torch.zeros(_SHAPE, device=device))
-    optimizer = make_optimizer(settings, {"unet": FlatPart({"weight": parameter})}, fused=False)
-    assert parameter.grad is not None
-    parameter.grad.fill_(1)
+    optimizer = make_optimizer(settings, {"unet": [parameter]}, fused=False)
+    parameter.grad = torch.ones(_SHAPE, device=device)
     optimizer.step()
     moved = parameter.detach()
     if not bool((moved < 0).all()) or not bool(torch.isfinite(moved).all()):

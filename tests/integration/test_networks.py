@@ -19,7 +19,6 @@ from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import PreviewSpec, TrainSpec
 from lora_train.engine import setup
-from lora_train.engine.flat import FlatPart
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_protocol import Draw, Network
 from lora_train.engine.preview_job import preview
@@ -231,11 +230,8 @@ class FullDelta:
         for target in self.targets:
             del target.layer.forward
 
-    def flatten(self, part: str, dtype: torch.dtype) -> FlatPart | None:
-        assert dtype == torch.float32, "as these tests compute"
-        mine = zip(self.targets, self.deltas, strict=True)
-        own = {target.name: delta for target, delta in mine if target.part == part}
-        return FlatPart(own) if own else None
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        return [delta for target, delta in zip(self.targets, self.deltas, strict=True) if target.part == part]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {f"{target.part}.{target.name}": own for target, own in zip(self.targets, self.deltas, strict=True)}

@@ -204,15 +204,15 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 def test_who_trains_the_text_encoders(lay: Callable[..., Table]) -> None:
     """SDXL has a setting of its own; the one of the others says nothing there."""
     cached = lay("sdxl", train_text_encoder=True)
-    assert list(cached.run.parts) == ["unet"]
+    assert list(cached.run.groups) == ["unet"]
     # 3 captions of 77 tokens of 32 + 64 numbers, and 64 pooled ones each, in float32: 89 472 bytes.
     assert "Captions encoded ahead: 3 (0.1 MB)." in cached.notes
     trained = lay("sdxl", train_sdxl_text_encoders=True, text_encoder_lr=0.5, learning_rate=0.25)
-    assert list(trained.run.parts) == ["unet", "text_encoder", "text_encoder_2"]
+    assert list(trained.run.groups) == ["unet", "text_encoder", "text_encoder_2"]
     # 12 and 32 layers of six, each with two matrices.
-    assert [len(part.parameters) for part in trained.run.parts.values()][1:] == [144, 384]
+    assert [len(group) for group in trained.run.groups.values()][1:] == [144, 384]
     assert [group["lr"] for group in trained.run.optimizer.param_groups] == [0.25, 0.5, 0.5]
-    assert list(lay("sd2", train_text_encoder=False, train_sdxl_text_encoders=True).run.parts) == ["unet"]
+    assert list(lay("sd2", train_text_encoder=False, train_sdxl_text_encoders=True).run.groups) == ["unet"]
 
 
 def test_min_snr_against_zero_terminal_snr_is_told(lay: Callable[..., Table]) -> None:
