@@ -1,214 +1,207 @@
-"""A layer and its LoRA as one autograd function: y = W x + b + s * B (A x), with A = down, B = up.
+"""A frozen layer and its LoRA as one function: y = W x + b + s up(down(x)), forward and backward.
 
-The scale s is a factor of products that are made anyway, and results are added where they belong by the product
-itself, so there are no element-wise kernels beside the products. Gradients of A and B are added straight into their
-buffers (see `flat`), where there are any.
+No element-wise kernel is spent: the scale s and every sum are part of a matrix product that writes onto what is there.
+Gradients of `down` and `up` are added straight to where they are collected, and what is saved for the way back is x
+and the r inner values alone. The base weight is asked for anew on the way back (`layer.weight`): it may be made from a
+smaller format each time, or have been elsewhere in between.
 
-Legend: N rows, B pictures, i inputs, o outputs, r rank. Of a convolution of one pixel, and of a linear layer, the
-tensors are rows (N, i) or pictures (B, i, n) with n places; the others go through the convolutions of torch.
+Legend: N rows of a Linear's input; B pictures of P places (h x w, as rows or planes) of a convolution's, P' of its
+output; r ranks. Convolutions work in whichever memory layout their input has, and nothing is copied between layouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from lora_train.engine.dropout import LayerMasks
 
-Weight = Callable[[], torch.Tensor]
 
+class Factors(NamedTuple):
+    """A layer's `down` and `up` in the number format that is computed with, and what their gradients are added to.
 
-class Buffers(NamedTuple):
-    """Of one layer's LoRA in the model's number format: what it computes with, and where its gradients are added."""
+    down, down_gradient   (r, in); of convolutions that see more than one pixel (r, in, k, k)
+    up, up_gradient       (out, r)
+
+    Without a place to be added to, gradients go the usual way of autograd.
+    """
 
     down: torch.Tensor
     up: torch.Tensor
-    down_gradient: torch.Tensor
-    up_gradient: torch.Tensor
+    down_gradient: torch.Tensor | None = None
+    up_gradient: torch.Tensor | None = None
 
 
-class Change(NamedTuple):
-    """What a LoRA does to its layer in one call; `scale` has everything in it that it is multiplied by."""
-
-    scale: float
-    masks: LayerMasks | None
-    buffers: Buffers | None
-
-
-def weight_of(layer: nn.Linear | nn.Conv2d) -> torch.Tensor:
-    """The layer's weight in the number format that it computes in; a layer that stores it otherwise unpacks it."""
-    unpacked: Any = getattr(layer, "unpacked_weight", None)
-    return layer.weight if unpacked is None else unpacked()
-
-
-def with_lora(
-    layer: nn.Linear | nn.Conv2d, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, change: Change
-) -> torch.Tensor:
-    """The output of `layer` for x together with its LoRA's. `down` and `up` are the parameters, in any number format.
-
-    Without buffers, the gradients of `down` and `up` are given to autograd.
-    """
-    if isinstance(layer, nn.Linear):
-        return _linear(layer, x, down, up, change)
-    if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1:
-        if x.is_contiguous(memory_format=torch.channels_last):
-            rows = _linear(layer, x.permute(0, 2, 3, 1), down, up, change)
-            return rows.permute(0, 3, 1, 2)
-    output: torch.Tensor = _Convolution.apply(x, down, up, layer, change)  # pyright: ignore[reportAssignmentType]
-    return output
-
-
-def _linear(
-    layer: nn.Linear | nn.Conv2d, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, change: Change
-) -> torch.Tensor:
-    output: torch.Tensor = _Linear.apply(x, down, up, layer, change)  # pyright: ignore[reportAssignmentType]
-    return output
-
-
-class _Linear(torch.autograd.Function):
-    """x (.., i) -> (.., o)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, layer: nn.Linear | nn.Conv2d, change: Change
-    ) -> torch.Tensor:
-        a, b = _factors(x, down, up, change)
-        a, b = a.flatten(1), b.flatten(1)
-        rows = x.reshape(-1, x.shape[-1])
-        inner = functional.linear(rows, a)
-        if change.masks is not None:
-            inner = change.masks.keep(inner.view(*x.shape[:-1], -1), -1).reshape(inner.shape)
-        output = functional.linear(rows, weight_of(layer).flatten(1), layer.bias)
-        output.addmm_(inner, b.t(), alpha=change.scale)
-        ctx.layer, ctx.change, ctx.shape = layer, change, x.shape
-        ctx.save_for_backward(rows, inner, a, b, down, up)
-        return output.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, inner, a, b, down, up = ctx.saved_tensors
-        change: Change = ctx.change
-        g = gradients[0].reshape(-1, gradients[0].shape[-1])
-        inner_gradient = g @ b
-        if change.masks is not None:
-            kept = change.masks.keep(inner_gradient.view(*ctx.shape[:-1], -1), -1)
-            inner_gradient = kept.reshape(inner_gradient.shape)
-        down_gradient, up_gradient = _targets(ctx, down, up)
-        if up_gradient is not None:
-            up_gradient.flatten(1).addmm_(g.t(), inner, alpha=change.scale)
-        if down_gradient is not None:
-            down_gradient.flatten(1).addmm_(inner_gradient.t(), rows, alpha=change.scale)
-        x_gradient = None
-        if ctx.needs_input_grad[0]:
-            x_gradient = g @ weight_of(ctx.layer).flatten(1)
-            x_gradient.addmm_(inner_gradient, a, alpha=change.scale)
-            x_gradient = x_gradient.view(ctx.shape)
-        return x_gradient, *_given(change, down, up, down_gradient, up_gradient), None, None
-
-
-class _Convolution(torch.autograd.Function):
-    """x (B, i, h, w) -> (B, o, h', w')."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, layer: nn.Conv2d, change: Change
-    ) -> torch.Tensor:
-        a, b = _factors(x, down, up, change)
-        inner = _convolve(layer, x, a, None)
-        if change.masks is not None:
-            inner = change.masks.keep(inner, 1)
-        output = _convolve(layer, x, weight_of(layer), layer.bias)
-        output.add_(functional.conv2d(inner, b), alpha=change.scale)
-        ctx.layer, ctx.change = layer, change
-        ctx.save_for_backward(x, inner, a, b, down, up)
-        return output
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, inner, a, b, down, up = ctx.saved_tensors
-        change: Change = ctx.change
-        layer: nn.Conv2d = ctx.layer
-        g = gradients[0]
-        needs_x = ctx.needs_input_grad[0]
-        down_gradient, up_gradient = _targets(ctx, down, up)
-        inner_gradient, own, _ = torch.ops.aten.convolution_backward(
-            g, inner, b, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, up_gradient is not None, False)
-        )
-        if up_gradient is not None:
-            up_gradient.add_(own, alpha=change.scale)
-        if change.masks is not None:
-            inner_gradient = change.masks.keep(inner_gradient, 1)
-        through, own, _ = _convolution_backward(layer, inner_gradient, x, a, needs_x, down_gradient is not None)
-        if down_gradient is not None:
-            down_gradient.add_(own, alpha=change.scale)
-        x_gradient = None
-        if needs_x:
-            x_gradient, _, _ = _convolution_backward(layer, g, x, weight_of(layer), True, False)
-            x_gradient.add_(through, alpha=change.scale)
-        return x_gradient, *_given(change, down, up, down_gradient, up_gradient), None, None
-
-
-def _factors(
-    x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, change: Change
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B in the number format of x."""
-    if change.buffers is not None:
-        return change.buffers.down, change.buffers.up
-    return down.to(x.dtype), up.to(x.dtype)
-
-
-def _targets(ctx: Any, down: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Where the gradients of A and B are added; None for one that is not wanted."""
-    change: Change = ctx.change
-    if change.buffers is not None:
-        return change.buffers.down_gradient, change.buffers.up_gradient
-    _, _, a, b, _, _ = ctx.saved_tensors
-    return (
-        torch.zeros_like(a.view(down.shape)) if ctx.needs_input_grad[1] else None,
-        torch.zeros_like(b.view(up.shape)) if ctx.needs_input_grad[2] else None,
-    )
-
-
-def _given(
-    change: Change,
+def factors_of(
+    layer: nn.Linear | nn.Conv2d,
     down: torch.Tensor,
     up: torch.Tensor,
-    down_gradient: torch.Tensor | None,
-    up_gradient: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """What autograd is given for `down` and `up`: nothing where it has been added already."""
-    if change.buffers is not None:
-        return None, None
-    return (
-        None if down_gradient is None else down_gradient.to(down.dtype),
-        None if up_gradient is None else up_gradient.to(up.dtype),
+    gradients: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> Factors:
+    """Views of `down` and `up`, and of what their gradients are added to, all of them in the shapes of a file."""
+    axes_kept = 3 if _is_wide(layer) else 1
+    found = [tensor.flatten(axes) for tensor, axes in ((down, axes_kept), (up, 1))]
+    sums = [None, None] if gradients is None else [gradients[0].flatten(axes_kept), gradients[1].flatten(1)]
+    return Factors(*found, *sums)
+
+
+class _Use(NamedTuple):
+    """All that one call needs beside tensors with gradients. `layer` is a Linear or a Conv2d."""
+
+    layer: Any
+    factors: Factors
+    scale: float
+    masks: LayerMasks | None
+
+
+def output(
+    layer: nn.Linear | nn.Conv2d,
+    x: torch.Tensor,
+    trained: tuple[torch.Tensor, torch.Tensor],
+    factors: Factors,
+    scale: float,
+    masks: LayerMasks | None,
+) -> torch.Tensor:
+    """The layer's output for x, with `scale` times its LoRA.
+
+    trained   the parameters `down` and `up` that `factors` has the numbers of: what gradients are for
+    masks     what is left out of the inner values; `scale` has their growth already
+    """
+    y: Any = _Fused.apply(x, *trained, _Use(layer, factors, scale, masks))
+    return y
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, use: _Use) -> torch.Tensor:
+        y, inner = (_conv_forward if isinstance(use.layer, nn.Conv2d) else _linear_forward)(x, use)
+        ctx.use, ctx.shapes = use, (down.shape, up.shape)
+        ctx.save_for_backward(x, inner)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        x, inner = ctx.saved_tensors
+        use, (wants_x, wants_down, wants_up, _) = ctx.use, ctx.needs_input_grad
+        own = use.factors
+        down_gradient = own.down_gradient if own.down_gradient is not None else torch.zeros_like(own.down)
+        up_gradient = own.up_gradient if own.up_gradient is not None else torch.zeros_like(own.up)
+        backward = _conv_backward if isinstance(use.layer, nn.Conv2d) else _linear_backward
+        sums = (down_gradient if wants_down else None, up_gradient if wants_up else None)
+        dx = backward(use, x, inner, dy, sums, wants_x=wants_x)
+        down_returned = down_gradient.view(ctx.shapes[0]) if wants_down and own.down_gradient is None else None
+        up_returned = up_gradient.view(ctx.shapes[1]) if wants_up and own.up_gradient is None else None
+        return dx, down_returned, up_returned, None
+
+
+_Sums = tuple[torch.Tensor | None, torch.Tensor | None]
+"""Where the gradients of `down` and `up` are added; None for one that is not trained."""
+
+
+# --- Linear ---
+
+
+def _linear_forward(x: torch.Tensor, use: _Use) -> tuple[torch.Tensor, torch.Tensor]:
+    """(.., in) -> (.., out), and the inner values (N, r) that were kept."""
+    layer, own = use.layer, use.factors
+    rows = x.reshape(-1, x.shape[-1])
+    y = functional.linear(rows, layer.weight, layer.bias)
+    inner = _kept_rows(rows @ own.down.t(), x, use.masks)
+    y.addmm_(inner, own.up.t(), alpha=use.scale)
+    return y.view(*x.shape[:-1], -1), inner
+
+
+def _linear_backward(
+    use: _Use, x: torch.Tensor, inner: torch.Tensor, dy: torch.Tensor, sums: _Sums, *, wants_x: bool
+) -> torch.Tensor | None:
+    own, (down_sum, up_sum) = use.factors, sums
+    rows, d_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    if up_sum is not None:
+        up_sum.addmm_(d_rows.t(), inner, alpha=use.scale)
+    d_inner = _kept_rows(d_rows @ own.up, x, use.masks)
+    if down_sum is not None:
+        down_sum.addmm_(d_inner.t(), rows, alpha=use.scale)
+    if not wants_x:
+        return None
+    dx = d_rows @ use.layer.weight
+    return dx.addmm_(d_inner, own.down, alpha=use.scale).view(x.shape)
+
+
+def _kept_rows(inner: torch.Tensor, x: torch.Tensor, masks: LayerMasks | None) -> torch.Tensor:
+    return inner if masks is None else masks.keep(inner.view(*x.shape[:-1], -1), -1).view(inner.shape)
+
+
+# --- convolutions ---
+
+
+def _is_wide(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Whether it is a convolution, and no mere matrix product for every pixel."""
+    if not isinstance(layer, nn.Conv2d):
+        return False
+    return layer.kernel_size != (1, 1) or layer.stride != (1, 1) or layer.padding != (0, 0)
+
+
+def _planes(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, c, h, w) -> (B, c, P): a view in both memory layouts."""
+    return tensor.flatten(2)
+
+
+def _for_each(matrix: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+    """The matrix for each picture; nothing is copied."""
+    return matrix.expand(planes.shape[0], -1, -1)
+
+
+def _conv_forward(x: torch.Tensor, use: _Use) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, in, h, w) -> (B, out, h', w'), and the inner values (B, r, P') that were kept."""
+    layer, own = use.layer, use.factors
+    y = functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if _is_wide(layer):
+        inner = _planes(functional.conv2d(x, own.down, None, layer.stride, layer.padding, layer.dilation))
+    else:
+        inner = torch.bmm(_for_each(own.down, x), _planes(x))
+    inner = _kept_planes(inner, use.masks)
+    _planes(y).baddbmm_(_for_each(own.up, inner), inner, alpha=use.scale)
+    return y, inner
+
+
+def _conv_backward(
+    use: _Use, x: torch.Tensor, inner: torch.Tensor, dy: torch.Tensor, sums: _Sums, *, wants_x: bool
+) -> torch.Tensor | None:
+    layer, own, (down_sum, up_sum) = use.layer, use.factors, sums
+    d_planes = _planes(dy)
+    if up_sum is not None:
+        up_sum.addbmm_(d_planes, inner.transpose(1, 2), alpha=use.scale)
+    d_inner = _kept_planes(torch.bmm(_for_each(own.up.t(), d_planes), d_planes), use.masks)
+    dx = _convolved_back(use, dy, x, layer.weight, (wants_x, False), layer.groups)[0] if wants_x else None
+    if _is_wide(layer):
+        wants = (wants_x, down_sum is not None)
+        part, down_gradient = _convolved_back(use, d_inner.view(dy.shape[0], -1, *dy.shape[2:]), x, own.down, wants, 1)
+        if down_sum is not None:
+            down_sum.add_(down_gradient, alpha=use.scale)
+        return None if dx is None else dx.add_(part, alpha=use.scale)
+    if down_sum is not None:
+        down_sum.addbmm_(d_inner, _planes(x).transpose(1, 2), alpha=use.scale)
+    if dx is not None:
+        _planes(dx).baddbmm_(_for_each(own.down.t(), d_inner), d_inner, alpha=use.scale)
+    return dx
+
+
+def _convolved_back(
+    use: _Use, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wants: tuple[bool, bool], groups: int
+) -> tuple[Any, Any]:
+    """Gradients of a convolution's input and weight, as wanted."""
+    layer = use.layer
+    places = (list(layer.stride), list(layer.padding), list(layer.dilation))
+    dx, d_weight, _ = torch.ops.aten.convolution_backward(
+        dy, x, weight, None, *places, False, [0, 0], groups, [*wants, False]
     )
+    return dx, d_weight
 
 
-def _convolve(layer: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-def _convolution_backward(
-    layer: nn.Conv2d, g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, needs_x: bool, needs_weight: bool
-) -> Any:
-    padding: Any = layer.padding
-    return torch.ops.aten.convolution_backward(
-        g,
-        x,
-        weight,
-        None,
-        layer.stride,
-        padding,
-        layer.dilation,
-        False,
-        (0, 0),
-        layer.groups,
-        (needs_x, needs_weight, False),
-    )
+def _kept_planes(inner: torch.Tensor, masks: LayerMasks | None) -> torch.Tensor:
+    return inner if masks is None else masks.keep(inner, 1)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import Conditioning, conditioning_of, trains_text_encoders
@@ -32,12 +31,13 @@ from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
+from lora_train.engine.flat import FlatPart
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
-from lora_train.engine.optimizers import make_optimizer, make_schedule
+from lora_train.engine.optimizers import make_optimizer, make_schedule, optimizer_parameters
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.text import Prompts
@@ -76,7 +76,8 @@ class Run:
     """What the run is measured with; None where no picture is held out."""
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
-    groups: dict[str, list[nn.Parameter]]
+    groups: dict[str, FlatPart]
+    """What is trained, by the part of the model."""
     optimizer: torch.optim.Optimizer
     schedule: Any
     scaler: Any
@@ -288,9 +289,9 @@ def _build_network(run: Run) -> None:
     if run.continued is not None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]
-    found = {part: run.network.parameters_of(part) for part in parts}
-    run.groups = {part: parameters for part, parameters in found.items() if parameters}
-    run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
+    run.groups = run.network.flatten(parts, run.dtype)
+    parameters = optimizer_parameters(settings, run.groups)
+    run.optimizer = make_optimizer(settings, parameters, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
     if settings.gradient_checkpointing:
