@@ -38,6 +38,8 @@ class OptimizerFacts(msgspec.Struct, frozen=True, kw_only=True):
     finds_rate: bool = False
     """Whether it finds the learning rate itself, and ours is a factor on what it finds."""
     has_own_schedule: bool = False
+    sees_shapes: bool = False
+    """Whether it matters which numbers belong to one tensor: for sums over rows, or blocks that are packed together."""
     usual_rate: float = 1e-4
     state_bytes: float = 8
     """What it keeps for each trained number: two moments in float32, unless said otherwise."""
@@ -59,6 +61,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
     "AdamW8bit": OptimizerFacts(
         path="bitsandbytes.optim.adamw.AdamW8bit",
         package="bitsandbytes",
+        sees_shapes=True,
         arguments={"betas": "betas", "eps": "positive", "min_8bit_size": "count"},
         state_bytes=2,
     ),
@@ -71,7 +74,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
         usual_rate=1e-3,
     ),
     "Lion": OptimizerFacts(
-        path="lion_pytorch.lion_pytorch.Lion", arguments={"betas": "betas"}, usual_rate=3e-5, state_bytes=4
+        path="lora_train.engine.lion.Lion", arguments={"betas": "betas"}, usual_rate=3e-5, state_bytes=4
     ),
     "SGDNesterov": OptimizerFacts(
         path="torch.optim.sgd.SGD",
@@ -85,6 +88,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
     "SGDNesterov8bit": OptimizerFacts(
         path="bitsandbytes.optim.sgd.SGD8bit",
         package="bitsandbytes",
+        sees_shapes=True,
         arguments={"momentum": "share", "min_8bit_size": "count"},
         ours={"momentum": 0.9},
         usual_rate=1e-2,
@@ -119,6 +123,7 @@ OPTIMIZERS: dict[Optimizer, OptimizerFacts] = {
     # by the size of the weights, and one half of a LoRA's begin at zero.
     "AdaFactor": OptimizerFacts(
         path="transformers.optimization.Adafactor",
+        sees_shapes=True,
         arguments={
             "eps": "pair",
             "clip_threshold": "positive",
@@ -185,6 +190,14 @@ def optimizer_arguments(settings: TrainSettings) -> dict[str, Value]:
     told = {name: getattr(settings, ours) for name, ours in facts.settings.items()}
     given = _read_arguments(settings)[0]
     return {"weight_decay": settings.weight_decay, **facts.ours, **given, **facts.fixed, **told}
+
+
+def sees_shapes(settings: TrainSettings) -> bool:
+    """Whether the optimizer must be given tensors one by one; for others all that is trained may be one long row.
+
+    Prodigy looks at every n-th number of each tensor where it is told so.
+    """
+    return OPTIMIZERS[settings.optimizer].sees_shapes or optimizer_arguments(settings).get("slice_p", 1) != 1
 
 
 def argument_problems(settings: TrainSettings) -> list[str]:

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as functional
 from torch import nn
 
 from lora_train.core.lora_files import ALPHA, DOWN, UP
 from lora_train.core.ranks import Ranks
 from lora_train.core.seeds import derive_seed
+from lora_train.engine import fused
 from lora_train.engine.dropout import SHIFTS, DropoutRates, LayerMasks, draw_masks
+from lora_train.engine.flat import FlatPart
 from lora_train.engine.ldm_names import unet_module_name
 from lora_train.engine.network_protocol import Draw
 
@@ -53,6 +54,8 @@ class LoraLayer(nn.Module):
         self.scale = alpha / down.shape[0]
         self.masks: LayerMasks | None = None
         """What sits out the present step; None outside of training."""
+        self.factors: fused.Factors | None = None
+        """`down` and `up` as they are computed with, kept up to date elsewhere; None: cast for every call."""
 
     @property
     def rank(self) -> int:
@@ -72,15 +75,11 @@ class LoraLayer(nn.Module):
         device = layer.weight.device
         return LoraLayer(down.to(device), torch.zeros(up_shape, device=device), alpha)
 
-    def delta(self, layer: nn.Linear | nn.Conv2d, x: torch.Tensor, multiplier: float) -> torch.Tensor:
-        """What the LoRA adds to the layer's output for the input x."""
+    def output(self, layer: nn.Linear | nn.Conv2d, x: torch.Tensor, multiplier: float) -> torch.Tensor:
+        """The layer's output for the input x, with the LoRA's part in it."""
         grown = 1.0 if self.masks is None else self.masks.scale
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype) * (self.scale * multiplier * grown)
-        if isinstance(layer, nn.Conv2d):
-            inner = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-            return functional.conv2d(inner if self.masks is None else self.masks.keep(inner, 1), up)
-        inner = functional.linear(x, down)
-        return functional.linear(inner if self.masks is None else self.masks.keep(inner, -1), up)
+        own = self.factors or fused.factors_of(layer, self.down.detach().to(x.dtype), self.up.detach().to(x.dtype))
+        return fused.output(layer, x, (self.down, self.up), own, self.scale * multiplier * grown, self.masks)
 
     def delta_weight(self) -> torch.Tensor:
         """The same change as a weight, in the shape of the layer's own, for merging."""
@@ -153,18 +152,18 @@ class LoraNetwork(nn.Module):
             assert isinstance(lora, LoraLayer)
             yield target, lora
 
-    def parameters_of(self, part: str) -> list[nn.Parameter]:
-        """The parameters of one part (see `Target`), in a fixed order."""
-        chosen = [lora for target, lora in self.pairs() if target.part == part]
-        return [parameter for lora in chosen for parameter in (lora.down, lora.up)]
+    def flatten(self, parts: Iterable[str], dtype: torch.dtype) -> dict[str, FlatPart]:
+        flat: dict[str, FlatPart] = {}
+        for part in parts:
+            own = [(target, lora) for target, lora in self.pairs() if target.part == part]
+            if own:
+                flat[part] = FlatPart(_named(own), dtype)
+                _share(own, flat[part])
+        return flat
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained tensors by part and name: `unet.<dotted name>.down` and so on (not a file format)."""
-        found: dict[str, torch.Tensor] = {}
-        for target, lora in self.pairs():
-            found[f"{target.part}.{target.name}.down"] = lora.down
-            found[f"{target.part}.{target.name}.up"] = lora.up
-        return found
+        return dict(_named(self.pairs()))
 
     def file_parts(self) -> Iterator[tuple[Target, Mapping[str, torch.Tensor]]]:
         for target, lora in self.pairs():
@@ -188,12 +187,28 @@ class LoraNetwork(nn.Module):
         base_forward: Any = type(layer).forward
 
         def forward(x: torch.Tensor, *args: Any) -> torch.Tensor:
-            output = base_forward(layer, x, *args)
             if self.multiplier == 0:
-                return output
-            return output + lora.delta(layer, x, self.multiplier)
+                return base_forward(layer, x, *args)
+            return lora.output(layer, x, self.multiplier)
 
         return forward
+
+
+def _named(pairs: Iterable[tuple[Target, LoraLayer]]) -> dict[str, nn.Parameter]:
+    """`unet.<dotted name>.down` and so on, in a fixed order."""
+    found: dict[str, nn.Parameter] = {}
+    for target, lora in pairs:
+        found[f"{target.part}.{target.name}.down"] = lora.down
+        found[f"{target.part}.{target.name}.up"] = lora.up
+    return found
+
+
+def _share(pairs: Iterable[tuple[Target, LoraLayer]], flat: FlatPart) -> None:
+    """Let the layers compute with the copy of the flat part, and leave their gradients beside it."""
+    copies, gradients = flat.split(flat.copy), flat.split(flat.copy_gradients)
+    for target, lora in pairs:
+        down, up = (f"{target.part}.{target.name}.{which}" for which in ("down", "up"))
+        lora.factors = fused.factors_of(target.layer, copies[down], copies[up], (gradients[down], gradients[up]))
 
 
 def kind_of(layer: nn.Linear | nn.Conv2d) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import nn
 
 if TYPE_CHECKING:
+    from lora_train.engine.flat import FlatPart
     from lora_train.engine.network import Target
 
 Draw = Callable[[str, int], torch.Tensor]
@@ -35,8 +35,12 @@ class Network(Protocol):
         """Give the model back as it was, bit for bit."""
         ...
 
-    def parameters_of(self, part: str) -> list[nn.Parameter]:
-        """What is trained of a part of the model, in a fixed order; a part is what a `Target` has."""
+    def flatten(self, parts: Iterable[str], dtype: torch.dtype) -> dict[str, FlatPart]:
+        """Lay what is trained of each part of the model side by side, in a fixed order; a part is what a `Target` has.
+
+        dtype: the format that the model computes in. Parts that have nothing are left out. From now on the network
+        computes with the flat parts' copies: who changes weights calls `FlatPart.refresh`.
+        """
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -20,17 +20,28 @@ from lora_train.core.optimizers import (
     broken_problem,
     is_absent,
     optimizer_arguments,
+    sees_shapes,
 )
+from lora_train.engine.flat import FlatPart
 
 _DEFAULT_RATE = 1.0
 """Never used, as every group has its own rate; but diffusers' polynomial schedule works relative to it."""
 _FUSED = ("AdamW", "Adam")
 
 
+def optimizer_parameters(settings: TrainSettings, parts: Mapping[str, FlatPart]) -> dict[str, list[nn.Parameter]]:
+    """What the optimizer of `settings` is given of each part: one flat parameter, or its tensors one by one."""
+    one_by_one = sees_shapes(settings)
+    return {name: [*part.parameters.values()] if one_by_one else [part.weights] for name, part in parts.items()}
+
+
 def make_optimizer(
-    settings: TrainSettings, groups: dict[str, list[nn.Parameter]], *, fused: bool
+    settings: TrainSettings, groups: Mapping[str, list[nn.Parameter]], *, fused: bool, capturable: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of `settings`; `groups` has the parameters of "unet" and, when trained, of the text encoders.
+
+    fused        one kernel a step, where torch has one for the device and the optimizer
+    capturable   the step can be part of a CUDA graph, where `is_capturable`; see `DeviceRates`
 
     Some libraries refuse a rate of 0 when an optimizer is made, though it works with one: so rates are set afterwards.
     Raises ConfigError when its package is not there or does not work, and for arguments that are wrong.
@@ -41,6 +52,8 @@ def make_optimizer(
     arguments: dict[str, Any] = optimizer_arguments(settings)
     if fused and settings.optimizer in _FUSED:
         arguments["fused"] = True
+    if capturable and settings.optimizer in _FUSED:
+        arguments["capturable"] = True
     try:
         optimizer = kind([{"params": own} for own in groups.values()], lr=_DEFAULT_RATE, **arguments)
     except Exception as error:  # a library of somebody else, with what a person wrote
@@ -50,6 +63,39 @@ def make_optimizer(
     if OPTIMIZERS[settings.optimizer].has_own_schedule:
         optimizer.train()
     return optimizer
+
+
+def is_capturable(settings: TrainSettings) -> bool:
+    """Whether a step of the optimizer reads nothing back from the device, and its rate may be a tensor there."""
+    return settings.optimizer in (*_FUSED, "Lion")
+
+
+class DeviceRates:
+    """The learning rates as tensors on the device, for a step in a CUDA graph, which would keep a number for good.
+
+    The optimizer's groups keep their numbers, which the schedule, the state and the report read.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._groups = optimizer.param_groups
+        self._rates = [torch.zeros((), device=device) for _ in self._groups]
+
+    def refresh(self) -> None:
+        """Bring the tensors up to date: before each replay. Waits for nothing."""
+        for rate, group in zip(self._rates, self._groups, strict=True):
+            rate.fill_(group["lr"])
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within, `optimizer.step` reads the tensors: while it is captured."""
+        numbers = [group["lr"] for group in self._groups]
+        for rate, group in zip(self._rates, self._groups, strict=True):
+            group["lr"] = rate
+        try:
+            yield
+        finally:
+            for number, group in zip(numbers, self._groups, strict=True):
+                group["lr"] = number
 
 
 def _class_of(name: Optimizer) -> Any:

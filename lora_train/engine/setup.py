@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.conditioning import Conditioning, conditioning_of, trains_text_encoders
@@ -35,6 +34,7 @@ from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.disk_cache import DiskCache, circumstances
 from lora_train.engine.fast_unet import FastUnet
+from lora_train.engine.flat import FlatPart
 from lora_train.engine.gauge import Gauge, open_gauge
 from lora_train.engine.heap import give_back_freed_memory
 from lora_train.engine.loading import BaseModel, load_base_model
@@ -44,7 +44,7 @@ from lora_train.engine.metadata import RunFacts
 from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.offload import Offload
-from lora_train.engine.optimizers import make_optimizer, make_schedule
+from lora_train.engine.optimizers import make_optimizer, make_schedule, optimizer_parameters
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.quantised import require_kind
 from lora_train.engine.reporting import Reporter
@@ -84,7 +84,8 @@ class Run:
     """What the run is measured with; None where no picture is held out."""
     texts: TrainedTexts | CachedTexts
     preview_texts: PreviewTexts | None
-    groups: dict[str, list[nn.Parameter]]
+    groups: dict[str, FlatPart]
+    """What is trained, by the part of the model."""
     optimizer: torch.optim.Optimizer
     schedule: Any
     scaler: Any
@@ -305,15 +306,15 @@ def build_run_network(run: Run) -> None:
     if run.continued is not None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]
-    found = {part: run.network.parameters_of(part) for part in parts}
-    run.groups = {part: parameters for part, parameters in found.items() if parameters}
+    run.groups = run.network.flatten(parts, run.dtype)
     give_optimizer(run)
     take_plan(run, run.plan)
 
 
 def give_optimizer(run: Run) -> None:
     """A new optimizer for the network that is there, with its schedule and loss scaling."""
-    run.optimizer = make_optimizer(run.settings, run.groups, fused=devices.has_fused_optimizers(run.device))
+    parameters = optimizer_parameters(run.settings, run.groups)
+    run.optimizer = make_optimizer(run.settings, parameters, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(run.settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
 

@@ -47,6 +47,8 @@ class StateFacts(msgspec.Struct, kw_only=True):
     validation: Progress = msgspec.field(default_factory=Progress)
     continued_sha256: str = ""
     """Of the LoRA that the training began with."""
+    is_flat: bool = False
+    """Whether the optimizer knew each part of the model as one flat parameter (see `flat`)."""
 
 
 class LoadedState(msgspec.Struct):
@@ -131,7 +133,7 @@ def restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": merged})
 
 
-_NOT_SAVED = ("params", "fused", "foreach")
+_NOT_SAVED = ("params", "fused", "foreach", "capturable")
 """How the optimizer computes depends on the device, which may be another one after a resume."""
 
 

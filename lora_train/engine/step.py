@@ -16,12 +16,16 @@ from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
+from lora_train.engine.flat import clip
 from lora_train.engine.setup import Run
 from lora_train.engine.text import Embeddings
 
 
 def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
+    parts = run.groups.values()
+    for part in parts:
+        part.refresh()
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
     parts = [part for batch in group for part in parts_of_at_most(batch, run.plan.views_at_once)]
@@ -29,16 +33,18 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()
+        for part in parts:
+            part.collect()
         total += loss.detach()
     if run.settings.max_grad_norm:
         run.scaler.unscale_(run.optimizer)
-        for_all = [parameter for parameters in run.groups.values() for parameter in parameters]
-        torch.nn.utils.clip_grad_norm_(for_all, run.settings.max_grad_norm)
+        clip(parts, run.settings.max_grad_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.schedule.step()
     run.network.after_step()
-    run.optimizer.zero_grad(set_to_none=True)
+    for part in parts:
+        part.forget()
     return total
 
 

@@ -17,11 +17,13 @@ from lora_train.core.events import Note, Phase, Sampled, Saved, Started
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
 from lora_train.core.limits import read_limits
 from lora_train.core.memory import measures_text
+from lora_train.core.optimizers import sees_shapes
 from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.averages import Averages
+from lora_train.engine.flat import join_optimizer
 from lora_train.engine.memory import next_plan, take_leaner_plan
 from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import file_tensors, save_lora
@@ -84,7 +86,7 @@ class Training:
         self.validator = Validator(run)
         self.pause_at_step = read_limits(job.path).pause_at_step
         decay = run.settings.ema_decay
-        self.averages = Averages(run.network.tensors(), decay) if decay else None
+        self.averages = Averages(run.groups.values(), decay) if decay else None
         self.state_at = time.monotonic()
 
     def loop(self) -> Ending:
@@ -229,6 +231,7 @@ class Training:
             continued_sha256=run.continued.sha256 if run.continued is not None else "",
             optimizer_groups=group_values(run.optimizer),
             optimizer_scalars=scalars,
+            is_flat=not sees_shapes(run.settings),
             schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": run.schedule.base_lrs},
             scaler=run.scaler.state_dict(),
         )
@@ -262,6 +265,8 @@ class Training:
         """Within the block the network is what a LoRA file holds: the averages, where they are kept."""
         averages = self.averages.shown() if self.averages is not None else nullcontext()
         with resting_weights(self.run.optimizer), averages:
+            for part in self.run.groups.values():
+                part.refresh()
             yield
 
     def save_lora_and_previews(self, stem: str, *, draws: bool = True) -> None:
@@ -340,8 +345,8 @@ class Training:
     def is_healthy(self) -> bool:
         """Whether all losses and weights are finite; if not, the run is taken back to its last state."""
         self.report.flush()
-        weights = torch.cat([weight.detach().flatten() for weight in self.run.network.tensors().values()])
-        if self.report.bad_step is None and bool(torch.isfinite(weights).all()):
+        parts = self.run.groups.values()
+        if self.report.bad_step is None and all(bool(torch.isfinite(part.weights).all()) for part in parts):
             return True
         self.roll_back()
         return False
@@ -405,14 +410,17 @@ class Training:
                 tensor.copy_(state.tensors[f"lora.{name}"])
         if self.averages is not None:
             self.averages.load(state.tensors_of("average"))
-        saved = state.tensors_of("optimizer")
-        restore_optimizer(run.optimizer, facts.optimizer_groups, saved, facts.optimizer_scalars)
+        saved, scalars = state.tensors_of("optimizer"), facts.optimizer_scalars
+        if not facts.is_flat and not sees_shapes(run.settings):
+            saved, scalars = join_optimizer(saved, scalars, [*run.groups.values()])
+        restore_optimizer(run.optimizer, facts.optimizer_groups, saved, scalars)
         run.schedule.last_epoch = facts.schedule["last_epoch"]
         run.schedule.base_lrs = list(facts.schedule["base_lrs"])
         if run.scaler.is_enabled():
             run.scaler.load_state_dict(facts.scaler)
         run.facts.session_id, run.facts.started_at = facts.session_id, facts.started_at
-        run.optimizer.zero_grad(set_to_none=True)
+        for part in run.groups.values():
+            part.forget()
         clock = facts.clock
         self.clock.step, self.clock.epoch = clock.step, clock.epoch
         self.clock.step_in_epoch = clock.step_in_epoch

@@ -210,7 +210,7 @@ def test_who_trains_the_text_encoders(lay: Callable[..., Table]) -> None:
     trained = lay("sdxl", train_sdxl_text_encoders=True, text_encoder_lr=0.5, learning_rate=0.25)
     assert list(trained.run.groups) == ["unet", "text_encoder", "text_encoder_2"]
     # 12 and 32 layers of six, each with two matrices.
-    assert [len(group) for group in trained.run.groups.values()][1:] == [144, 384]
+    assert [len(group.parameters) for group in trained.run.groups.values()][1:] == [144, 384]
     assert [group["lr"] for group in trained.run.optimizer.param_groups] == [0.25, 0.5, 0.5]
     assert list(lay("sd2", train_text_encoder=False, train_sdxl_text_encoders=True).run.groups) == ["unet"]
 

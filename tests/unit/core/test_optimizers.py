@@ -113,7 +113,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("AdamW", {}, "torch.optim.adamw.AdamW(weight_decay=0.01)"),
         ("Adam", {}, "torch.optim.adam.Adam(weight_decay=0.01)"),
         ("AdamW8bit", {}, "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.01)"),
-        ("Lion", {"betas": "0.95,0.98"}, "lion_pytorch.lion_pytorch.Lion(weight_decay=0.01,betas=(0.95, 0.98))"),
+        ("Lion", {"betas": "0.95,0.98"}, "lora_train.engine.lion.Lion(weight_decay=0.01,betas=(0.95, 0.98))"),
         ("SGDNesterov", {}, "torch.optim.sgd.SGD(weight_decay=0.01,momentum=0.9,nesterov=True)"),
         ("SGDNesterov8bit", {}, "bitsandbytes.optim.sgd.SGD8bit(weight_decay=0.01,momentum=0.9)"),
         ("DAdaptation", {}, "dadaptation.dadapt_adam.DAdaptAdam(weight_decay=0.01,decouple=True)"),

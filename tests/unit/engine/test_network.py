@@ -299,13 +299,16 @@ def test_second_network_is_refused_and_changes_nothing() -> None:
     first.detach()  # once more is harmless
 
 
-def test_parameters_by_part_and_their_gradients(load_small: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_parameters_by_part_and_their_gradients(load_small: Callable[[], Any], is_flat: bool) -> None:
     model = load_small()
     targets = unet_targets(model.unet, with_convolutions=False)
     network = LoraNetwork.new(targets + text_encoder_targets(model.text_encoders[0]), RANKS, seed=1)
-    unet, text = network.parameters_of("unet"), network.parameters_of("text_encoder")
-    assert (len(unet), len(text)) == (2 * 192, 2 * 2 * 6)
-    assert {id(p) for p in unet + text} == {id(p) for p in network.parameters()}
+    if is_flat:
+        parts = network.flatten(("unet", "text_encoder", "text_encoder_2"), torch.float32)
+        unet, text = ([*part.parameters.values()] for part in parts.values())
+        assert (len(unet), len(text)) == (2 * 192, 2 * 2 * 6)
+        assert {id(p) for p in unet + text} == {id(p) for p in network.parameters()}
     network.attach()
     ids = torch.tensor([[49406, *range(320, 395), 49407]])
     hidden = model.text_encoders[0](ids).last_hidden_state

@@ -10,7 +10,15 @@ from torch import nn
 
 from lora_train.core.config import Optimizer, Scheduler, TrainSettings
 from lora_train.core.optimizers import OPTIMIZERS, is_absent
-from lora_train.engine.optimizers import coming_rate, halve_rates, make_optimizer, make_schedule
+from lora_train.engine.flat import FlatPart
+from lora_train.engine.optimizers import (
+    DeviceRates,
+    coming_rate,
+    halve_rates,
+    is_capturable,
+    make_optimizer,
+    make_schedule,
+)
 
 pytestmark = pytest.mark.compat
 
@@ -132,16 +140,43 @@ def test_lion_is_that_of_the_paper() -> None:
         torch.testing.assert_close(own.detach(), weights, rtol=1e-6, atol=1e-7)
 
 
-def test_lion_equals_lion_pytorch() -> None:
-    from lion_pytorch import Lion
-
+@pytest.mark.parametrize("rate", [0.01, 1 / 3])
+def test_lion_equals_lion_pytorch(rate: float) -> None:
+    """Bit for bit, though the weight of theirs is one matrix and that of ours a view of a row."""
+    theirs_is_there = pytest.importorskip("lion_pytorch", reason="lion-pytorch is not installed")
     (own,), (their,) = parameters(), parameters()
-    ours = make({"unet": [own]}, optimizer="Lion", learning_rate=0.01, weight_decay=0.2)
-    theirs = Lion([their], lr=0.01, betas=(0.9, 0.99), weight_decay=0.2)
-    for gradient in gradients(5):
-        step(ours, own, gradient)
+    part = FlatPart({"a": own})
+    ours = make({"unet": [part.weights]}, optimizer="Lion", learning_rate=rate, weight_decay=0.2)
+    theirs = theirs_is_there.Lion([their], lr=rate, betas=(0.9, 0.99), weight_decay=0.2)
+    for gradient in gradients(50):
+        part.gradients.copy_(gradient.flatten())
+        ours.step()
         step(theirs, their, gradient)
         assert torch.equal(own, their)
+
+
+@pytest.mark.parametrize("name", ["Lion", "AdamW", "Adam"])
+def test_rates_on_the_device_follow_the_schedule(name: Optimizer) -> None:
+    """A step that reads tensors is the same but for their number format, and the groups keep their numbers."""
+    (own,), (their,) = parameters(), parameters()
+    values: dict[str, Any] = {"optimizer": name, "learning_rate": 0.01, "lr_scheduler": "cosine"}
+    assert is_capturable(settings(**values))
+    ours, theirs = make({"unet": [own]}, **values), make({"unet": [their]}, **values)
+    schedules = [make_schedule(settings(**values), optimizer, 6) for optimizer in (ours, theirs)]
+    rates = DeviceRates(ours, torch.device("cpu"))
+    seen: list[float] = []
+    for gradient in gradients(6):
+        rates.refresh()
+        with rates.used():
+            step(ours, own, gradient)
+        step(theirs, their, gradient)
+        for schedule in schedules:
+            schedule.step()
+        seen.append(ours.param_groups[0]["lr"])
+        torch.testing.assert_close(own, their, rtol=1e-5, atol=1e-7)
+    assert all(isinstance(rate, float) for rate in seen)
+    assert seen[-1] < seen[0]
+    assert not is_capturable(settings(optimizer="Prodigy"))
 
 
 def test_sgd_with_nesterov_by_hand() -> None:
