@@ -25,36 +25,44 @@ class Place(Protocol):
         ...
 
 
-class FrozenLinear(nn.Linear):
+class _Frozen:
+    """What a frozen layer has besides those of its kind."""
+
+    weight: Any
+    weight_scale: torch.Tensor | None
+    """Of a weight that is packed (see `quantised`)."""
+    place: Place | None
+    """Where the weight is, when not in `weight` on the device."""
+    computes_in: torch.dtype
+
+    def unpacked_weight(self) -> torch.Tensor:
+        """The weight on the device as it is computed with. Not to be changed, nor to be kept: it is asked for anew."""
+        stored = self.weight if self.place is None else self.place.fetch()
+        return stored if self.weight_scale is None else unpack(stored, self.weight_scale, self.computes_in)
+
+
+class FrozenLinear(_Frozen, nn.Linear):
     """(.., in) -> (.., out)."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return _LinearFunction.apply(input, self)
 
 
-class FrozenConv2d(nn.Conv2d):
+class FrozenConv2d(_Frozen, nn.Conv2d):
     """(B, in, h, w) -> (B, out, h', w')."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return _ConvFunction.apply(input, self)
 
 
-def freeze(layer: Any) -> None:
+def freeze(layer: Any, computes_in: torch.dtype) -> None:
     """Make a Linear or Conv2d one of the above, in place; it computes what it did. Twice is as once."""
     if isinstance(layer, (FrozenLinear, FrozenConv2d)):
         return
-    vars(layer)["place"] = None
     kind: type = FrozenLinear if isinstance(layer, nn.Linear) else FrozenConv2d
     layer.__class__ = kind
     layer.register_buffer("weight_scale", None, persistent=False)
-
-
-def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """The layer's weight in `dtype` on the device, of any Linear or Conv2d. Not to be changed, nor to be kept."""
-    place: Place | None = vars(layer).get("place")
-    stored = layer.weight if place is None else place.fetch()
-    scale: torch.Tensor | None = getattr(layer, "weight_scale", None)
-    return stored.to(dtype) if scale is None else unpack(stored, scale, dtype)
+    layer.place, layer.computes_in = None, computes_in
 
 
 def unpack(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -78,24 +86,24 @@ class _LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
         ctx.layer = layer
-        return functional.linear(x, weight_of(layer, x.dtype), layer.bias)
+        return functional.linear(x, layer.unpacked_weight(), layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grad @ weight_of(ctx.layer, grad.dtype), None
+        return grad @ ctx.layer.unpacked_weight(), None
 
 
 class _ConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:
         ctx.layer, ctx.input_shape = layer, x.shape
-        return functional.conv2d(x, weight_of(layer, x.dtype), layer.bias, *_window(layer))
+        return functional.conv2d(x, layer.unpacked_weight(), layer.bias, *_window(layer))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        weight = weight_of(ctx.layer, grad.dtype)
+        weight = ctx.layer.unpacked_weight()
         return conv2d_input(ctx.input_shape, weight, grad, *_window(ctx.layer)), None
 
 

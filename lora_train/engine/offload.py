@@ -161,8 +161,8 @@ class Offload:
     def _put_out(self, unit: _Unit) -> None:
         waiting = self._mover.waiting(unit.size_bytes)
         for index, (layer, out) in enumerate(zip(unit.layers, unit.weights(waiting), strict=True)):
+            freeze(layer, layer.weight.dtype)
             layer.weight = nn.Parameter(out.copy_(layer.weight), requires_grad=False)
-            freeze(layer)
             layer.place = _Place(self, unit, index)
         unit.waiting = waiting
 

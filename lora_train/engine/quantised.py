@@ -57,7 +57,7 @@ def quantise(unet: nn.Module, kind: BaseWeights) -> None:
         if kind == "full" or getattr(layer, "weight_scale", None) is not None:
             continue
         packed, scale = pack(layer.weight, kind)
-        freeze(layer)
+        freeze(layer, layer.weight.dtype)
         layer.weight = nn.Parameter(packed, requires_grad=False)
         layer.weight_scale = scale.to(device)
         layer.place = None
@@ -78,6 +78,6 @@ class Packer:
         layer = self._layers.get(name)
         if layer is None:
             return weight
-        freeze(layer)
+        freeze(layer, weight.dtype)
         packed, layer.weight_scale = pack(weight, self._kind)
         return packed

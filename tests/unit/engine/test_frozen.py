@@ -18,7 +18,7 @@ from lora_train.core.memory_settings import BaseWeights
 from lora_train.engine import quantised
 from lora_train.engine.checkpointing import checkpoint_blocks, checkpointed
 from lora_train.engine.denoiser import predict
-from lora_train.engine.frozen import FrozenConv2d, FrozenLinear, block_layers, freeze, unpack, weight_of
+from lora_train.engine.frozen import FrozenConv2d, FrozenLinear, block_layers, freeze, unpack
 from lora_train.engine.loading import load_base_model
 from lora_train.engine.offload import Offload
 from lora_train.engine.quantised import pack, quantise, require_kind
@@ -120,14 +120,14 @@ def test_gradients_are_those_of_the_unpacked_weights(kind: BaseWeights, make_lor
     packed, plain = demo_unet(kind), demo_unet()
     packed_layers = dict(block_layers(packed))
     for name, layer in block_layers(plain):
-        layer.weight.data = weight_of(packed_layers[name], torch.float32)
+        layer.weight.data = packed_layers[name].unpacked_weight()
     assert_same(learned(packed, make_lora), learned(plain, make_lora))
 
 
 def test_no_unpacked_weight_is_kept_for_the_backward_pass() -> None:
     layer = nn.Linear(8, 4)
     layer.requires_grad_(False)
-    freeze(layer)
+    freeze(layer, torch.float32)
     saved: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -152,7 +152,7 @@ def test_a_frozen_layer_is_the_layer(made: Callable[[], Any], x: torch.Tensor) -
     plain = made().requires_grad_(False)
     frozen = made().requires_grad_(False)
     frozen.load_state_dict(plain.state_dict())
-    freeze(frozen)
+    freeze(frozen, torch.float32)
     assert isinstance(frozen, (FrozenLinear, FrozenConv2d))
     found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     for layer in (plain, frozen):
