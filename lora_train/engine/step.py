@@ -28,8 +28,8 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
         part.refresh()
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
-    parts = [part for batch in group for part in parts_of_at_most(batch, run.plan.views_at_once)]
-    for batch in parts:
+    pieces = [piece for batch in group for piece in parts_of_at_most(batch, run.plan.views_at_once)]
+    for batch in pieces:
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()

@@ -67,7 +67,7 @@ def untouched(run: Run) -> Generator[None, None, None]:
     kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in run.network.tensors().items()}
     give_optimizer(run)
     decay = run.settings.ema_decay
-    averages = Averages(run.network.tensors(), decay) if decay else None  # the run will need their memory
+    averages = Averages(run.groups.values(), decay) if decay else None  # the run will need their memory
     cards = [run.device.torch] if run.device.is_cuda else []
     try:
         with torch.random.fork_rng(devices=cards):
@@ -75,7 +75,8 @@ def untouched(run: Run) -> Generator[None, None, None]:
     finally:
         del averages
         run.network.after_step()
-        run.optimizer.zero_grad(set_to_none=True)
+        for part in run.groups.values():
+            part.forget()
         run.optimizer, run.schedule, run.scaler = own
         with torch.no_grad():
             for name, tensor in run.network.tensors().items():
