@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -104,6 +104,26 @@ def make_schedule(
         num_training_steps=total_steps,
         num_cycles=settings.lr_cycles,
     )
+
+
+def has_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether all of its state is in tensors and its rates may be such too, so that its steps can be recorded."""
+    return isinstance(optimizer, (torch.optim.AdamW, torch.optim.Adam)) or getattr(optimizer, "has_tensor_rates", False)
+
+
+@contextmanager
+def rates_as(optimizer: torch.optim.Optimizer, rates: Sequence[float | torch.Tensor]) -> Iterator[None]:
+    """Within, the groups have these rates, numbers or scalars on the device; what schedule and state know stays so."""
+    kept = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+        if isinstance(rate, torch.Tensor) and "capturable" in group:
+            group["capturable"] = rate.is_cuda
+    try:
+        yield
+    finally:
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
+            group.update(own)
 
 
 def coming_rate(optimizer: torch.optim.Optimizer) -> float:

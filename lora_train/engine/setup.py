@@ -32,6 +32,7 @@ from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
+from lora_train.engine.graphs import recordings_of
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.metadata import RunFacts
@@ -39,7 +40,9 @@ from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
+from lora_train.engine.recordings import Recordings
 from lora_train.engine.reporting import Reporter
+from lora_train.engine.scaling import LossScaler
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 from lora_train.engine.validation import HeldOut, validation_batches
@@ -79,7 +82,8 @@ class Run:
     groups: dict[str, list[nn.Parameter]]
     optimizer: torch.optim.Optimizer
     schedule: Any
-    scaler: Any
+    scaler: LossScaler
+    recordings: Recordings
     alphas: torch.Tensor
     total_steps: int
     resolution_px: int
@@ -168,6 +172,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
         )
     _build_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
+    run.recordings = recordings_of(run, report)
     return run
 
 
@@ -292,7 +297,7 @@ def _build_network(run: Run) -> None:
     run.groups = {part: parameters for part, parameters in found.items() if parameters}
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
-    run.scaler = devices.loss_scaler(run.device, run.dtype)
+    run.scaler = LossScaler(run.device.torch, enabled=run.dtype == torch.float16)
     if settings.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
         model.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in it

@@ -16,29 +16,49 @@ from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
+from lora_train.engine.optimizers import has_tensor_rates, rates_as
 from lora_train.engine.setup import Run
 from lora_train.engine.text import Embeddings
+from lora_train.engine.texts import TokenIds
 
 
 def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
+    run.recordings.begin_step(run.total_steps - run.schedule.last_epoch)
     for batch in group:
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
-        loss = batch_losses(run, batch).sum() / views
-        run.scaler.scale(loss).backward()
-        total += loss.detach()
-    if run.settings.max_grad_norm:
-        run.scaler.unscale_(run.optimizer)
-        for_all = [parameter for parameters in run.groups.values() for parameter in parameters]
-        torch.nn.utils.clip_grad_norm_(for_all, run.settings.max_grad_norm)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+        total += run.recordings.do("backward", partial(backward, run), (batch_inputs(run, batch), views))
+    rates = tuple(group["lr"] for group in run.optimizer.param_groups)
+    if has_tensor_rates(run.optimizer):
+        run.recordings.do("update", partial(update, run), (rates,))
+    else:
+        update(run, rates)
     run.schedule.step()
-    run.network.after_step()
-    run.optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def backward(run: Run, inputs: BatchInputs, views: int | torch.Tensor) -> torch.Tensor:
+    """Add the gradients of a batch, whose optimizer step is over `views`, to those there are; returns its share of the
+    step's mean loss.
+    """
+    loss = losses_of(run, inputs).sum() / views
+    run.scaler.scale(loss).backward()
+    return loss.detach()
+
+
+def update(run: Run, rates: Sequence[float | torch.Tensor]) -> None:
+    """Change the weights by their gradients, and forget these. `rates` are those of the optimizer's groups."""
+    weights = [weight for own in run.groups.values() for weight in own]
+    run.scaler.unscale([weight.grad for weight in weights if weight.grad is not None])
+    if run.settings.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(weights, run.settings.max_grad_norm)
+    with rates_as(run.optimizer, rates):
+        run.scaler.step(run.optimizer, masks=has_tensor_rates(run.optimizer))
+    run.network.after_step()
+    # Recordings add to gradients where they are.
+    run.optimizer.zero_grad(set_to_none=not run.recordings.is_on)
 
 
 class BatchInputs(NamedTuple):
@@ -46,7 +66,7 @@ class BatchInputs(NamedTuple):
 
     latents, noise  (B, 4, h, w) float32
     timesteps       (B,) int64
-    text            of the captions, with gradients where text encoders are trained
+    text            of the captions; their token ids where text encoders are trained
     sizes           (B, 6), for SDXL
     inpaint         (1, 5, h, w), for inpainting models
     mask            (B, 1, h, w) weight of every place, for masked loss
@@ -56,16 +76,11 @@ class BatchInputs(NamedTuple):
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
-    text: Embeddings
+    text: Embeddings | TokenIds
     sizes: torch.Tensor | None
     inpaint: torch.Tensor | None
     mask: torch.Tensor | None
     counts: torch.Tensor
-
-
-def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
-    """(B,) weighted loss of every view."""
-    return losses_of(run, batch_inputs(run, batch))
 
 
 def batch_inputs(run: Run, batch: Batch) -> BatchInputs:
@@ -76,7 +91,7 @@ def batch_inputs(run: Run, batch: Batch) -> BatchInputs:
         latents=run.latents.latents(batch, to_device(draws.normal(run, batch, "latent", shape), device)),
         noise=to_device(draws.noise(run, batch, shape), device),
         timesteps=to_device(draws.timesteps(run, batch), device),
-        text=run.texts.embeddings(batch),
+        text=run.texts.look_up(batch),
         sizes=run.sizes.of(batch) if run.sizes is not None else None,
         inpaint=run.inpaint.get(batch.bucket),
         mask=run.masks.weights(batch) if run.masks is not None else None,
@@ -89,7 +104,8 @@ def losses_of(run: Run, inputs: BatchInputs) -> torch.Tensor:
     settings, latents, noise = run.settings, inputs.latents, inputs.noise
     alpha_bar = run.alphas[inputs.timesteps]
     noisy = diffusion.add_noise(latents, noise, alpha_bar)
-    prediction = predict(run.model.unet, noisy, inputs.timesteps, inputs.text, inputs.sizes, inputs.inpaint)
+    text = run.texts.encoded(inputs.text)
+    prediction = predict(run.model.unet, noisy, inputs.timesteps, text, inputs.sizes, inputs.inpaint)
 
     target = diffusion.target(latents, noise, alpha_bar, run.model.prediction)
     if settings.loss == "mse":

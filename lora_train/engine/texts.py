@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +14,12 @@ from lora_train.engine.text import Embeddings, Prompts
 _ENCODE_AT_ONCE = 16
 _ON_DEVICE_BYTES = 256_000_000
 """More than this is kept in main memory: copying a caption to the device takes well under a millisecond."""
+
+
+class TokenIds(NamedTuple):
+    """Captions that are still to be encoded: (E, B, C, 77), see `Prompts.ids`."""
+
+    ids: torch.Tensor
 
 
 class TrainedTexts:
@@ -29,9 +36,17 @@ class TrainedTexts:
         captions = {_captions(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
 
+    def look_up(self, batch: Batch) -> TokenIds:
+        """Of the batch's captions, ready to be encoded."""
+        return TokenIds(self._ids[_captions(batch)])
+
+    def encoded(self, text: Any) -> Embeddings:
+        """What `look_up` gave, with gradients."""
+        return self._prompts.encode(text.ids)
+
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, with gradients."""
-        return self._prompts.encode(self._ids[_captions(batch)])
+        return self.encoded(self.look_up(batch))
 
 
 class CachedTexts:
@@ -83,6 +98,14 @@ class CachedTexts:
     def let_go(self) -> None:
         """Drop the text encoders; from now on only captions that are encoded already may be asked for."""
         self._prompts = None
+
+    def look_up(self, batch: Batch) -> Embeddings:
+        """As `embeddings`: there is nothing left to encode."""
+        return self.embeddings(batch)
+
+    def encoded(self, text: Any) -> Embeddings:
+        """What `look_up` gave."""
+        return text
 
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, without gradients; shorter ones are filled up with empty chunks, as in the hosts."""

@@ -354,6 +354,7 @@ class Training:
                 f"{run.settings.continue_from} is not the LoRA any more that this training began with.",
                 "Put it back as it was, or start a new training.",
             )
+        run.recordings.forget()  # they know the optimizer's state and the gradients as they are now
         own = run.network.tensors()
         with torch.no_grad():
             for name, tensor in own.items():
