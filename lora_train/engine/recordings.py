@@ -96,6 +96,7 @@ class Recordings:
         """
         self._made.clear()
         self._seen.clear()
+        self._steps = 0
 
     def end(self, reason: str) -> None:
         """Record nothing any more, and drop what was recorded; `reason` is told, as a part of a sentence."""

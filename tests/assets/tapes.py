@@ -58,7 +58,7 @@ class _Tape(TorchDispatchMode):
         if is_view:
             return found
         is_new = not any(aliases)
-        made = [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)] if is_new else []
+        made = _tensors(found) if is_new else []
         self._made |= {_place(tensor) for tensor in made}
         self._calls.append((func, args, kwargs, made))
         return found
@@ -69,8 +69,8 @@ class _Tape(TorchDispatchMode):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             value = args[index] if index < len(args) else kwargs.get(argument.name)
-            for tensor in tree_leaves(value):
-                if isinstance(tensor, torch.Tensor) and _place(tensor) not in self._made | self._before.keys():
+            for tensor in _tensors(value):
+                if _place(tensor) not in self._made | self._before.keys():
                     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())  # type: ignore[call-overload]
                     self._before[_place(tensor)] = whole, whole.clone()
 
@@ -83,8 +83,13 @@ class _Tape(TorchDispatchMode):
     def replay(self) -> None:
         for func, args, kwargs, made in self._calls:
             found = func(*args, **kwargs)
-            for own, new in zip(made, tree_leaves(found), strict=False):
-                own.copy_(new)
+            if made:
+                for own, new in zip(made, _tensors(found), strict=True):
+                    own.copy_(new)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def _place(tensor: torch.Tensor) -> int:
