@@ -52,11 +52,15 @@ class LossScaler:
         if not self._enabled:
             optimizer.step()
             return
-        if masks and optimizer.state and all(tensor.device == self._scale.device for tensor in _changing(optimizer)):
+        if masks and self._has_state_here(optimizer):
             self._masked_step(optimizer)
         elif not self._overflows.item():
             optimizer.step()
         torch._amp_update_scale_(self._scale, self._good_steps, self._overflows, _GROWTH, _BACKOFF, _GROWS_EVERY)
+
+    def _has_state_here(self, optimizer: torch.optim.Optimizer) -> bool:
+        has_state = any(optimizer.state.values())
+        return has_state and all(tensor.device == self._scale.device for tensor in _changing(optimizer))
 
     @torch.no_grad()
     def _masked_step(self, optimizer: torch.optim.Optimizer) -> None:
