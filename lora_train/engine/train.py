@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import torch
 
 from lora_train.core.errors import JobError, TrainToolsError
@@ -22,11 +23,12 @@ from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.averages import Averages
 from lora_train.engine.metadata import build_metadata
-from lora_train.engine.network_file import file_tensors, save_lora
+from lora_train.engine.network_file import checked, named_parts, save_lora
 from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weights
 from lora_train.engine.previews import draw_previews, grid_path, save_previews
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
+from lora_train.engine.saving import Snapshot, Writer
 from lora_train.engine.setup import Run, prepare_run
 from lora_train.engine.state import (
     Clock,
@@ -60,8 +62,12 @@ def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, in
         state = load_state(job.state_dir)
         return _ENDINGS[end.request], state.facts.clock.step if state else 0
     training = Training(run, job, report)
-    training.start_or_go_on()
-    ending = training.loop()
+    try:
+        training.start_or_go_on()
+        ending = training.loop()
+        training.writer.wait()
+    finally:
+        training.writer.close()
     return ending, training.clock.step
 
 
@@ -79,6 +85,7 @@ class Training:
         decay = run.settings.ema_decay
         self.averages = Averages(run.network.tensors(), decay) if decay else None
         self.state_at = time.monotonic()
+        self.writer = Writer()
 
     def loop(self) -> Ending:
         """Epoch by epoch until the last one, a request, or a failure."""
@@ -111,6 +118,7 @@ class Training:
             if self.averages is not None:
                 self.averages.update(clock.step)
             self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
+            self.writer.check()
 
             if self.report.bad_step is not None:
                 self.roll_back()
@@ -195,46 +203,46 @@ class Training:
         self.save_lora_and_previews(stem)
 
     def save_state(self) -> None:
-        """Write where the run is. Call only when it is healthy."""
+        """Have it written where the run is now. Call only when it is healthy."""
         run = self.run
         tensors, scalars = flatten_optimizer(run.optimizer)
         facts = StateFacts(
-            clock=self.clock,
+            clock=msgspec.structs.replace(self.clock),
             dataset_fingerprint=run.dataset_fingerprint,
             halvings=self.halvings,
-            validation=self.validator.progress,
+            validation=msgspec.structs.replace(self.validator.progress),
             session_id=run.facts.session_id,
             started_at=run.facts.started_at,
             continued_sha256=run.continued.sha256 if run.continued is not None else "",
             optimizer_groups=group_values(run.optimizer),
             optimizer_scalars=scalars,
-            schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": run.schedule.base_lrs},
+            schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": [*run.schedule.base_lrs]},
             scaler=run.scaler.state_dict(),
         )
         named = {f"lora.{name}": tensor for name, tensor in run.network.tensors().items()}
         named |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
         if self.averages is not None:
             named |= {f"average.{name}": tensor for name, tensor in self.averages.tensors().items()}
-        save_state(self.job.state_dir, facts, named)
+        snapshot = Snapshot(named)
+        self.writer.write(lambda: save_state(self.job.state_dir, facts, snapshot.tensors()))
         self.state_at = time.monotonic()
 
     def save_lora(self, stem: str) -> None:
+        """Have the network as it is now written, and told of when the file is whole."""
         run, path = self.run, self.job.path / f"{stem}.safetensors"
         saved = Saved(path=path.name, step=self.clock.step, epoch=self.clock.epoch)
         if path.exists():  # told again: a worker may have died between writing the file and telling of it
-            self.report.events.write(saved)
+            self.writer.write(lambda: self.report.events.write(saved))
             return
-        run.checkpoint_hashes.fill(run.facts)
-        metadata = build_metadata(
-            run.settings,
-            run.facts,
-            output_name=stem,
-            step=self.clock.step,
-            epoch=self.clock.epoch,
-        )
-        tensors = file_tensors(run.network, devices.DTYPES[run.settings.save_precision])
-        save_lora(path, tensors, metadata)
-        self.report.events.write(saved)
+        snapshot = Snapshot(named_parts(run.network))
+
+        def write() -> None:
+            run.checkpoint_hashes.fill(run.facts)
+            metadata = build_metadata(run.settings, run.facts, output_name=stem, step=saved.step, epoch=saved.epoch)
+            save_lora(path, checked(snapshot.tensors(), devices.DTYPES[run.settings.save_precision]), metadata)
+            self.report.events.write(saved)
+
+        self.writer.write(write)
 
     @contextmanager
     def resting(self) -> Generator[None, None, None]:
@@ -258,6 +266,8 @@ class Training:
             self.report.events.write(Phase(name="drawing previews", done=done, total=total))
 
         rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with, progress)
+
+        self.writer.wait()  # pictures are told of after their LoRA
 
         def told(path: Path, prompt: str, weight: float | None) -> None:
             place = path.relative_to(self.job.path).as_posix()
@@ -327,6 +337,7 @@ class Training:
                 "Lower the learning rate to a tenth, or use bf16 or fp32; look for broken pictures. "
                 "The LoRAs saved before are good.",
             )
+        self.writer.wait()
         state = load_state(self.job.state_dir)
         if state is None:
             raise TrainToolsError(f"The loss became NaN or infinite at step {at}, before any state.")
