@@ -55,7 +55,7 @@ def recordings_of(run: Run, report: Reporter) -> Recordings:
         report.events.write(Note("info", message))
 
     if not run.device.is_cuda or not run.settings.cuda_graphs:
-        return Recordings(None, device)
+        return Recordings()
     recordings = Recordings(CudaRecorder(device), device, tell)
     if reason := why_not(run):
         recordings.end(reason)

@@ -43,10 +43,13 @@ class Recordings:
     """
 
     def __init__(
-        self, recorder: Recorder | None, device: torch.device, tell: Callable[[str], None] = lambda _: None
+        self,
+        recorder: Recorder | None = None,
+        device: torch.device | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._recorder = recorder
-        self._device = device
+        self._device = device or torch.device("cpu")
         self._tell = tell
         self._made: dict[Any, _Recording] = {}
         self._seen: Counter[Any] = Counter()

@@ -30,6 +30,7 @@ from lora_train.data.repeats import with_folder_repeats
 from lora_train.data.trained_text import plain_texts
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
+from lora_train.engine.compiling import CompiledBlocks, why_not_compiled
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.graphs import recordings_of
@@ -173,6 +174,11 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     _build_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     run.recordings = recordings_of(run, report)
+    if settings.compile_blocks:
+        if reason := why_not_compiled(run.device):
+            report.events.write(Note("info", f"Blocks are not compiled: {reason}."))
+        else:
+            CompiledBlocks(model.unet).attach()
     return run
 
 
@@ -297,6 +303,7 @@ def _build_network(run: Run) -> None:
     run.groups = {part: parameters for part, parameters in found.items() if parameters}
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
+    run.recordings = Recordings()
     run.scaler = LossScaler(run.device.torch, enabled=run.dtype == torch.float16)
     if settings.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()

@@ -86,6 +86,7 @@ class CachedTexts:
         chunks = sum(self._prompts.length(caption) for caption in captions) // 77
         is_much = chunks * self._empty.size_bytes > _ON_DEVICE_BYTES
         place = torch.device("cpu") if is_much else self._device
+        self._empty = self._empty.to(place)
         with torch.no_grad():
             for start in range(0, len(captions), _ENCODE_AT_ONCE):
                 chosen = captions[start : start + _ENCODE_AT_ONCE]
@@ -121,8 +122,7 @@ class CachedTexts:
         missing = (length - row.hidden.shape[1]) // 77
         if not missing:
             return row
-        empty = self._empty.hidden.to(row.hidden.device)
-        return Embeddings(torch.cat([row.hidden, *[empty] * missing], dim=1), row.pooled)
+        return Embeddings(torch.cat([row.hidden, *[self._empty.hidden] * missing], dim=1), row.pooled)
 
 
 def _captions(batch: Batch) -> tuple[str, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import torch
@@ -45,6 +45,8 @@ from lora_train.engine.step import train_step
 from lora_train.engine.validation import Validator
 
 _MOST_ROLL_BACKS = 2
+
+T = TypeVar("T")
 
 Ending = Literal["finished", "stopped", "paused"]
 _ENDINGS: dict[Request, Ending] = {"stop": "stopped", "pause": "paused"}
@@ -265,7 +267,8 @@ class Training:
         def progress(done: int, total: int) -> None:  # not `phase`: a request waits until the save is whole
             self.report.events.write(Phase(name="drawing previews", done=done, total=total))
 
-        rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with, progress)
+        texts = run.preview_texts
+        rows = self.with_room(lambda: draw_previews(run.model, run.network, texts, run.settings, draw_with, progress))
 
         self.writer.wait()  # pictures are told of after their LoRA
 
@@ -277,6 +280,18 @@ class Training:
         run.model.drop_vae()
         self.report.events.write(Phase(name="training"))
         devices.free_cached_memory(run.device)
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """What `work` returns; where there is too little memory, it is tried again without that of the recordings."""
+        recordings = self.run.recordings
+        try:
+            return work()
+        except Exception as error:
+            if not recordings.count or not devices.is_out_of_memory(error):
+                raise
+        recordings.forget()
+        devices.free_cached_memory(self.run.device)
+        return work()
 
     # --- validation ---
 
@@ -298,7 +313,7 @@ class Training:
         if self.validator.is_due(self.clock.step):
             self.report.events.write(Phase(name="validating"))
             with self.resting():
-                self.report.events.write(self.validator.measure(self.clock.step))
+                self.report.events.write(self.with_room(lambda: self.validator.measure(self.clock.step)))
             self.report.events.write(Phase(name="training"))
             self.report.restart_clock()
         if counts:

@@ -55,7 +55,7 @@ def run(recordings: Recordings, sums: Sums, steps: int, total: int, size: int = 
 
 def test_replays_give_what_the_work_gives(recorder: Any) -> None:
     plain, recorded = Sums(), Sums()
-    wanted = run(Recordings(None, torch.device("cpu")), plain, 20, 100)
+    wanted = run(Recordings(), plain, 20, 100)
     found = run(make(recorder), recorded, 20, 100)
     assert found == pytest.approx(wanted, rel=1e-6)
     torch.testing.assert_close(recorded.total, plain.total)
@@ -113,7 +113,7 @@ def test_what_can_not_be_recorded_is_told_once_and_done_as_before(recorder: Any)
 
     recorded = Asking()
     found = run(recordings, recorded, 20, 100)
-    assert found == run(Recordings(None, torch.device("cpu")), plain, 20, 100)
+    assert found == run(Recordings(), plain, 20, 100)
     assert torch.equal(recorded.total, plain.total), "the recording that failed did nothing"
     (note,) = notes
     assert note.startswith("Steps run without CUDA graphs: recording failed (RuntimeError: operation not permitted")
