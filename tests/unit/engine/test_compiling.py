@@ -12,8 +12,8 @@ from lora_train.engine import compiling
 from lora_train.engine.compiling import CompiledBlocks, why_not_compiled
 from lora_train.engine.devices import Device
 
-BACKEND = "aot_eager"
-"""All of torch.compile but for the kernels."""
+BACKEND = "eager"
+"""torch.compile without the kernels that it would write."""
 
 
 def outcome(model: Any, network: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -34,7 +34,7 @@ def test_compiled_blocks_do_the_same_and_can_be_taken_back(
     network.attach()
     before = {name: dict(vars(module)).get("forward") for name, module in model.unet.named_modules()}
     plain, plain_gradients = outcome(model, network)
-    blocks = CompiledBlocks(model.unet, BACKEND)
+    blocks = CompiledBlocks(model.unet.mid_block, BACKEND)  # enough: three blocks of both kinds
     blocks.attach()
     compiled, gradients = outcome(model, network)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
