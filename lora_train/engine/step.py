@@ -17,6 +17,7 @@ from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
 from lora_train.engine.optimizers import has_tensor_rates, rates_as
+from lora_train.engine.recomputing import without_random_state
 from lora_train.engine.setup import Run
 from lora_train.engine.text import Embeddings
 from lora_train.engine.texts import TokenIds
@@ -43,7 +44,8 @@ def backward(run: Run, inputs: BatchInputs, views: int | torch.Tensor) -> torch.
     """Add the gradients of a batch, whose optimizer step is over `views`, to those there are; returns its share of the
     step's mean loss.
     """
-    loss = losses_of(run, inputs).sum() / views
+    with without_random_state():
+        loss = losses_of(run, inputs).sum() / views
     run.scaler.scale(loss).backward()
     return loss.detach()
 
