@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lora_train.data.epochs import Batch
+from lora_train.engine.causal_mask import give_causal_mask
 from lora_train.engine.devices import to_device
 from lora_train.engine.text import Embeddings, Prompts
 
@@ -26,6 +27,7 @@ class TrainedTexts:
     """Captions go through the text encoders in every step, with gradients for their LoRA."""
 
     def __init__(self, prompts: Prompts, device: torch.device) -> None:
+        give_causal_mask()
         self._prompts = prompts
         self._device = device
         self._ids: dict[tuple[str, ...], torch.Tensor] = {}
