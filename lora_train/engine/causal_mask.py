@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -20,5 +22,6 @@ def give_causal_mask() -> None:
     """
     from transformers.models.clip import modeling_clip
 
-    if hasattr(modeling_clip, "_make_causal_mask"):
-        modeling_clip._make_causal_mask = causal_mask
+    library: Any = modeling_clip
+    if hasattr(library, "_make_causal_mask"):
+        library._make_causal_mask = causal_mask
