@@ -29,6 +29,12 @@ def taggers() -> Any:
     return _asset("taggers")
 
 
+@pytest.fixture(scope="session")
+def tapes() -> Any:
+    """`tests/assets/tapes.py`, which records work on the CPU as a CUDA graph does on a GPU."""
+    return _asset("tapes")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """`tests/assets/hubs.py`, at work; processes that are started from now on ask it for models."""

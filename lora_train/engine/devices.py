@@ -107,14 +107,6 @@ def has_fused_optimizers(device: Device) -> bool:
     return device.is_cuda
 
 
-def loss_scaler(device: Device, dtype: torch.dtype) -> Any:
-    """Loss scaling for fp16, a scaler that does nothing otherwise (torch.amp.GradScaler)."""
-    enabled = dtype == torch.float16
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.torch.type, enabled=enabled, init_scale=2.0**12)
-    return torch.cuda.amp.GradScaler(enabled=enabled, init_scale=2.0**12)  # torch before 2.3
-
-
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy to the device without waiting for it, where the device can."""
     if device.type == "cuda":

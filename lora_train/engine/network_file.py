@@ -41,12 +41,16 @@ def module_name(target: Target) -> str:
 
 def file_tensors(network: Network, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The parts of every layer by kohya's names, on the CPU, ready for `save_lora`. Raises as `checked` does."""
-    named = {
+    return checked(named_parts(network), dtype)
+
+
+def named_parts(network: Network) -> dict[str, torch.Tensor]:
+    """The parts of every layer by kohya's names: the tensors themselves, not copies."""
+    return {
         f"{module_name(target)}.{part}": tensor
         for target, parts in network.file_parts()
         for part, tensor in parts.items()
     }
-    return checked(named, dtype)
 
 
 def checked(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

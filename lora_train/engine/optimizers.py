@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -36,12 +36,11 @@ def optimizer_parameters(settings: TrainSettings, parts: Mapping[str, FlatPart])
 
 
 def make_optimizer(
-    settings: TrainSettings, groups: Mapping[str, list[nn.Parameter]], *, fused: bool, capturable: bool = False
+    settings: TrainSettings, groups: Mapping[str, list[nn.Parameter]], *, fused: bool
 ) -> torch.optim.Optimizer:
     """The optimizer of `settings`; `groups` has the parameters of "unet" and, when trained, of the text encoders.
 
-    fused        one kernel a step, where torch has one for the device and the optimizer
-    capturable   the step can be part of a CUDA graph, where `is_capturable`; see `DeviceRates`
+    fused   one kernel a step, where torch has one for the device and the optimizer
 
     Some libraries refuse a rate of 0 when an optimizer is made, though it works with one: so rates are set afterwards.
     Raises ConfigError when its package is not there or does not work, and for arguments that are wrong.
@@ -52,8 +51,6 @@ def make_optimizer(
     arguments: dict[str, Any] = optimizer_arguments(settings)
     if fused and settings.optimizer in _FUSED:
         arguments["fused"] = True
-    if capturable and settings.optimizer in _FUSED:
-        arguments["capturable"] = True
     try:
         optimizer = kind([{"params": own} for own in groups.values()], lr=_DEFAULT_RATE, **arguments)
     except Exception as error:  # a library of somebody else, with what a person wrote
@@ -68,34 +65,6 @@ def make_optimizer(
 def is_capturable(settings: TrainSettings) -> bool:
     """Whether a step of the optimizer reads nothing back from the device, and its rate may be a tensor there."""
     return settings.optimizer in (*_FUSED, "Lion")
-
-
-class DeviceRates:
-    """The learning rates as tensors on the device, for a step in a CUDA graph, which would keep a number for good.
-
-    The optimizer's groups keep their numbers, which the schedule, the state and the report read.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        self._groups = optimizer.param_groups
-        self._rates = [torch.zeros((), device=device) for _ in self._groups]
-
-    def refresh(self) -> None:
-        """Bring the tensors up to date: before each replay. Waits for nothing."""
-        for rate, group in zip(self._rates, self._groups, strict=True):
-            rate.fill_(group["lr"])
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Within, `optimizer.step` reads the tensors: while it is captured."""
-        numbers = [group["lr"] for group in self._groups]
-        for rate, group in zip(self._rates, self._groups, strict=True):
-            group["lr"] = rate
-        try:
-            yield
-        finally:
-            for number, group in zip(numbers, self._groups, strict=True):
-                group["lr"] = number
 
 
 def _class_of(name: Optimizer) -> Any:
@@ -150,6 +119,21 @@ def make_schedule(
         num_training_steps=total_steps,
         num_cycles=settings.lr_cycles,
     )
+
+
+@contextmanager
+def rates_as(optimizer: torch.optim.Optimizer, rates: Sequence[float | torch.Tensor]) -> Iterator[None]:
+    """Within, the groups have these rates, numbers or scalars on the device; what schedule and state know stays so."""
+    kept = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+        if isinstance(rate, torch.Tensor) and "capturable" in group:
+            group["capturable"] = rate.is_cuda
+    try:
+        yield
+    finally:
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
+            group.update(own)
 
 
 def coming_rate(optimizer: torch.optim.Optimizer) -> float:

@@ -30,12 +30,14 @@ from lora_train.data.trained_text import plain_texts
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.checkpoint_hashes import CheckpointHashes
+from lora_train.engine.compiling import CompiledBlocks, why_not_compiled
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.disk_cache import DiskCache, circumstances
 from lora_train.engine.fast_unet import FastUnet
 from lora_train.engine.flat import FlatPart
 from lora_train.engine.gauge import Gauge, open_gauge
+from lora_train.engine.graphs import recordings_of
 from lora_train.engine.heap import give_back_freed_memory
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
@@ -47,7 +49,9 @@ from lora_train.engine.offload import Offload
 from lora_train.engine.optimizers import make_optimizer, make_schedule, optimizer_parameters
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.quantised import require_kind
+from lora_train.engine.recordings import Recordings
 from lora_train.engine.reporting import Reporter
+from lora_train.engine.scaling import LossScaler
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 from lora_train.engine.validation import HeldOut, validation_batches
@@ -88,7 +92,8 @@ class Run:
     """What is trained, by the part of the model."""
     optimizer: torch.optim.Optimizer
     schedule: Any
-    scaler: Any
+    scaler: LossScaler
+    recordings: Recordings
     alphas: torch.Tensor
     total_steps: int
     resolution_px: int
@@ -160,6 +165,12 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     build_run_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
     run.checkpoint_hashes.start()  # not before: it would keep a core from what the first step waits for
+    run.recordings = recordings_of(run, report)
+    if settings.compile_blocks:
+        if reason := why_not_compiled(run.device):
+            report.events.write(Note("info", f"Blocks are not compiled: {reason}."))
+        else:
+            CompiledBlocks(model.unet).attach()
     return run
 
 
@@ -307,6 +318,7 @@ def build_run_network(run: Run) -> None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]
     run.groups = run.network.flatten(parts, run.dtype)
+    run.recordings = Recordings()
     give_optimizer(run)
     take_plan(run, run.plan)
 
@@ -316,7 +328,7 @@ def give_optimizer(run: Run) -> None:
     parameters = optimizer_parameters(run.settings, run.groups)
     run.optimizer = make_optimizer(run.settings, parameters, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(run.settings, run.optimizer, run.total_steps)
-    run.scaler = devices.loss_scaler(run.device, run.dtype)
+    run.scaler = LossScaler(run.device.torch, enabled=run.dtype == torch.float16)
 
 
 def _keeps_texts(run: Run) -> bool:

@@ -16,36 +16,57 @@ from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
-from lora_train.engine.flat import clip
+from lora_train.engine.flat import clip, gradients
+from lora_train.engine.optimizers import is_capturable, rates_as
+from lora_train.engine.recomputing import without_random_state
 from lora_train.engine.setup import Run
 from lora_train.engine.text import Embeddings
+from lora_train.engine.texts import TokenIds
 
 
 def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
-    parts = run.groups.values()
-    for part in parts:
+    for part in run.groups.values():
         part.refresh()
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
+    run.recordings.begin_step(run.total_steps - run.schedule.last_epoch)
     pieces = [piece for batch in group for piece in parts_of_at_most(batch, run.plan.views_at_once)]
     for batch in pieces:
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
-        loss = batch_losses(run, batch).sum() / views
-        run.scaler.scale(loss).backward()
-        for part in parts:
-            part.collect()
-        total += loss.detach()
-    if run.settings.max_grad_norm:
-        run.scaler.unscale_(run.optimizer)
-        clip(parts, run.settings.max_grad_norm)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+        total += run.recordings.do("backward", partial(backward, run), (batch_inputs(run, batch), views))
+    rates = tuple(group["lr"] for group in run.optimizer.param_groups)
+    if is_capturable(run.settings):
+        run.recordings.do("update", partial(update, run), (rates,))
+    else:
+        update(run, rates)
     run.schedule.step()
+    return total
+
+
+def backward(run: Run, inputs: BatchInputs, views: int | torch.Tensor) -> torch.Tensor:
+    """Add the gradients of a batch, whose optimizer step is over `views`, to those there are; returns its share of the
+    step's mean loss.
+    """
+    with without_random_state():
+        loss = losses_of(run, inputs).sum() / views
+    run.scaler.scale(loss).backward()
+    for part in run.groups.values():
+        part.collect()
+    return loss.detach()
+
+
+def update(run: Run, rates: Sequence[float | torch.Tensor]) -> None:
+    """Change the weights by their gradients, and forget these. `rates` are those of the optimizer's groups."""
+    parts = run.groups.values()
+    run.scaler.unscale(gradients(parts))
+    if run.settings.max_grad_norm:
+        clip(parts, run.settings.max_grad_norm)
+    with rates_as(run.optimizer, rates):
+        run.scaler.step(run.optimizer, masks=is_capturable(run.settings))
     run.network.after_step()
     for part in parts:
         part.forget()
-    return total
 
 
 class BatchInputs(NamedTuple):
@@ -53,7 +74,7 @@ class BatchInputs(NamedTuple):
 
     latents, noise  (B, 4, h, w) float32
     timesteps       (B,) int64
-    text            of the captions, with gradients where text encoders are trained
+    text            of the captions; their token ids where text encoders are trained
     sizes           (B, 6), for SDXL
     inpaint         (1, 5, h, w), for inpainting models
     mask            (B, 1, h, w) weight of every place, for masked loss
@@ -63,16 +84,11 @@ class BatchInputs(NamedTuple):
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
-    text: Embeddings
+    text: Embeddings | TokenIds
     sizes: torch.Tensor | None
     inpaint: torch.Tensor | None
     mask: torch.Tensor | None
     counts: torch.Tensor
-
-
-def batch_losses(run: Run, batch: Batch) -> torch.Tensor:
-    """(B,) weighted loss of every view."""
-    return losses_of(run, batch_inputs(run, batch))
 
 
 def batch_inputs(run: Run, batch: Batch) -> BatchInputs:
@@ -83,7 +99,7 @@ def batch_inputs(run: Run, batch: Batch) -> BatchInputs:
         latents=run.latents.latents(batch, to_device(draws.normal(run, batch, "latent", shape), device)),
         noise=to_device(draws.noise(run, batch, shape), device),
         timesteps=to_device(draws.timesteps(run, batch), device),
-        text=run.texts.embeddings(batch),
+        text=run.texts.look_up(batch),
         sizes=run.sizes.of(batch) if run.sizes is not None else None,
         inpaint=run.inpaint.get(batch.bucket),
         mask=run.masks.weights(batch) if run.masks is not None else None,
@@ -96,7 +112,8 @@ def losses_of(run: Run, inputs: BatchInputs) -> torch.Tensor:
     settings, latents, noise = run.settings, inputs.latents, inputs.noise
     alpha_bar = run.alphas[inputs.timesteps]
     noisy = diffusion.add_noise(latents, noise, alpha_bar)
-    prediction = predict(run.model.unet, noisy, inputs.timesteps, inputs.text, inputs.sizes, inputs.inpaint)
+    text = run.texts.encoded(inputs.text)
+    prediction = predict(run.model.unet, noisy, inputs.timesteps, text, inputs.sizes, inputs.inpaint)
 
     target = diffusion.target(latents, noise, alpha_bar, run.model.prediction)
     if settings.loss == "mse":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from lora_train.data.epochs import Batch
+from lora_train.engine.causal_mask import give_causal_mask
 from lora_train.engine.devices import to_device
 from lora_train.engine.text import Embeddings, Prompts
 
@@ -15,10 +17,17 @@ _ON_DEVICE_BYTES = 256_000_000
 """More than this is kept in main memory: copying a caption to the device takes well under a millisecond."""
 
 
+class TokenIds(NamedTuple):
+    """Captions that are still to be encoded: (E, B, C, 77), see `Prompts.ids`."""
+
+    ids: torch.Tensor
+
+
 class TrainedTexts:
     """Captions go through the text encoders in every step, with gradients for their LoRA."""
 
     def __init__(self, prompts: Prompts, device: torch.device) -> None:
+        give_causal_mask()
         self._prompts = prompts
         self._device = device
         self._ids: dict[tuple[str, ...], torch.Tensor] = {}
@@ -33,10 +42,18 @@ class TrainedTexts:
         """Tokens of a caption."""
         return self._prompts.length(caption)
 
+    def look_up(self, batch: Batch) -> TokenIds:
+        """Of the batch's captions, ready to be encoded."""
+        ids = self._ids[_captions_beside(batch)]
+        return TokenIds(ids[:, batch.first : batch.first + len(batch.views)])
+
+    def encoded(self, text: Any) -> Embeddings:
+        """What `look_up` gave, with gradients."""
+        return self._prompts.encode(text.ids)
+
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, with gradients."""
-        ids = self._ids[_captions_beside(batch)]
-        return self._prompts.encode(ids[:, batch.first : batch.first + len(batch.views)])
+        return self.encoded(self.look_up(batch))
 
 
 class CachedTexts:
@@ -76,6 +93,7 @@ class CachedTexts:
         chunks = sum(self._prompts.length(caption) for caption in captions) // 77
         is_much = chunks * self._empty.size_bytes > _ON_DEVICE_BYTES
         place = torch.device("cpu") if is_much else self._device
+        self._empty = self._empty.to(place)
         with torch.no_grad():
             for start in range(0, len(captions), _ENCODE_AT_ONCE):
                 chosen = captions[start : start + _ENCODE_AT_ONCE]
@@ -93,6 +111,14 @@ class CachedTexts:
         """Drop the text encoders; from now on only captions that are encoded already may be asked for."""
         self._prompts = None
 
+    def look_up(self, batch: Batch) -> Embeddings:
+        """As `embeddings`: there is nothing left to encode."""
+        return self.embeddings(batch)
+
+    def encoded(self, text: Any) -> Embeddings:
+        """What `look_up` gave."""
+        return text
+
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, without gradients; shorter ones are filled up with empty chunks, as in the hosts."""
         rows = [self._rows[view.caption] for view in batch.views]
@@ -107,8 +133,7 @@ class CachedTexts:
         missing = (length - row.hidden.shape[1]) // 77
         if not missing:
             return row
-        empty = self._empty.hidden.to(row.hidden.device)
-        return Embeddings(torch.cat([row.hidden, *[empty] * missing], dim=1), row.pooled)
+        return Embeddings(torch.cat([row.hidden, *[self._empty.hidden] * missing], dim=1), row.pooled)
 
 
 def _captions_beside(batch: Batch) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+import msgspec
 import torch
 
 from lora_train.core.errors import JobError, TrainToolsError
@@ -26,11 +27,12 @@ from lora_train.engine.averages import Averages
 from lora_train.engine.flat import join_optimizer
 from lora_train.engine.memory import next_plan, take_leaner_plan
 from lora_train.engine.metadata import build_metadata
-from lora_train.engine.network_file import file_tensors, save_lora
+from lora_train.engine.network_file import checked, named_parts, save_lora
 from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weights
 from lora_train.engine.previews import draw_previews, grid_path, save_previews
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
+from lora_train.engine.saving import Snapshot, Writer
 from lora_train.engine.setup import Run, prepare_run
 from lora_train.engine.state import (
     Clock,
@@ -52,6 +54,8 @@ _NO_ROOM_FOR_PREVIEWS = (
     "The previews of this save need more memory than is left beside the training. They can be drawn when it has ended."
 )
 
+T = TypeVar("T")
+
 Ending = Literal["finished", "stopped", "paused"]
 _ENDINGS: dict[Request, Ending] = {"stop": "stopped", "pause": "paused"}
 
@@ -69,8 +73,12 @@ def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, in
         state = load_state(job.state_dir)
         return _ENDINGS[end.request], state.facts.clock.step if state else 0
     training = Training(run, job, report)
-    training.start_or_go_on()
-    ending = training.loop()
+    try:
+        training.start_or_go_on()
+        ending = training.loop()
+        training.writer.wait()
+    finally:
+        training.writer.close()
     return ending, training.clock.step
 
 
@@ -88,6 +96,7 @@ class Training:
         decay = run.settings.ema_decay
         self.averages = Averages(run.groups.values(), decay) if decay else None
         self.state_at = time.monotonic()
+        self.writer = Writer()
 
     def loop(self) -> Ending:
         """Epoch by epoch until the last one, a request, or a failure."""
@@ -123,6 +132,7 @@ class Training:
             if self.averages is not None:
                 self.averages.update(clock.step)
             self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
+            self.writer.check()
 
             if self.report.bad_step is not None:
                 self.roll_back()
@@ -218,47 +228,47 @@ class Training:
         self.save_lora_and_previews(stem)
 
     def save_state(self) -> None:
-        """Write where the run is. Call only when it is healthy."""
+        """Have it written where the run is now. Call only when it is healthy."""
         run = self.run
         tensors, scalars = flatten_optimizer(run.optimizer)
         facts = StateFacts(
-            clock=self.clock,
+            clock=msgspec.structs.replace(self.clock),
             dataset_fingerprint=run.dataset_fingerprint,
             halvings=self.halvings,
-            validation=self.validator.progress,
+            validation=msgspec.structs.replace(self.validator.progress),
             session_id=run.facts.session_id,
             started_at=run.facts.started_at,
             continued_sha256=run.continued.sha256 if run.continued is not None else "",
             optimizer_groups=group_values(run.optimizer),
             optimizer_scalars=scalars,
             is_flat=not sees_shapes(run.settings),
-            schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": run.schedule.base_lrs},
+            schedule={"last_epoch": run.schedule.last_epoch, "base_lrs": [*run.schedule.base_lrs]},
             scaler=run.scaler.state_dict(),
         )
         named = {f"lora.{name}": tensor for name, tensor in run.network.tensors().items()}
         named |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
         if self.averages is not None:
             named |= {f"average.{name}": tensor for name, tensor in self.averages.tensors().items()}
-        save_state(self.job.state_dir, facts, named)
+        snapshot = Snapshot(named)
+        self.writer.write(lambda: save_state(self.job.state_dir, facts, snapshot.tensors()))
         self.state_at = time.monotonic()
 
     def save_lora(self, stem: str) -> None:
+        """Have the network as it is now written, and told of when the file is whole."""
         run, path = self.run, self.job.path / f"{stem}.safetensors"
         saved = Saved(path=path.name, step=self.clock.step, epoch=self.clock.epoch)
         if path.exists():  # told again: a worker may have died between writing the file and telling of it
-            self.report.events.write(saved)
+            self.writer.write(lambda: self.report.events.write(saved))
             return
-        run.checkpoint_hashes.fill(run.facts)
-        metadata = build_metadata(
-            run.settings,
-            run.facts,
-            output_name=stem,
-            step=self.clock.step,
-            epoch=self.clock.epoch,
-        )
-        tensors = file_tensors(run.network, devices.DTYPES[run.settings.save_precision])
-        save_lora(path, tensors, metadata)
-        self.report.events.write(saved)
+        snapshot = Snapshot(named_parts(run.network))
+
+        def write() -> None:
+            run.checkpoint_hashes.fill(run.facts)
+            metadata = build_metadata(run.settings, run.facts, output_name=stem, step=saved.step, epoch=saved.epoch)
+            save_lora(path, checked(snapshot.tensors(), devices.DTYPES[run.settings.save_precision]), metadata)
+            self.report.events.write(saved)
+
+        self.writer.write(write)
 
     @contextmanager
     def resting(self) -> Generator[None, None, None]:
@@ -283,12 +293,16 @@ class Training:
         def progress(done: int, total: int) -> None:  # not `phase`: a request waits until the save is whole
             self.report.events.write(Phase(name="drawing previews", done=done, total=total))
 
+        texts = run.preview_texts
         try:
-            rows = draw_previews(run.model, run.network, run.preview_texts, run.settings, draw_with, progress)
+            rows = self.with_room(
+                lambda: draw_previews(run.model, run.network, texts, run.settings, draw_with, progress)
+            )
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 raise
             rows = None  # outside of this block nothing holds what was allocated
+        self.writer.wait()  # pictures are told of after their LoRA
 
         def told(path: Path, prompt: str, weight: float | None) -> None:
             place = path.relative_to(self.job.path).as_posix()
@@ -301,6 +315,18 @@ class Training:
             save_previews(self.job.samples_dir, stem, rows, run.settings, draw_with, told)
         self.report.events.write(Phase(name="training"))
         devices.free_cached_memory(run.device)
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """What `work` returns; where there is too little memory, it is tried again without that of the recordings."""
+        recordings = self.run.recordings
+        try:
+            return work()
+        except Exception as error:
+            if not recordings.count or not devices.is_out_of_memory(error):
+                raise
+        recordings.forget()
+        devices.free_cached_memory(self.run.device)
+        return work()
 
     # --- validation ---
 
@@ -322,7 +348,7 @@ class Training:
         if self.validator.is_due(self.clock.step):
             self.report.events.write(Phase(name="validating"))
             with self.resting():
-                self.report.events.write(self.validator.measure(self.clock.step))
+                self.report.events.write(self.with_room(lambda: self.validator.measure(self.clock.step)))
             self.report.events.write(Phase(name="training"))
             self.report.restart_clock()
         if counts:
@@ -361,6 +387,7 @@ class Training:
                 "Lower the learning rate to a tenth, or use bf16 or fp32; look for broken pictures. "
                 "The LoRAs saved before are good.",
             )
+        self.writer.wait()
         state = load_state(self.job.state_dir)
         if state is None:
             raise TrainToolsError(f"The loss became NaN or infinite at step {at}, before any state.")
@@ -404,6 +431,7 @@ class Training:
                 f"{run.settings.continue_from} is not the LoRA any more that this training began with.",
                 "Put it back as it was, or start a new training.",
             )
+        run.recordings.forget()  # they know the optimizer's state and the gradients as they are now
         own = run.network.tensors()
         with torch.no_grad():
             for name, tensor in own.items():

@@ -65,7 +65,7 @@ def test_what_is_left_out_gives_no_gradient(studio: Studio, prepare: Prepare) ->
             return (answer,)
 
         run.model.unet.forward = forward
-        found = step.batch_losses(run, batch)
+        found = step.losses_of(run, step.batch_inputs(run, batch))
         found.sum().backward()
         assert guess.grad is not None
         noise = draws.noise(run, batch, run.latents.latent_shape(batch.bucket))
@@ -105,7 +105,7 @@ def _errors_by_half(run: Run, monkeypatch: pytest.MonkeyPatch, weight: float) ->
             batches = run.planner.batches(epoch)
             run.texts.prepare(batches)
             for batch in batches:
-                step.batch_losses(run, batch)
+                step.losses_of(run, step.batch_inputs(run, batch))
     run.network.multiplier = 1.0
     return torch.stack(got).mean(dim=0)
 

@@ -20,7 +20,7 @@ from lora_train.engine import setup, trial
 from lora_train.engine import train as engine
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.reporting import Reporter
-from lora_train.engine.step import batch_losses
+from lora_train.engine.step import losses_of
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files, Studio
@@ -136,12 +136,12 @@ def test_rungs_are_tried_until_one_fits(
     job = studio.plan(images, **SETTINGS)
     ran: list[MemoryPlan] = []
 
-    def spied(run: Any, batch: Any) -> torch.Tensor:
+    def spied(run: Any, inputs: Any) -> torch.Tensor:
         ran.append(run.plan)
-        assert len(batch.views) <= (run.plan.views_at_once or 4)
-        return batch_losses(run, batch)
+        assert len(inputs.latents) <= (run.plan.views_at_once or 4)
+        return losses_of(run, inputs)
 
-    monkeypatch.setattr("lora_train.engine.step.batch_losses", spied)
+    monkeypatch.setattr("lora_train.engine.step.losses_of", spied)
     train_here(job)
     facts = read_memory(job.path)
     assert facts is not None
@@ -194,13 +194,13 @@ def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[Memor
     """Let memory run out in these of all calls that compute losses, counted from 1; returns the plans of all calls."""
     plans: list[MemoryPlan] = []
 
-    def spied(run: Any, batch: Any) -> torch.Tensor:
+    def spied(run: Any, inputs: Any) -> torch.Tensor:
         plans.append(run.plan)
         if len(plans) in calls:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return batch_losses(run, batch)
+        return losses_of(run, inputs)
 
-    monkeypatch.setattr("lora_train.engine.step.batch_losses", spied)
+    monkeypatch.setattr("lora_train.engine.step.losses_of", spied)
     return plans
 
 
@@ -256,10 +256,10 @@ def test_previews_that_do_not_fit_are_left_out(
 
 
 def test_other_errors_stay_what_they_are(studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(run: Any, batch: Any) -> torch.Tensor:
+    def broken(run: Any, inputs: Any) -> torch.Tensor:
         raise RuntimeError("expected scalar type Half")
 
-    monkeypatch.setattr("lora_train.engine.step.batch_losses", broken)
+    monkeypatch.setattr("lora_train.engine.step.losses_of", broken)
     job = studio.plan(images, **SETTINGS)
     with pytest.raises(RuntimeError, match="Half"):
         train_here(job)

@@ -98,20 +98,20 @@ def test_no_state_is_written_from_broken_weights(
     """Losses are read some time after their step; a state that is due in between may not keep what they broke."""
     bad_step = 6
     written: list[tuple[int, bool]] = []
-    losses_of = step.batch_losses
+    losses_of = step.losses_of
     save_state = engine.save_state
     state = {"step": 0, "is_broken": False}
 
-    def broken_once(run: Any, batch: Any) -> torch.Tensor:
+    def broken_once(run: Any, inputs: Any) -> torch.Tensor:
         state["step"] += 1
-        losses = losses_of(run, batch)
+        losses = losses_of(run, inputs)
         return losses * float("nan") if state["step"] == bad_step else losses
 
     def spied_save(folder: Path, facts: Any, tensors: Any) -> None:
         save_state(folder, facts, tensors)
         written.append((facts.clock.step, all(bool(t.isfinite().all()) for t in tensors.values())))
 
-    monkeypatch.setattr(step, "batch_losses", broken_once)
+    monkeypatch.setattr(step, "losses_of", broken_once)
     monkeypatch.setattr(engine, "save_state", spied_save)
     # A state is due after every step; losses come in far later.
     monkeypatch.setattr("lora_train.engine.reporting._SEND_EVERY_S", 1000)

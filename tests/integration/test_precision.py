@@ -54,16 +54,16 @@ def test_every_precision_trains(
 ) -> None:
     computed: set[torch.dtype] = set()
     scales: list[float] = []
-    batch_losses = step.batch_losses
+    losses_of = step.losses_of
 
-    def spied(run: setup.Run, batch: Any) -> torch.Tensor:
+    def spied(run: setup.Run, inputs: Any) -> torch.Tensor:
         computed.add(next(run.model.unet.parameters()).dtype)
         assert all(weight.dtype == torch.float32 for weight in run.network.parameters())
         if run.scaler.is_enabled():
             scales.append(run.scaler.get_scale())
-        return batch_losses(run, batch)
+        return losses_of(run, inputs)
 
-    monkeypatch.setattr(step, "batch_losses", spied)
+    monkeypatch.setattr(step, "losses_of", spied)
     job = studio.plan(images, precision=precision, epochs=10, repeats=2, batch_size=2)
     assert worker_here(job, monkeypatch) == 0
     assert computed == {dtype}
@@ -103,7 +103,7 @@ def test_checkpointing_gives_the_same_gradients(studio: Studio, images: Path, tr
         calls: list[int] = []
         block = run.model.unet.up_blocks[1].resnets[0]
         block.register_forward_pre_hook(lambda *_, seen=calls: seen.append(1))
-        step.batch_losses(run, batches[0]).sum().backward()
+        step.losses_of(run, step.batch_inputs(run, batches[0])).sum().backward()
         block_calls.append(len(calls))
         gradients.append(
             {name: tensor.grad for name, tensor in run.network.tensors().items() if tensor.grad is not None}

@@ -79,7 +79,7 @@ class Table:
             return (torch.zeros_like(noisy[:, :4]),)
 
         self.run.model.unet.forward = forward
-        losses = step.batch_losses(self.run, batch)
+        losses = step.losses_of(self.run, step.batch_inputs(self.run, batch))
         (all_that,) = got
         return Fed(*all_that, losses.detach())
 

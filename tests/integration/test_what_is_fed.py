@@ -79,7 +79,7 @@ class Table:
             return (torch.zeros_like(noisy),)
 
         self.run.model.unet.forward = forward
-        losses = step.batch_losses(self.run, batch)
+        losses = step.losses_of(self.run, step.batch_inputs(self.run, batch))
         ((noisy, timesteps, text),) = got
         return [
             Fed(view.position, noisy[row], int(timesteps[row]), text[row], losses[row].item())

@@ -12,12 +12,12 @@ from lora_train.core.config import Optimizer, Scheduler, TrainSettings
 from lora_train.core.optimizers import OPTIMIZERS, is_absent
 from lora_train.engine.flat import FlatPart
 from lora_train.engine.optimizers import (
-    DeviceRates,
     coming_rate,
     halve_rates,
     is_capturable,
     make_optimizer,
     make_schedule,
+    rates_as,
 )
 
 pytestmark = pytest.mark.compat
@@ -163,11 +163,9 @@ def test_rates_on_the_device_follow_the_schedule(name: Optimizer) -> None:
     assert is_capturable(settings(**values))
     ours, theirs = make({"unet": [own]}, **values), make({"unet": [their]}, **values)
     schedules = [make_schedule(settings(**values), optimizer, 6) for optimizer in (ours, theirs)]
-    rates = DeviceRates(ours, torch.device("cpu"))
     seen: list[float] = []
     for gradient in gradients(6):
-        rates.refresh()
-        with rates.used():
+        with rates_as(ours, [torch.tensor(group["lr"]) for group in ours.param_groups]):
             step(ours, own, gradient)
         step(theirs, their, gradient)
         for schedule in schedules:

@@ -1,0 +1,72 @@
+"""CUDA graphs: whether a run's steps can be recorded, and the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from lora_train.core.events import Note
+from lora_train.engine.recordings import Recordings
+from lora_train.engine.reporting import Reporter
+
+if TYPE_CHECKING:
+    from lora_train.engine.setup import Run
+
+
+class CudaRecorder:
+    """A `recordings.Recorder`. All graphs share one pool of memory: no two run at once, and none leaves anything in it.
+
+    Work runs on the stream on which it is recorded, as torch's notes on CUDA graphs ask; so it also takes its memory
+    from one place, which is handed back before a recording.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self, work: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
+        outer = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(outer)
+        with torch.cuda.stream(self._stream):
+            found = work()
+        outer.wait_stream(self._stream)
+        return found
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        outer = torch.cuda.current_stream(self._stream.device)
+        # The outer block: a capture that fails leaves its own stream the current one. Threads of ours may ask for
+        # events meanwhile, hence "thread_local".
+        with (
+            torch.cuda.stream(outer),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            work()
+        return graph.replay
+
+
+def recordings_of(run: Run, report: Reporter) -> Recordings:
+    """Of a run whose network and optimizer are there. Why nothing is recorded is told where a person may wonder."""
+    device = run.device.torch
+
+    def tell(message: str) -> None:
+        report.events.write(Note("info", message))
+
+    if not run.device.is_cuda or not run.settings.cuda_graphs:
+        return Recordings()
+    recordings = Recordings(CudaRecorder(device), device, tell)
+    if reason := why_not(run):
+        recordings.end(reason)
+    return recordings
+
+
+def why_not(run: Run) -> str:
+    """What of a run can't be recorded, as a part of a sentence; "" where nothing speaks against it."""
+    settings = run.settings
+    if settings.offload_share:
+        return "a part of the base model waits in main memory"
+    if settings.network_dropout or settings.rank_dropout or settings.module_dropout:
+        return "dropout is drawn anew for every layer"
+    return ""
