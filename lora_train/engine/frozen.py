@@ -62,7 +62,7 @@ def freeze(layer: Any, computes_in: torch.dtype) -> None:
     kind: type = FrozenLinear if isinstance(layer, nn.Linear) else FrozenConv2d
     layer.__class__ = kind
     layer.register_buffer("weight_scale", None, persistent=False)
-    layer.place, layer.computes_in = None, computes_in
+    vars(layer).update(place=None, computes_in=computes_in)
 
 
 def unpack(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

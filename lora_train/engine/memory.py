@@ -37,7 +37,7 @@ def earlier_or_asked(settings: TrainSettings, job_dir: Path) -> tuple[MemoryPlan
 
 def next_plan(run: Run) -> MemoryPlan | None:
     """The next way to save memory; None at the end of the ladder."""
-    plans = ladder(run.settings, on_cpu=run.device.is_cpu)
+    plans = ladder(run.settings, on_cpu=not run.device.is_cuda)
     coming = plans[plans.index(run.plan) + 1 :] if run.plan in plans else ()
     return coming[0] if coming else None
 
@@ -50,7 +50,7 @@ def take_plan(run: Run, plan: MemoryPlan) -> None:
     run.network.detach()  # layers become others, and the LoRA has to know
     try:
         quantise(unet, plan.base_weights)
-        if plan.offload_share and not run.device.is_cpu:
+        if plan.offload_share and run.device.is_cuda:
             run.offload = run.offload or Offload(unet, CudaMover(run.device.torch))
             run.offload.take(plan.offload_share)
     finally:

@@ -66,6 +66,8 @@ _NOISE_COUNTS_LITTLE = (
     "noise nothing: set it to 0 where brightness or composition are to be learned."
 )
 
+_NOWHERE_TO_WAIT = "Nothing of the base model waits in main memory: only NVIDIA cards fetch it while they compute."
+
 
 class Run:
     """Everything one training run works with. Made by `prepare_run`; the loop is in `train`."""
@@ -128,6 +130,8 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     note_versions(job_dir, run.device)
     run.gauge = open_gauge(run.device) if settings.fit_to_gpu else None
     run.plan, run.tried = earlier_or_asked(settings, job_dir)
+    if run.plan.offload_share and not run.device.is_cuda:
+        report.events.write(Note("info", _NOWHERE_TO_WAIT))
     require_kind(run.plan.base_weights, run.device.torch, run.dtype)
     everything = not_shown(_scan(spec, job_dir, report), spec.held_out)
     dataset, held = parted(everything, spec.held_out)

@@ -227,6 +227,34 @@ def test_memory_that_runs_out_costs_a_rung_and_no_more(
     assert difference(files, job, plain) < (ROUNDING if rung < 4 else PACKING)
 
 
+def test_packed_from_the_start_or_later_is_the_same(
+    studio: Studio, files: type[Files], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed worker reads the base model packed where the one before packed it under way. Previews are drawn with
+    it, and the LoRA is as long and as precise as any."""
+    settings = {**SETTINGS, "gradient_checkpointing": True, "batch_size": 1, "generate_previews": True}
+    settings |= {"preview_prompts": ["a thing"], "preview_steps": 2, "hold_out": 1, "base_weights": "int8"}
+    from_the_start = studio.plan(images, **settings)
+    assert train_here(from_the_start) == "finished"
+    later = studio.plan(images, **{**settings, "base_weights": "full"})
+    out_of_memory_at(monkeypatch, 1)
+    write_limits(later.path, Limits(pause_at_step=2))
+    assert train_here(later) == "paused"
+    write_limits(later.path, Limits())
+    assert train_here(later) == "finished"
+    assert files.tensor_bytes(files.final(later)) == files.tensor_bytes(files.final(from_the_start))
+    assert list(later.samples_dir.glob("*-grid.png"))
+
+
+def test_offloading_on_a_cpu_is_told_to_be_nothing(
+    studio: Studio, files: type[Files], images: Path, plain: JobFolder
+) -> None:
+    job = studio.plan(images, **SETTINGS, offload_share=0.5)
+    assert train_here(job) == "finished"
+    assert len(notes(job, "main memory")) == 1
+    assert files.tensor_bytes(files.final(job)) == files.tensor_bytes(files.final(plain))
+
+
 def test_the_end_of_the_ladder(studio: Studio, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = studio.plan(images, **SETTINGS)
     out_of_memory_at(monkeypatch, *range(2, 100))

@@ -10,7 +10,16 @@ import pytest
 
 from lora_train.core.settings import parse_settings
 from lora_train.data.dataset import Dataset, Picture
-from lora_train.data.epochs import Batch, CaptionRules, EpochPlanner, Source, View, parts, total_steps
+from lora_train.data.epochs import (
+    Batch,
+    CaptionRules,
+    EpochPlanner,
+    Source,
+    View,
+    parts,
+    parts_of_at_most,
+    total_steps,
+)
 from lora_train.data.plan import make_planner, place_in_buckets
 
 SQUARE, WIDE, TALL = (64, 64), (96, 64), (64, 96)
@@ -192,6 +201,16 @@ def picture(name: str, size: tuple[int, int], **values: Any) -> Picture:
         **values,
     }
     return Picture(path=f"{given['folder']}/{name}", width_px=size[0], height_px=size[1], **given)
+
+
+def test_parts_of_at_most_so_many_views() -> None:
+    """As few as can be, and as equal: 7 in 3 + 2 + 2 rather than 3 + 3 + 1."""
+    batch = Batch(SQUARE, tuple(View(0, 0, index, False, "a") for index in range(7)))
+    assert parts_of_at_most(batch, 0) == [batch]
+    sizes = {views: [len(part.views) for part in parts_of_at_most(batch, views)] for views in (1, 3, 4, 7, 9)}
+    assert sizes == {1: [1] * 7, 3: [3, 2, 2], 4: [4, 3], 7: [7], 9: [7]}
+    together = [view for part in parts_of_at_most(batch, 3) for view in part.views]
+    assert tuple(together) == batch.views
 
 
 DATASET = Dataset(
