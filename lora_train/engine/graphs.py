@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lora_train.engine.setup import Run
 
 
+WAITS = "a part of the base model waits in main memory"
+
+
 class CudaRecorder:
     """A `recordings.Recorder`. All graphs share one pool of memory: no two run at once, and none leaves anything in it.
 
@@ -65,8 +68,8 @@ def recordings_of(run: Run, report: Reporter) -> Recordings:
 def why_not(run: Run) -> str:
     """What of a run can't be recorded, as a part of a sentence; "" where nothing speaks against it."""
     settings = run.settings
-    if settings.offload_share:
-        return "a part of the base model waits in main memory"
+    if run.plan.offload_share:
+        return WAITS
     if settings.network_dropout or settings.rank_dropout or settings.module_dropout:
         return "dropout is drawn anew for every layer"
     return ""

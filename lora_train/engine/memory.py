@@ -21,6 +21,7 @@ from lora_train.core.memory_need import Workload, predicted_need
 from lora_train.core.numbers import gigabytes_text
 from lora_train.engine import devices
 from lora_train.engine.checkpointing import checkpoint_blocks
+from lora_train.engine.graphs import WAITS
 from lora_train.engine.offload import CudaMover, Offload
 from lora_train.engine.quantised import quantise
 from lora_train.engine.texts import CachedTexts
@@ -46,15 +47,20 @@ def take_plan(run: Run, plan: MemoryPlan) -> None:
     """Lay a run, whose network is attached, out as the plan says. Weights that are packed already are not unpacked."""
     unet = run.model.unet
     run.plan = plan
+    run.recordings.forget()
     checkpoint_blocks(unet, plan.checkpointing)
-    run.network.detach()  # layers become others, and the LoRA has to know
+    lean = run.fast_unet
+    lean.detach()
+    run.network.detach()  # layers become others, and what replaces their `forward` has to know
     try:
         quantise(unet, plan.base_weights)
         if plan.offload_share and run.device.is_cuda:
             run.offload = run.offload or Offload(unet, CudaMover(run.device.torch))
             run.offload.take(plan.offload_share)
+            run.recordings.end(WAITS)
     finally:
         run.network.attach()
+        lean.attach()
     devices.free_cached_memory(run.device)
 
 

@@ -96,6 +96,7 @@ class Run:
     schedule: Any
     scaler: LossScaler
     recordings: Recordings
+    fast_unet: FastUnet
     alphas: torch.Tensor
     total_steps: int
     resolution_px: int
@@ -317,7 +318,7 @@ def build_run_network(run: Run) -> None:
     load_unet(run)
     run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
     run.network.attach()
-    FastUnet(model.unet).attach()
+    run.fast_unet = FastUnet(model.unet)
     if run.continued is not None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]

@@ -411,6 +411,7 @@ class Training:
         at, before = self.clock.step + 1, self.run.plan
         take_leaner_plan(self.run, at)
         self.report.usual_s_per_step = 0.0
+        self.writer.wait()
         state = load_state(self.job.state_dir)
         assert state is not None, "the first state is written before the first step"
         self.go_back_to(state)

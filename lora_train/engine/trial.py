@@ -77,6 +77,7 @@ def untouched(run: Run) -> Generator[None, None, None]:
         run.network.after_step()
         for part in run.groups.values():
             part.forget()
+        run.recordings.forget()
         run.optimizer, run.schedule, run.scaler = own
         with torch.no_grad():
             for name, tensor in run.network.tensors().items():

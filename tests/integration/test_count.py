@@ -43,7 +43,6 @@ def test_the_host_never_waits(counted: dict[str, Any], name: str) -> None:
     assert counted[name]["host_syncs"] == 0, counted[name]["waited_for"]
 
 
-@pytest.mark.xfail(reason="the fused LoRA and the fast UNet bring it down", strict=True)
 @pytest.mark.parametrize("name", TARGETS)
 def test_kernels_per_step(counted: dict[str, Any], name: str) -> None:
     assert counted[name]["kernels"] <= TARGETS[name], counted[name]["calls"]
