@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import PreviewSpec, TrainSpec
 from lora_train.engine import setup
+from lora_train.engine.flat import FlatPart
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_protocol import Draw, Network
 from lora_train.engine.preview_job import preview
@@ -230,8 +231,11 @@ class FullDelta:
         for target in self.targets:
             del target.layer.forward
 
-    def parameters_of(self, part: str) -> list[nn.Parameter]:
-        return [delta for target, delta in zip(self.targets, self.deltas, strict=True) if target.part == part]
+    def flatten(self, parts: Iterable[str], dtype: torch.dtype) -> dict[str, FlatPart]:
+        found: dict[str, dict[str, nn.Parameter]] = {part: {} for part in parts}
+        for target, delta in zip(self.targets, self.deltas, strict=True):
+            found[target.part][f"{target.part}.{target.name}"] = delta
+        return {part: FlatPart(own) for part, own in found.items() if own}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {f"{target.part}.{target.name}": own for target, own in zip(self.targets, self.deltas, strict=True)}
