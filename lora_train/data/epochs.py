@@ -53,6 +53,10 @@ class Batch(msgspec.Struct, frozen=True):
 
     bucket: Bucket
     views: tuple[View, ...]
+    whole: tuple[View, ...] = ()
+    """Of a part (see `parts`): all views of its batch, whose longest caption sets the length of every text in it."""
+    first: int = 0
+    """Of a part: where in `whole` its views begin."""
 
 
 class EpochPlanner:
@@ -143,6 +147,21 @@ class EpochPlanner:
             flip=self.flip and flip_draw.random() < 0.5,
             caption=caption,
         )
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in `count` parts of consecutive views, as equal as can be; the last ones are empty where there are
+    fewer views than parts. What is drawn for a view, and how long its text is, does not depend on the part.
+    """
+    whole = batch.whole or batch.views
+    size, larger = divmod(len(batch.views), count)
+    found: list[Batch] = []
+    start = 0
+    for index in range(count):
+        end = start + size + (index < larger)
+        found.append(Batch(batch.bucket, batch.views[start:end], whole, batch.first + start))
+        start = end
+    return found
 
 
 def total_steps(planner: EpochPlanner, epochs: int, gradient_accumulation_steps: int) -> int:

@@ -26,12 +26,13 @@ class TrainedTexts:
     def prepare(self, batches: Sequence[Batch]) -> None:
         """Tokenize the epoch's batches ahead, so that the loop finds its ids on the device."""
         self._prompts.forget()
-        captions = {_captions(batch) for batch in batches}
+        captions = {_captions_beside(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
 
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, with gradients."""
-        return self._prompts.encode(self._ids[_captions(batch)])
+        ids = self._ids[_captions_beside(batch)]
+        return self._prompts.encode(ids[:, batch.first : batch.first + len(batch.views)])
 
 
 class CachedTexts:
@@ -87,7 +88,7 @@ class CachedTexts:
     def embeddings(self, batch: Batch) -> Embeddings:
         """Of the batch's captions, without gradients; shorter ones are filled up with empty chunks, as in the hosts."""
         rows = [self._rows[view.caption] for view in batch.views]
-        length = max(row.hidden.shape[1] for row in rows)
+        length = max(self._rows[caption].hidden.shape[1] for caption in _captions_beside(batch))
         joined = Embeddings.join([self._filled(row, length) for row in rows])
         if joined.hidden.device == self._device:
             return joined
@@ -102,5 +103,6 @@ class CachedTexts:
         return Embeddings(torch.cat([row.hidden, *[empty] * missing], dim=1), row.pooled)
 
 
-def _captions(batch: Batch) -> tuple[str, ...]:
-    return tuple(view.caption for view in batch.views)
+def _captions_beside(batch: Batch) -> tuple[str, ...]:
+    """Of the whole batch, also for a part of it."""
+    return tuple(view.caption for view in batch.whole or batch.views)

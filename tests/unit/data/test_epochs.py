@@ -10,7 +10,7 @@ import pytest
 
 from lora_train.core.settings import parse_settings
 from lora_train.data.dataset import Dataset, Picture
-from lora_train.data.epochs import Batch, CaptionRules, EpochPlanner, Source, View, total_steps
+from lora_train.data.epochs import Batch, CaptionRules, EpochPlanner, Source, View, parts, total_steps
 from lora_train.data.plan import make_planner, place_in_buckets
 
 SQUARE, WIDE, TALL = (64, 64), (96, 64), (64, 96)
@@ -101,6 +101,26 @@ def test_positions_name_the_views_of_an_epoch() -> None:
     views = views_of(planner(TRAINING).batches(2))
     assert [view.position for view in views] == list(range(13))
     assert {view.epoch for view in views} == {2}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_parts_share_a_batch_out(count: int) -> None:
+    """Of thirteen views in fours there are also batches of two and three."""
+    for batch in planner(TRAINING).batches(0):
+        shares = parts(batch, count)
+        assert views_of(shares) == list(batch.views)
+        sizes = [len(share.views) for share in shares]
+        assert sizes == sorted(sizes, reverse=True)
+        assert max(sizes) - min(sizes) <= 1
+        for share in shares:
+            assert share.whole[share.first : share.first + len(share.views)] == share.views
+
+
+def test_a_part_can_be_parted_again() -> None:
+    batch = planner(TRAINING).batches(0)[0]
+    second = parts(batch, 2)[1]
+    assert [share.first for share in parts(second, 2)] == [2, 3]
+    assert {share.whole for share in parts(second, 2)} == {batch.views}
 
 
 def test_buckets_are_mixed() -> None:
