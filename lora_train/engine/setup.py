@@ -39,7 +39,9 @@ from lora_train.engine.network_protocol import PARTS, Network
 from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule
 from lora_train.engine.previews import PreviewTexts
+from lora_train.engine.processes import Processes
 from lora_train.engine.reporting import Reporter
+from lora_train.engine.team import Team
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 from lora_train.engine.validation import HeldOut, validation_batches
@@ -87,6 +89,19 @@ class Run:
     facts: RunFacts
     checkpoint_hashes: CheckpointHashes
     job_dir: Path
+    processes: Processes | None = None
+    """Those that train together; None for a process on its own."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written."""
+        return self.processes is None or self.processes.is_first
+
+    def own_parts(self, group: Sequence[Batch]) -> Sequence[Batch]:
+        """What this process computes of batches."""
+        if self.processes is None:
+            return group
+        return [part for part in map(self.processes.part, group) if part.views]
 
 
 class CheckpointHashes:
@@ -120,8 +135,11 @@ class CheckpointHashes:
         )
 
 
-def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
-    """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
+def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | None = None) -> Run:
+    """Load, encode and build all of a run; `team` are the processes that share it, where it is not this one alone.
+
+    Raises TrainToolsError of the kind that fits what is wrong.
+    """
     run = Run()
     run.spec, run.job_dir = spec, job_dir
     settings = spec.settings
@@ -129,10 +147,14 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     if run.continued is not None:
         settings = run.continued.settle(settings, report)
     run.settings = settings
-    run.device = devices.set_up(settings.device, settings.cpu_threads)
+    place = team.place if team is not None else None
+    run.device = devices.set_up(settings.device, settings.cpu_threads, place.local_number if place else 0)
+    run.processes = Processes(team, run.device) if team is not None else None
+    _warn_of_idle(run, report)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
-    note_versions(job_dir, run.device)
+    if run.is_first:
+        note_versions(job_dir, run.device)
     everything = not_shown(_scan(spec, job_dir, report), spec.held_out)
     dataset, held = parted(everything, spec.held_out)
 
@@ -171,13 +193,25 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     return run
 
 
+def _warn_of_idle(run: Run, report: Reporter) -> None:
+    count = run.processes.count if run.processes is not None else 1
+    if run.settings.batch_size < count:
+        message = (
+            f"With batch_size {run.settings.batch_size}, some of the {count} processes have nothing to do: "
+            f"make it a multiple of {count}."
+        )
+        report.events.write(Note("warning", message))
+
+
 def _open_model(run: Run, report: Reporter) -> BaseModel:
     """Its parts are loaded later; only the hashing begins now."""
     settings = run.settings
     report.phase("loading the base model")
     checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
-    run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path, partial(note_versions, run.job_dir, run.device))
+    if run.is_first:
+        noted = partial(note_versions, run.job_dir, run.device)
+        run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path, noted)
     model = load_base_model(
         checkpoint,
         vae_path=vae_path,
@@ -293,6 +327,9 @@ def _build_network(run: Run) -> None:
     run.optimizer = make_optimizer(settings, run.groups, fused=devices.has_fused_optimizers(run.device))
     run.schedule = make_schedule(settings, run.optimizer, run.total_steps)
     run.scaler = devices.loss_scaler(run.device, run.dtype)
+    if run.processes is not None:
+        run.processes.share([*run.network.tensors().values()])
+        run.scaler.scale(torch.zeros((), device=run.device.torch))  # it is made when first used: not in an empty part
     if settings.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
         model.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in it

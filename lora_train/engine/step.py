@@ -16,6 +16,7 @@ from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
+from lora_train.engine.processes import reduce_gradients
 from lora_train.engine.setup import Run
 from lora_train.engine.text import Embeddings
 
@@ -24,11 +25,13 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     """One optimizer step over the batches of `group`; returns the mean loss over all their views, on the device."""
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
-    for batch in group:
+    for batch in run.own_parts(group):
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         loss = batch_losses(run, batch).sum() / views
         run.scaler.scale(loss).backward()
         total += loss.detach()
+    if run.processes is not None:
+        total = reduce_gradients(run, total)
     if run.settings.max_grad_norm:
         run.scaler.unscale_(run.optimizer)
         for_all = [parameter for parameters in run.groups.values() for parameter in parameters]
