@@ -12,12 +12,15 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_train.core import events as ev
-from lora_train.core.errors import TrainToolsError
+from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.failures import failure_of
 from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.places import Place, place_for
 from lora_train.core.specs import (
     BenchSpec,
     CaptionSpec,
@@ -35,7 +38,9 @@ from lora_train.core.specs import (
     SamplesSpec,
     TrainSpec,
 )
-from lora_train.engine.team import Place, Team, Unheard, place_for
+
+if TYPE_CHECKING:
+    from lora_train.engine.team import Team
 
 _OnDevice = (
     TrainSpec
@@ -54,40 +59,55 @@ _OnDevice = (
 def main(arguments: list[str]) -> int:
     """Do the job in the folder that is named."""
     options = _parser().parse_args(arguments)
-    job = JobFolder(Path(options.job))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
+        place = place_for(options.processes, os.environ)
+        job = _job(options.job, place)
         spec = job.read_spec()
-        place = place_for(options.processes, os.environ) if isinstance(spec, TrainSpec) else None
     except TrainToolsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    _isolate(spec)
-    if place is not None and place.number > 0:
-        return _work(spec, job, Unheard(), place)
-    lock = job.lock()
+    if not isinstance(spec, TrainSpec):  # others don't share their work
+        place = None
+    lock = job.lock() if place is None or place.is_first else nullcontext()
     if lock is None:
         sys.stderr.write("Another worker is at this job.\n")
         return 2
+    _isolate(spec)
     with lock:
-        return _work(spec, job, ev.EventWriter(job.events_path), place)
+        if place is None:
+            return _work(spec, job, ev.EventWriter(job.events_path), None)
+        from lora_train.engine.team import Team
+
+        team = Team(place, job)
+        return _work(spec, job, team.events, team)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lora_train.worker")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("job")
+    parser.add_argument("job", nargs="?", help="the others of a team may be told by its first process")
     return parser
 
 
-def _work(spec: JobSpec, job: JobFolder, events: ev.EventWriter, place: Place | None) -> int:
-    """Do it, as one of several processes where there is a place; returns the exit code."""
-    team = Team(place, events) if place is not None else None
+def _job(path: str | None, place: Place | None) -> JobFolder:
+    """Raises JobError where none is named to a process that nobody tells."""
+    if path is not None:
+        return JobFolder(Path(path))
+    if place is None or place.is_first:
+        raise JobError("No job was named.")
+    from lora_train.engine.processes import job_of_the_first
+
+    return JobFolder(job_of_the_first())
+
+
+def _work(spec: JobSpec, job: JobFolder, events: ev.EventWriter, team: Team | None) -> int:
+    """Do it, together with others where there is a team; returns the exit code."""
     failed = None
     events.write(ev.Started(pid=os.getpid()))
     try:
         if team is not None:
-            team.begin(job.path)
+            team.begin()
         events.write(_do(spec, job, events, team))
     except RequestedEnd:
         events.write(ev.Stopped(step=0))
@@ -97,10 +117,9 @@ def _work(spec: JobSpec, job: JobFolder, events: ev.EventWriter, place: Place | 
             failed = team.cause_of(error, failed)
         events.write(failed)
         traceback.print_exc()
-    finally:
-        events.close()
     if team is not None:
         team.leave(failed)
+    events.close()
     return int(failed is not None)
 
 

@@ -10,11 +10,12 @@ import os
 from collections import deque
 from datetime import timedelta
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from lora_train.core.errors import ConfigError
+from lora_train.core.errors import ConfigError, JobError
 from lora_train.data.epochs import Batch, parts
 from lora_train.engine.devices import ToHost
 from lora_train.engine.team import Team
@@ -50,15 +51,19 @@ class Processes:
         """Meet the others. Raises ConfigError for a device that processes can't share."""
         from accelerate import PartialState
 
+        place = team.place
         if not (device.is_cpu or device.is_cuda):
             raise ConfigError([f"processes: several need NVIDIA cards or the CPU; this is {device.label}"])
+        if device.is_cuda and place.local_count > (cards := torch.cuda.device_count()):
+            raise ConfigError([f"processes: {place.local_count} are more than the {cards} that torch sees here"])
+        _tell_the_job(team)
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate chooses another number
-        os.environ.setdefault("LOCAL_RANK", str(team.place.local_number))
+        os.environ.setdefault("LOCAL_RANK", str(place.local_number))
         options: dict[str, Any] = {"timeout": _LONGEST_WAIT}
         if device.is_cuda and not torch.distributed.is_nccl_available():
             options["backend"] = "gloo"  # Windows
         PartialState(cpu=device.is_cpu, **options)
-        self.number, self.count = team.place.number, team.place.count
+        self.number, self.count = place.number, place.count
         self._wish = Wish.NOTHING
         self._sent: deque[ToHost] = deque()
         if not team.has_line:
@@ -133,3 +138,27 @@ def reduce_gradients(run: Run, loss: torch.Tensor) -> torch.Tensor:
     for parameter, own in zip(parameters, gradients.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = own.view_as(parameter)
     return loss
+
+
+_JOB = "lora_train/job"
+
+
+def job_of_the_first() -> Path:
+    """The folder of the job that the first process does, for one that `accelerate launch` has started without it.
+
+    Waits for it. Raises JobError where the first process ends before.
+    """
+    try:
+        return Path(_store().get(_JOB).decode("utf-8"))
+    except RuntimeError as error:  # torch's DistStoreError among them
+        raise JobError(f"The first process gave no job: {error}") from None
+
+
+def _tell_the_job(team: Team) -> None:
+    if team.is_first and "TORCHELASTIC_RUN_ID" in os.environ:  # its launcher keeps the store: there are no others to
+        _store().set(_JOB, str(team.job.path))  # wait for
+
+
+def _store() -> torch.distributed.TCPStore:
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return torch.distributed.TCPStore(host, port, is_master=False, timeout=_LONGEST_WAIT)

@@ -150,7 +150,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | N
     place = team.place if team is not None else None
     run.device = devices.set_up(settings.device, settings.cpu_threads, place.local_number if place else 0)
     run.processes = Processes(team, run.device) if team is not None else None
-    _warn_of_idle(run, report)
+    _tell_of_processes(run, report)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
     report.events.write(Note("info", f"Precision {reason}."))
     if run.is_first:
@@ -193,8 +193,11 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | N
     return run
 
 
-def _warn_of_idle(run: Run, report: Reporter) -> None:
-    count = run.processes.count if run.processes is not None else 1
+def _tell_of_processes(run: Run, report: Reporter) -> None:
+    if run.processes is None:
+        return
+    count = run.processes.count
+    report.events.write(Note("info", f"{count} processes share every batch."))
     if run.settings.batch_size < count:
         message = (
             f"With batch_size {run.settings.batch_size}, some of the {count} processes have nothing to do: "

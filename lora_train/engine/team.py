@@ -14,17 +14,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.errors import ConfigError, TrainToolsError
+from lora_train.core.errors import TrainToolsError
+from lora_train.core.jobs import JobFolder
+from lora_train.core.places import Place, place_of
 
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 5.0
@@ -37,15 +38,6 @@ _HINT = "Resume goes on from the last saved state, with as many processes as you
 _NO_WINDOW = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
 
 
-class Place(NamedTuple):
-    """Which one of the processes this is, counted from 0, among all and on its own machine."""
-
-    number: int
-    count: int
-    local_number: int
-    local_count: int
-
-
 class Address(NamedTuple):
     """Where the first process listens, and the word that lets in."""
 
@@ -54,21 +46,13 @@ class Address(NamedTuple):
     word: str
 
 
-def place_of(environ: Mapping[str, str]) -> Place | None:
-    """As `accelerate launch`, torchrun and MPI tell it; None for a process on its own."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    number, count, local_number, local_count = (environ.get(name, "") for name in names)
-    if not count.isdigit() or int(count) < 2 or not number.isdigit():
-        return None
-    return Place(int(number), int(count), int(local_number or 0), int(local_count or 1))
-
-
 class Team:
-    """This process's side of the line. The others' events are the first one's too, so nobody hears them."""
+    """This process's side of the line."""
 
-    def __init__(self, place: Place, events: ev.EventWriter) -> None:
+    def __init__(self, place: Place, job: JobFolder) -> None:
         self.place = place
-        self._events = events
+        self.events = ev.EventWriter(job.events_path) if self.is_first else Unheard()
+        self.job = job
         self._children: Sequence[subprocess.Popen[bytes]] = ()
         self._numbers: dict[Connection, int] = {}
         """Of the process at the other end."""
@@ -80,26 +64,26 @@ class Team:
 
     @property
     def is_first(self) -> bool:
-        return self.place.number == 0
+        return self.place.is_first
 
     @property
     def has_line(self) -> bool:
         return self._is_open
 
-    def begin(self, job: Path) -> None:
+    def begin(self) -> None:
         """Where nobody else has started the team, its first process starts the others; they call it."""
         if told := os.environ.get(_LINE):
             host, port, word = told.split()
-            self.join(Address(host, int(port), word))
+            self.join(Address(host=host, port=int(port), word=word))
         elif self.is_first and place_of(os.environ) is None:
-            self._start_others(job)
+            self._start_others()
 
-    def _start_others(self, job: Path) -> None:
+    def _start_others(self) -> None:
         address = self.open("127.0.0.1")
         os.environ.update(_first_environment(self.place.count))
         self._children = [
             subprocess.Popen(
-                [sys.executable, "-m", "lora_train.worker", str(job)],
+                [sys.executable, "-m", "lora_train.worker", str(self.job.path)],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "RANK": str(number), "LOCAL_RANK": str(number), _LINE: " ".join(map(str, address))},
                 creationflags=_NO_WINDOW,
@@ -117,7 +101,7 @@ class Team:
         self._is_open = True
         threading.Thread(target=self._accept, args=(self._listener,), name="line in", daemon=True).start()
         threading.Thread(target=self._watch, name="line", daemon=True).start()
-        return Address(host, self._listener.address[1], word)
+        return Address(host, int(self._listener.address[1]), word)
 
     def join(self, address: Address) -> None:
         """Another process calls the first one."""
@@ -205,10 +189,11 @@ class Team:
         """Another is gone, and nothing can go on: a product that waits for it can't be called off, only ended."""
         self._lost = failed
         self._heard.set()
-        if self._ended.wait(_GRACE_S):
+        is_lone = failed is not None and not self.is_first  # nobody is left to hear of its own end
+        if not is_lone and self._ended.wait(_GRACE_S):
             return
         if failed is not None:
-            self._events.write(failed)
+            self.events.write(failed)
             sys.stderr.write(f"{failed.message}\n")
             sys.stderr.flush()
         self._end_children(0.0)
@@ -234,17 +219,6 @@ class Unheard(ev.EventWriter):
     def beat(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def place_for(processes: int, environ: Mapping[str, str]) -> Place | None:
-    """The place of a worker that `processes` processes were asked of, or that the environment gives one.
-
-    None for a process on its own. Raises ConfigError where both are there.
-    """
-    told = place_of(environ)
-    if told is not None and processes > 1:
-        raise ConfigError([f"processes: {told.count} were started by `accelerate launch` already; leave it out"])
-    return told or (Place(0, processes, 0, processes) if processes > 1 else None)
 
 
 def _first_environment(count: int) -> dict[str, str]:
