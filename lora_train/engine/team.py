@@ -106,6 +106,7 @@ class Team:
     def join(self, address: Address) -> None:
         """Another process calls the first one."""
         connection = Client((address.host, address.port), authkey=address.word.encode())
+        _notice_silence(connection)
         connection.send_bytes(str(self.place.number).encode())
         self._numbers[connection] = 0
         self._is_open = True
@@ -137,6 +138,7 @@ class Team:
         while not self._ended.is_set():
             try:
                 connection = listener.accept()
+                _notice_silence(connection)
                 self._numbers[connection] = int(connection.recv_bytes())
             except (AuthenticationError, EOFError, ValueError):  # a stranger
                 continue
@@ -219,6 +221,19 @@ class Unheard(ev.EventWriter):
     def beat(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+
+
+def _notice_silence(connection: Connection) -> None:
+    """Also of a machine that was switched off, which says no goodbye: the line breaks after about 1.5 minutes."""
+    own = socket.socket(fileno=connection.fileno())
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _ALIVE.items():
+        if hasattr(socket, name):
+            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    own.detach()
 
 
 def _first_environment(count: int) -> dict[str, str]:

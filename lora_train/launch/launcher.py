@@ -45,10 +45,11 @@ _started: weakref.WeakValueDictionary[Path, Worker] = weakref.WeakValueDictionar
 """The last worker that this process started for a job, by its folder, as long as somebody keeps it."""
 
 
-def start_worker(job: JobFolder, processes: int = 1) -> Worker:
+def start_worker(job: JobFolder, processes: int = 1, card: str = "") -> Worker:
     """Start the job's worker in a session of its own, its output going to `worker.log`.
 
     A training's worker shares it with as many processes as are asked for, counting itself; it starts the others.
+    `card` (as in CUDA_VISIBLE_DEVICES) is the only one that the worker sees.
 
     A request that waits in the folder is meant for this worker. Raises JobError when the job has a worker already, or
     none can be started.
@@ -64,7 +65,7 @@ def start_worker(job: JobFolder, processes: int = 1) -> Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=environment() | ({"CUDA_VISIBLE_DEVICES": card} if card else {}),
                 cwd=PACKAGE_ROOT,  # and not the job's folder: Python looks for modules where it starts
                 creationflags=OWN_CONSOLE,
                 start_new_session=True,
