@@ -127,16 +127,19 @@ class Processes:
 
 
 def reduce_gradients(run: Run, loss: torch.Tensor) -> torch.Tensor:
-    """Replace all gradients by their sums over the processes; returns the sum of the losses.
+    """Make all gradients their sums over the processes, where they are; returns the sum of the losses.
 
     A process without a view in this step adds zeros.
     """
     assert run.processes is not None, "a process on its own has nothing to add up"
-    parameters = [parameter for group in run.groups.values() for parameter in group]
-    pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    gradients, loss = run.processes.reduce(torch.cat(pieces), loss)
-    for parameter, own in zip(parameters, gradients.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = own.view_as(parameter)
+    gradients: list[torch.Tensor] = []
+    for parameter in (parameter for group in run.groups.values() for parameter in group):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    flat, loss = run.processes.reduce(torch.cat([gradient.flatten() for gradient in gradients]), loss)
+    for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
     return loss
 
 

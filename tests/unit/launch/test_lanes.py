@@ -98,7 +98,7 @@ def test_runs_on_other_cards_are_found_again(hall: Hall) -> None:
     beside = next(job for job in jobs[:2] if hall.cards[job.path.name] == "1")
     hall.end(beside)
     hall.wait(lambda: hall.log == [f"{beside.path.name} finished"])
-    assert hall.queue.cards_in_use() == []
+    hall.wait(lambda: hall.queue.cards_in_use() == [])
     time.sleep(0.2)
     assert hall.queue.waiting() == ["jobs/run-3"]
     assert hall.starts == 2
