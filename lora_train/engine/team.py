@@ -57,10 +57,14 @@ class Team:
         self._numbers: dict[Connection, int] = {}
         """Of the process at the other end."""
         self._is_open = False
+        self._called: set[int] = set()
+        """Those that have ever been on the line: they tell there how they end."""
         self._listener: Listener | None = None
         self._lost: ev.Failed | None = None
         self._heard = threading.Event()
-        self._ended = threading.Event()
+        self._ending = threading.Event()
+        """This process comes to its own end: nobody has to end it."""
+        self._left = threading.Event()
 
     @property
     def is_first(self) -> bool:
@@ -114,7 +118,7 @@ class Team:
 
     def cause_of(self, error: Exception, own: ev.Failed) -> ev.Failed:
         """What is to be told of this process's failure: where it is but what another's end did, that one."""
-        self._ended.set()
+        self._ending.set()
         if isinstance(error, RuntimeError) and not isinstance(error, TrainToolsError):
             if not self.is_first:
                 time.sleep(_CAUSE_FIRST_S)
@@ -124,7 +128,8 @@ class Team:
 
     def leave(self, failed: ev.Failed | None) -> None:
         """The last word to the others; the first process waits for those that it started."""
-        self._ended.set()
+        self._ending.set()
+        self._left.set()
         word = _OVER if failed is None else msgspec.json.encode(failed)
         for connection in list(self._numbers):
             with suppress(OSError):
@@ -135,18 +140,20 @@ class Team:
         self._end_children(_GRACE_S * 2)
 
     def _accept(self, listener: Listener) -> None:
-        while not self._ended.is_set():
+        while not self._left.is_set():
             try:
                 connection = listener.accept()
                 _notice_silence(connection)
-                self._numbers[connection] = int(connection.recv_bytes())
+                number = int(connection.recv_bytes())
+                self._called.add(number)
+                self._numbers[connection] = number
             except (AuthenticationError, EOFError, ValueError):  # a stranger
                 continue
             except OSError:  # closed, because it is over
                 return
 
     def _watch(self) -> None:
-        while not self._ended.is_set():
+        while not self._left.is_set():
             try:
                 self._look()
             except OSError:  # closed meanwhile
@@ -155,12 +162,12 @@ class Team:
     def _look(self) -> None:
         open_ones = list(self._numbers)
         if not open_ones:
-            self._ended.wait(_LOOK_EVERY_S)
+            self._left.wait(_LOOK_EVERY_S)
         for connection in wait(open_ones, _LOOK_EVERY_S) if open_ones else []:
             assert isinstance(connection, Connection)
             self._hear(connection)
         for number, child in enumerate(self._children, start=1):
-            if child.poll() not in (None, 0):
+            if number not in self._called and child.poll() not in (None, 0):
                 self._end(self._gone(number))
 
     def _hear(self, connection: Connection) -> None:
@@ -170,7 +177,7 @@ class Team:
         except (EOFError, OSError):
             word = b""
         del self._numbers[connection]
-        if self._ended.is_set():
+        if self._left.is_set():
             return
         if word != _OVER:
             self._end(self._told(number, word) if word else self._gone(number))
@@ -189,10 +196,10 @@ class Team:
 
     def _end(self, failed: ev.Failed | None) -> None:
         """Another is gone, and nothing can go on: a product that waits for it can't be called off, only ended."""
-        self._lost = failed
+        self._lost = self._lost or failed
         self._heard.set()
         is_lone = failed is not None and not self.is_first  # nobody is left to hear of its own end
-        if not is_lone and self._ended.wait(_GRACE_S):
+        if not is_lone and self._ending.wait(_GRACE_S):
             return
         if failed is not None:
             self.events.write(failed)
