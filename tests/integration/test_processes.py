@@ -12,6 +12,7 @@ import pytest
 
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder
+from lora_train.core.specs import TrainSpec
 from tests.integration.conftest import QUICK, WAIT_S, environment
 from tests.integration.test_nan import EXPLODES_AT_FIRST
 
@@ -197,7 +198,9 @@ def test_all_stop_early(studio: Studio) -> None:
 def test_a_failure_is_told_as_one(studio: Studio) -> None:
     """What goes wrong in all of them is told in the words of one."""
     job = studio.plan(_pictures(studio), **TWENTY_STEPS)
-    next(iter(studio.root.rglob("*.txt"))).write_text("another caption", encoding="utf-8")
+    spec = job.read_spec()
+    assert isinstance(spec, TrainSpec)
+    next((job.path / spec.dataset).resolve().rglob("*.txt")).write_text("another caption", encoding="utf-8")
     worker = _start(studio, job, 2)
     status = studio.end(job, worker)
     assert (worker.returncode, status.state) == (1, "failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError
 from pathlib import Path
@@ -31,6 +32,10 @@ class Ends:
         self.other = Team(Place(1, 2, 1, 2), self.job)
         self.address = self.first.open("127.0.0.1")
         self.other.join(self.address)
+        until = time.monotonic() + WAIT_S
+        while not self.first._called:
+            assert time.monotonic() < until, "the call does not come in"
+            time.sleep(0.01)
 
     def exit(self, code: int) -> None:
         self.codes.append(code)
