@@ -1,21 +1,26 @@
 """The worker process: `python -m lora_train.worker JOB_DIR` does one job and writes what happens into its folder.
 
+With `--processes N` it starts others of its kind on this machine, with which it shares a training; those that
+`accelerate launch` starts, on one machine or on several, find each other (see `engine.team`).
 Exit codes: 0 finished, stopped or paused; 1 failed (the last event says why); 2 not a job.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.core import events as ev
-from lora_train.core.errors import TrainToolsError
+from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.failures import failure_of
 from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.places import Place, place_for
 from lora_train.core.specs import (
     BenchSpec,
     CaptionSpec,
@@ -37,6 +42,7 @@ from lora_train.core.specs import (
 
 if TYPE_CHECKING:
     from lora_train.engine.reporting import Reporter
+    from lora_train.engine.team import Team
 
 _OnDevice = (
     TrainSpec
@@ -54,33 +60,70 @@ _OnDevice = (
 
 
 def main(arguments: list[str]) -> int:
-    """Do the job in the folder that is the only argument."""
-    job = JobFolder(Path(arguments[0]))
+    """Do the job in the folder that is named."""
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
+        place = place_for(options.processes, os.environ)
+        job = _job(options.job, place)
         spec = job.read_spec()
     except TrainToolsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    lock = job.lock()
+    if not isinstance(spec, TrainSpec):  # others don't share their work
+        place = None
+    lock = job.lock() if place is None or place.is_first else nullcontext()
     if lock is None:
         sys.stderr.write("Another worker is at this job.\n")
         return 2
     _isolate(spec)
-    events = ev.EventWriter(job.events_path)
+    with lock:
+        if place is None:
+            return _work(spec, job, ev.EventWriter(job.events_path), None)
+        from lora_train.engine.team import Team
+
+        team = Team(place, job)
+        return _work(spec, job, team.events, team)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lora_train.worker")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("job", nargs="?", help="the others of a team may be told by its first process")
+    return parser
+
+
+def _job(path: str | None, place: Place | None) -> JobFolder:
+    """Raises JobError where none is named to a process that nobody tells."""
+    if path is not None:
+        return JobFolder(Path(path))
+    if place is None or place.is_first:
+        raise JobError("No job was named.")
+    from lora_train.engine.processes import job_of_the_first
+
+    return JobFolder(job_of_the_first())
+
+
+def _work(spec: JobSpec, job: JobFolder, events: ev.EventWriter, team: Team | None) -> int:
+    """Do it, together with others where there is a team; returns the exit code."""
+    failed = None
     events.write(ev.Started(pid=os.getpid()))
     try:
-        events.write(_do(spec, job, events))
+        if team is not None:
+            team.begin()
+        events.write(_do(spec, job, events, team))
     except RequestedEnd:
         events.write(ev.Stopped(step=0))
     except Exception as error:  # the border of the process: nothing may end without a last event
-        events.write(_failure(error))
+        failed = _failure(error)
+        if team is not None:
+            failed = team.cause_of(error, failed)
+        events.write(failed)
         traceback.print_exc()
-        return 1
-    finally:
-        events.close()
-        lock.close()
-    return 0
+    if team is not None:
+        team.leave(failed)
+    events.close()
+    return int(failed is not None)
 
 
 def _isolate(spec: JobSpec) -> None:
@@ -96,7 +139,7 @@ def _isolate(spec: JobSpec) -> None:
     sys.modules["peft"] = None  # type: ignore[assignment]
 
 
-def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
+def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter, team: Team | None) -> ev.Event:
     """Run the job of this kind and return its last event. Those that need no torch, or only for a BLIP, come first."""
     match spec:
         case DatasetSpec():
@@ -119,19 +162,19 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter) -> ev.Event:
 
             return ev.Finished(result=check_pictures(spec, job, events))
         case _:
-            return _do_on_device(spec, job, events)
+            return _do_on_device(spec, job, events, team)
 
 
-def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter) -> ev.Event:
+def _do_on_device(spec: _OnDevice, job: JobFolder, events: ev.EventWriter, team: Team | None) -> ev.Event:
     """The jobs that compute with torch, whose import takes seconds."""
     from lora_train.engine.reporting import Reporter
 
-    with Reporter(job, events) as report:
+    with Reporter(job, events, hears_requests=team is None or team.is_first) as report:
         match spec:
             case TrainSpec():
                 from lora_train.engine.train import train
 
-                ending, step = train(spec, job, report)
+                ending, step = train(spec, job, report, team)
                 if ending == "stopped":
                     return ev.Stopped(step=step)
                 return ev.Paused(step=step) if ending == "paused" else ev.Finished(step=step)

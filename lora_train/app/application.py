@@ -199,8 +199,11 @@ class App:
             self.presets.note(found, preset, family, before)
         return with_warnings(msgspec.structs.replace(plan, problems=dataset.problems), effective)
 
-    def start(self, job: JobFolder) -> launcher.Worker:
-        """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense."""
+    def start(self, job: JobFolder, processes: int = 1, card: str = "") -> launcher.Worker:
+        """Start a job's worker, or let it go on from its last state. Raises JobError where that makes no sense.
+
+        `processes`: so many on this machine share a training. `card` is the only one that the worker is to see.
+        """
         spec = job.read_spec()
         status = launcher.read_status(job)
         if status.state == "finished":
@@ -209,7 +212,11 @@ class App:
             check_training(spec.settings)
         job.clear_requests()
         lift_reached_limits(job.path, status.step)
-        return launcher.start_worker(job)
+        return launcher.start_worker(job, processes, card)
+
+    def help_others(self) -> int:
+        """Compute for the training that the first process of `accelerate launch` does; returns the exit code."""
+        return launcher.help_others()
 
     def status(
         self, job: JobFolder, worker: launcher.Worker | None = None, reader: StatusReader | None = None

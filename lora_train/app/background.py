@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,6 +24,7 @@ from lora_train.core.jobs import JobFolder, status_from_events
 from lora_train.core.memory import read_memory
 from lora_train.core.specs import GridSpec, JudgeSpec, OnCardSpec, ProofSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import Workspace
+from lora_train.launch.cards import cards
 from lora_train.launch.queue import JobQueue, Runner
 
 
@@ -49,7 +51,13 @@ class Background:
     def start(self) -> None:
         if self._runner is None or not self._runner.is_alive():
             self._sweeps.go_on_all()
-            self._runner = Runner(self._jobs, self._parked_for, self._after)
+            self._runner = Runner(
+                self._jobs,
+                self._parked_for,
+                self._after,
+                cards=lambda: cards(os.environ),
+                may_run_beside=self._sweeps.may_run_beside,
+            )
             self._runner.start()
 
     def stop(self) -> None:

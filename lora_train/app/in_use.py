@@ -104,7 +104,7 @@ class InUse:
         """The jobs of the queue, each with the folder of the training or class that it is, or draws for. A job whose
         folder is gone or damaged is None.
         """
-        for job_id in filter(None, (self._jobs.running(), *self._jobs.waiting())):
+        for job_id in (*self._jobs.all_running(), *self._jobs.waiting()):
             job = JobFolder(self._workspace.root / job_id)
             needed = job.path
             spec: JobSpec | None = None

@@ -21,10 +21,9 @@ class Queue:
         self._jobs = jobs
 
     def entries(self) -> list[QueueEntry]:
-        """The running job and those that wait, in their order."""
-        running = self._jobs.running()
-        ids = [*([running] if running else []), *self._jobs.waiting()]
-        return [self._entry(job, is_running=job == running) for job in ids]
+        """The running jobs, that of the first card in front, and those that wait, in their order."""
+        running = [self._entry(job, is_running=True) for job in self._jobs.all_running()]
+        return [*running, *(self._entry(job, is_running=False) for job in self._jobs.waiting())]
 
     def move(self, job: str, place: int) -> None:
         """Give a waiting job another place, 1 being the first. Raises JobError for one that doesn't wait."""

@@ -46,7 +46,7 @@ _COMPARED: dict[Basis, str] = {
 class Queued(NamedTuple):
     """The queue at one moment."""
 
-    running: str
+    running: set[str]
     waiting: set[str]
 
 
@@ -90,7 +90,7 @@ class Course:
                 self._end(version, sweep_dir, record, "stopped")
 
     def queued(self) -> Queued:
-        return Queued(self._jobs.running(), set(self._jobs.waiting()))
+        return Queued(set(self._jobs.all_running()), set(self._jobs.waiting()))
 
     def is_open(self, version: Version, record: SweepRecord, run: SweepRun, queued: Queued) -> bool:
         """Whether a run of the present rung is still to come, or at work."""
@@ -99,7 +99,7 @@ class Course:
         if run.train in record.to_hand_out:
             return True
         job = self._workspace.id_of(version.trains_dir / run.train)
-        if job in queued.waiting or job == queued.running:
+        if job in queued.waiting or job in queued.running:
             return True
         status = self.status(version, run)
         return status is not None and status.state == "running"
@@ -113,9 +113,8 @@ class Course:
 
     def _is_busy(self, version: Version, record: SweepRecord, just_ended: str) -> bool:
         queued = self.queued()
-        if queued.running == just_ended:
-            queued = queued._replace(running="")
-        if any(job in queued.waiting or job == queued.running for job in filter(None, record.judging.values())):
+        queued = queued._replace(running=queued.running - {just_ended})
+        if any(job in queued.waiting or job in queued.running for job in filter(None, record.judging.values())):
             return True
         return any(self.is_open(version, record, run, queued) for run in record.present())
 

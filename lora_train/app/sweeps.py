@@ -7,8 +7,10 @@ by hand is out, as is one that failed; the others go on.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from lora_train.app.judging import Judging
@@ -24,9 +26,10 @@ from lora_train.app.version_settings import sweep_settings
 from lora_train.app.watching import Watch
 from lora_train.core.errors import ConfigError, TrainToolsError, WorkspaceError
 from lora_train.core.jobs import JobFolder, JobStatus
-from lora_train.core.specs import JudgeSpec
+from lora_train.core.specs import JudgeSpec, TrainSpec
 from lora_train.core.sweep_record import SweepRecord, SweepRun, read_sweep, sweep_dirs, write_sweep
 from lora_train.core.workspace import Version, Workspace
+from lora_train.launch.cards import cards
 from lora_train.launch.queue import JobQueue
 
 _log = logging.getLogger(__name__)
@@ -116,6 +119,10 @@ class Sweeps:
         ended = self._workspace.id_of(just_ended.path) if just_ended is not None else ""
         return self._course.take_next(*self._find(sweep), ended)
 
+    def cards(self) -> list[str]:
+        """What a worker may be started for, to have a card of its own; at most one where there is nothing to choose."""
+        return cards(os.environ)
+
     def snapshot(self, sweep: str) -> SweepSnapshot:
         """One sweep. Raises WorkspaceError where there is none."""
         version, sweep_dir = self._find(sweep)
@@ -130,13 +137,17 @@ class Sweeps:
         """A training, or the judging of one, has ended: its sweep goes on, if it is of one."""
         spec = job.read_spec()
         train = (job.path / spec.train).resolve() if isinstance(spec, JudgeSpec) else job.path
-        if train.parent.name != "trains":
-            return
-        version = self._workspace.find_version(train.parents[3].name, train.parents[1].name)
-        for sweep_dir in sweep_dirs(version):
-            record = read_sweep(sweep_dir)
-            if record is not None and any(run.train == train.name for run in record.runs):
-                self._go_on(version, sweep_dir, self._workspace.id_of(job.path))
+        for version, sweep_dir in self._sweeps_of(train):
+            self._go_on(version, sweep_dir, self._workspace.id_of(job.path))
+
+    def may_run_beside(self, job: JobFolder) -> bool:
+        """Whether a job may run on any card of the machine, while others run on theirs: a sweep's runs may."""
+        try:
+            spec = job.read_spec()
+            wants_card = isinstance(spec, TrainSpec) and spec.settings.device in ("auto", "cuda")
+            return wants_card and any(True for _ in self._sweeps_of(job.path))
+        except TrainToolsError:  # its folder is gone, or damaged: its turn on the first card tells
+            return False
 
     def go_on_all(self) -> None:
         """What every sweep of the workspace has to do after a restart."""
@@ -146,6 +157,16 @@ class Sweeps:
                     self._go_on(version, sweep_dir)
 
     # --- details ---
+
+    def _sweeps_of(self, train: Path) -> Iterator[tuple[Version, Path]]:
+        """Those that the training is a run of."""
+        if train.parent.name != "trains":
+            return
+        version = self._workspace.find_version(train.parents[3].name, train.parents[1].name)
+        for sweep_dir in sweep_dirs(version):
+            record = read_sweep(sweep_dir)
+            if record is not None and any(run.train == train.name for run in record.runs):
+                yield version, sweep_dir
 
     def _plan(self, version: Version) -> Plan:
         return plan_sweep(version, self._training, self._presets, self._workspace.root)

@@ -22,17 +22,17 @@ Result = dict[str, Any]
 """What a command gives: printed as JSON on request; `exit_code` is the program's."""
 
 
-def run_job(app: App, job: JobFolder) -> Result:
+def run_job(app: App, job: JobFolder, processes: int = 1) -> Result:
     """Run a job in the foreground. Ctrl-C asks it to stop and save; a second one ends it at once."""
-    status, _ = train_to_the_end(app, job)
+    status, _ = train_to_the_end(app, job, processes)
     if status.state in ("stopped", "paused"):
         tell(f'Go on with: lora-train resume "{job.path}"')
     return result_of(job, status)
 
 
-def train_to_the_end(app: App, job: JobFolder) -> tuple[JobStatus, bool]:
+def train_to_the_end(app: App, job: JobFolder, processes: int = 1) -> tuple[JobStatus, bool]:
     """`run_job` without its last words; whether Ctrl-C was pressed."""
-    return _to_the_end(app, job, app.start(job), "Stopping after this step, and saving.")
+    return _to_the_end(app, job, app.start(job, processes), "Stopping after this step, and saving.")
 
 
 def watch_job(app: App, job_id: str) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lora_train.commands.arguments import add_command, add_settings, add_version, app_of, selection_of, values_of
-from lora_train.commands.console import Result, tell, train_to_the_end
+from lora_train.commands.console import Result, line_of, tell, train_to_the_end
 from lora_train.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lora_train.app import App
     from lora_train.app.sweep_snapshot import SweepForecast
+    from lora_train.core.jobs import JobFolder
+    from lora_train.launch.launcher import Worker
 
+_POLL_S = 0.1
 _LISTS = {
     "learning_rates": "comma list",
     "optimizers": "comma list of names",
@@ -58,7 +62,11 @@ def _sweep(options: argparse.Namespace) -> Result:
     publish_to = Path(options.publish_to).absolute() if options.publish_to else None
     sweep = app.sweeps.begin(project, version, is_queued=False, publish_to=publish_to)
     tell("Ctrl-C stops all of them, after saving.")
-    _work_off(app, sweep)
+    cards = app.sweeps.cards()
+    if len(cards) > 1:
+        _work_off_on(cards, app, sweep)
+    else:
+        _work_off(app, sweep)
     return _result(app, sweep, options)
 
 
@@ -97,6 +105,49 @@ def _work_off(app: App, sweep: str) -> None:
             app.sweeps.stop_all(sweep)
             return
         job = app.sweeps.take_next(sweep, job)
+
+
+def _work_off_on(cards: list[str], app: App, sweep: str) -> None:
+    """The same with a run on each card at a time. Ctrl-C asks all to stop and save; a second one ends them at once."""
+    at_work: dict[str, tuple[JobFolder, Worker]] = {}
+    ended: JobFolder | None = None
+    is_interrupted = False
+    while True:
+        try:
+            for card in cards:
+                if card not in at_work and (job := app.sweeps.take_next(sweep, ended)) is not None:
+                    tell(f"Card {card}: {job.path}")
+                    at_work[card] = (job, _begun(app, job, card))
+            if not at_work:
+                return
+            card = _first_to_end(at_work)
+            ended, worker = at_work.pop(card)
+            tell(f"Card {card}: {line_of(app.status(ended, worker))}")
+            app.publish_result(ended)
+        except KeyboardInterrupt:
+            if is_interrupted:
+                for job, _ in at_work.values():
+                    app.kill(job)
+            else:
+                tell("\nStopping after these steps, and saving. Ctrl-C again ends them at once.")
+                app.sweeps.stop_all(sweep)
+            is_interrupted = True
+
+
+def _begun(app: App, job: JobFolder, card: str) -> Worker:
+    """Its worker, once it tells that it runs: until then the sweep takes the run for one that is over."""
+    worker = app.start(job, card=card)
+    while not worker.has_begun(job) and worker.poll() is None:
+        time.sleep(_POLL_S)
+    return worker
+
+
+def _first_to_end(at_work: dict[str, tuple[JobFolder, Worker]]) -> str:
+    while True:
+        for card, (_, worker) in at_work.items():
+            if worker.poll() is not None:
+                return card
+        time.sleep(_POLL_S)
 
 
 def _result(app: App, sweep: str, options: argparse.Namespace) -> Result:

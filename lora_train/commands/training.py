@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lora_train.commands.arguments import add_command, add_settings, app_of, fie
 from lora_train.commands.console import Result, follow, line_of, result_of, run_job, tell
 from lora_train.core.errors import ConfigError
 from lora_train.core.jobs import JobFolder
+from lora_train.core.places import place_for
 from lora_train.core.purposes import PURPOSES
 from lora_train.core.settings import setting_fields
 from lora_train.core.specs import TrainSpec
@@ -39,6 +41,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--version", help="of the project, for a training without --images (default v1)")
     train.add_argument("--preset", metavar="NAME", default="", help=_PRESET_HELP)
     train.add_argument("--publish-to", metavar="DIR", help="copy the LoRA here as a card (models/Lora)")
+    _add_processes(train)
     add_settings(train, [field for field in setting_fields() if field.basic])
 
     status = add_command(commands, "status", _status, "tell where a job is")
@@ -46,6 +49,7 @@ def add_commands(commands: Any) -> None:
     stop = add_command(commands, "stop", _stop, "finish the step, save LoRA and state, end")
     pause = add_command(commands, "pause", _pause, "finish the step, save the state, free the device")
     resume = add_command(commands, "resume", _resume, "go on from the last state")
+    _add_processes(resume)
     for command in (status, stop, pause, resume):
         command.add_argument("job_dir", metavar="JOB_DIR", help="the folder that `train` printed first")
 
@@ -66,6 +70,17 @@ def add_commands(commands: Any) -> None:
 
     inspect = add_command(commands, "inspect", _inspect, "tell what is in a checkpoint or LoRA")
     inspect.add_argument("file", metavar="FILE")
+
+
+def _add_processes(command: Any) -> None:
+    command.add_argument(
+        "--processes",
+        metavar="N",
+        type=int,
+        default=1,
+        help="so many processes share every batch, one for each card of this machine (default 1); a training may go "
+        "on with another number. For several machines: `accelerate launch -m lora_train train ...` on each",
+    )
 
 
 def _demo(options: argparse.Namespace) -> Result:
@@ -109,6 +124,8 @@ def _print_demo(result: Result) -> None:
 
 def _train(options: argparse.Namespace) -> Result:
     app = app_of(options)
+    if _is_helper(options):
+        return {"exit_code": app.help_others()}
     plan = _plan(app, options)
     print(plan.job.path, flush=True)
     for problem in plan.problems:
@@ -158,13 +175,21 @@ def _plan(app: App, options: argparse.Namespace) -> PlannedTrain:
 
 def _resume(options: argparse.Namespace) -> Result:
     app = app_of(options)
+    if _is_helper(options):
+        return {"exit_code": app.help_others()}
     job = job_of(options)
     print(job.path, flush=True)
     return _run_and_publish(app, job, options)
 
 
+def _is_helper(options: argparse.Namespace) -> bool:
+    """Whether `accelerate launch` has started this, and another process of it plans and tells."""
+    place = place_for(options.processes, os.environ)
+    return place is not None and not place.is_first
+
+
 def _run_and_publish(app: App, job: JobFolder, options: argparse.Namespace) -> Result:
-    result = run_job(app, job)
+    result = run_job(app, job, options.processes)
     spec = job.read_spec()
     if isinstance(spec, TrainSpec) and spec.settings.judge_when_finished and result["state"] == "finished":
         judged = run_job(app, app.judging.plan(job))

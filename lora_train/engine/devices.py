@@ -32,9 +32,12 @@ class Device(NamedTuple):
         return self.torch.type == "cuda"
 
 
-def choose_device(wanted: DeviceName) -> Device:
-    """The wanted device, or with "auto" the fastest there is. Raises ConfigError when it is not there."""
-    available = all_devices()
+def choose_device(wanted: DeviceName, card: int = 0) -> Device:
+    """The wanted device, or with "auto" the fastest there is. Raises ConfigError when it is not there.
+
+    `card`: of several of a kind, counted from 0.
+    """
+    available = all_devices(card)
     if wanted == "auto":
         return available[0]
     for device in available:
@@ -44,11 +47,13 @@ def choose_device(wanted: DeviceName) -> Device:
     raise ConfigError([f"device: {wanted} is not available here; torch {torch.__version__} offers {names}"])
 
 
-def all_devices() -> list[Device]:
-    """The fastest first; the CPU is always there, and last."""
+def all_devices(card: int = 0) -> list[Device]:
+    """The fastest first; the CPU is always there, and last. `card` as in `choose_device`."""
     devices: list[Device] = []
     if torch.cuda.is_available():
-        devices.append(Device(torch.device("cuda", 0), torch.cuda.get_device_name(0)))
+        if card >= (count := torch.cuda.device_count()):
+            raise ConfigError([f"processes: there is no card for process {card + 1}; torch sees {count} here"])
+        devices.append(Device(torch.device("cuda", card), torch.cuda.get_device_name(card)))
     xpu = getattr(torch, "xpu", None)
     if xpu is not None and xpu.is_available():
         devices.append(Device(torch.device("xpu", 0), "Intel XPU"))
@@ -86,12 +91,13 @@ def torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def set_up(wanted: DeviceName, cpu_threads: int) -> Device:
+def set_up(wanted: DeviceName, cpu_threads: int, card: int = 0) -> Device:
     """`choose_device`, and the process-wide switches: CPU threads, TF32 for fp32 products, cuDNN's kernel search."""
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
-    device = choose_device(wanted)
+    device = choose_device(wanted, card)
     if device.is_cuda:
+        torch.cuda.set_device(device.torch)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True

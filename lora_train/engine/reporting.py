@@ -49,7 +49,8 @@ class _Parcel(NamedTuple):
 class Reporter:
     """Between the loop and the job's folder. Use as a context manager: the thread ends with it."""
 
-    def __init__(self, job: JobFolder, events: EventWriter) -> None:
+    def __init__(self, job: JobFolder, events: EventWriter, *, hears_requests: bool = True) -> None:
+        """`hears_requests`: only the first of several processes does, and tells the others in its own time."""
         self.events = events
         self.request: Request | None = None
         self.bad_step: int | None = None
@@ -61,6 +62,7 @@ class Reporter:
         self.usual_s_per_step = 0.0
         """What a step takes where all its memory is on the device; 0 where nobody knows."""
         self._job = job
+        self._hears_requests = hears_requests
         self._stop_at = read_limits(job.path).stop_at
         self._told: list[_Told] = []
         self._parcels: deque[_Parcel] = deque()
@@ -126,14 +128,18 @@ class Reporter:
         beaten_at = 0.0
         while not self._end.wait(_LOOK_EVERY_S):
             try:
-                self.is_out_of_time = 0 < self._stop_at <= time.time()
-                self.request = self._job.requested() or ("stop" if self.is_out_of_time else None)
+                if self._hears_requests:
+                    self._hear()
                 self._write_arrived(wait=False)
                 if time.monotonic() - beaten_at >= _BEAT_EVERY_S:
                     self.events.beat()
                     beaten_at = time.monotonic()
             except OSError as error:  # a full disk, a network drive that is gone: for the loop to raise
                 self._error = error
+
+    def _hear(self) -> None:
+        self.is_out_of_time = 0 < self._stop_at <= time.time()
+        self.request = self._job.requested() or ("stop" if self.is_out_of_time else None)
 
     def _write_arrived(self, *, wait: bool) -> None:
         """Write what has arrived, in order. The queue is safe to append to meanwhile; the lock is for its readers."""

@@ -22,7 +22,7 @@ from lora_train.core.specs import TrainSpec
 from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import common_tag, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
-from lora_train.data.epochs import Batch, Bucket, EpochPlanner, total_steps
+from lora_train.data.epochs import Batch, Bucket, EpochPlanner, parts_of_at_most, total_steps
 from lora_train.data.holding_out import not_shown, parted
 from lora_train.data.plan import captions_of, make_planner, place_in_buckets
 from lora_train.data.repeats import with_folder_repeats
@@ -48,10 +48,12 @@ from lora_train.engine.networks import Continued, build_network
 from lora_train.engine.offload import Offload
 from lora_train.engine.optimizers import make_optimizer, make_schedule, optimizer_parameters
 from lora_train.engine.previews import PreviewTexts
+from lora_train.engine.processes import Processes
 from lora_train.engine.quantised import require_kind
 from lora_train.engine.recordings import Recordings
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.scaling import LossScaler
+from lora_train.engine.team import Team
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 from lora_train.engine.validation import HeldOut, validation_batches
@@ -112,10 +114,25 @@ class Run:
     gauge: Gauge | None
     """None where the run is not fitted to its device."""
     offload: Offload | None = None
+    processes: Processes | None = None
+    """Those that train together; None for a process on its own."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written."""
+        return self.processes is None or self.processes.is_first
+
+    def own_parts(self, group: Sequence[Batch]) -> Sequence[Batch]:
+        """What this process computes of batches, in parts as the memory plan wants them."""
+        mine = group if self.processes is None else [part for part in map(self.processes.part, group) if part.views]
+        return [piece for batch in mine for piece in parts_of_at_most(batch, self.plan.views_at_once)]
 
 
-def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
-    """Load, encode and build all of a run. Raises TrainToolsError of the kind that fits what is wrong."""
+def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | None = None) -> Run:
+    """Load, encode and build all of a run; `team` are the processes that share it, where it is not this one alone.
+
+    Raises TrainToolsError of the kind that fits what is wrong.
+    """
     run = Run()
     run.spec, run.job_dir = spec, job_dir
     run.cache_dir = (job_dir / spec.cache).resolve() if spec.cache else None
@@ -125,15 +142,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
     if run.continued is not None:
         settings = run.continued.settle(settings, report)
     run.settings = settings
-    run.device = devices.set_up(settings.device, settings.cpu_threads)
-    run.dtype, reason = devices.choose_precision(settings.precision, run.device)
-    report.events.write(Note("info", f"Precision {reason}."))
-    note_versions(job_dir, run.device)
-    run.gauge = open_gauge(run.device) if settings.fit_to_gpu else None
-    run.plan, run.tried = earlier_or_asked(settings, job_dir)
-    if run.plan.offload_share and not run.device.is_cuda:
-        report.events.write(Note("info", _NOWHERE_TO_WAIT))
-    require_kind(run.plan.base_weights, run.device.torch, run.dtype)
+    _choose_device(run, report, team)
     everything = not_shown(_scan(spec, job_dir, report), spec.held_out)
     dataset, held = parted(everything, spec.held_out)
 
@@ -169,7 +178,8 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
         )
     build_run_network(run)
     run.alphas = alphas_cumprod(zero_terminal_snr=model.zero_terminal_snr).to(run.device.torch)
-    run.checkpoint_hashes.start()  # not before: it would keep a core from what the first step waits for
+    if run.is_first:
+        run.checkpoint_hashes.start()  # not before: it would keep a core from what the first step waits for
     run.recordings = recordings_of(run, report)
     if settings.compile_blocks:
         if reason := why_not_compiled(run.device):
@@ -177,6 +187,26 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter) -> Run:
         else:
             CompiledBlocks(model.unet).attach()
     return run
+
+
+def _choose_device(run: Run, report: Reporter, team: Team | None) -> None:
+    """The device, the processes that have one each, the number format, and how the memory is laid out."""
+    settings = run.settings
+    place = team.place if team is not None else None
+    run.device = devices.set_up(settings.device, settings.cpu_threads, place.local_number if place else 0)
+    run.processes = Processes(team, run.device) if team is not None else None
+    _tell_of_processes(run, report)
+    run.dtype, reason = devices.choose_precision(settings.precision, run.device)
+    report.events.write(Note("info", f"Precision {reason}."))
+    if run.is_first:
+        note_versions(run.job_dir, run.device)
+    run.plan, run.tried = earlier_or_asked(settings, run.job_dir)
+    run.gauge = open_gauge(run.device) if settings.fit_to_gpu and run.processes is None else None
+    if run.processes is not None:
+        run.plan = run.processes.same(run.plan)
+    if run.plan.offload_share and not run.device.is_cuda:
+        report.events.write(Note("info", _NOWHERE_TO_WAIT))
+    require_kind(run.plan.base_weights, run.device.torch, run.dtype)
 
 
 def _disk_cache(run: Run, kind: str, constants: Sequence[str], report: Reporter) -> DiskCache:
@@ -188,15 +218,28 @@ def _disk_cache(run: Run, kind: str, constants: Sequence[str], report: Reporter)
     )
 
 
+def _tell_of_processes(run: Run, report: Reporter) -> None:
+    if run.processes is None:
+        return
+    count = run.processes.count
+    report.events.write(Note("info", f"{count} processes share every batch."))
+    if run.settings.batch_size < count:
+        message = (
+            f"With batch_size {run.settings.batch_size}, some of the {count} processes have nothing to do: "
+            f"make it a multiple of {count}."
+        )
+        report.events.write(Note("warning", message))
+
+
 def _open_model(run: Run, report: Reporter) -> BaseModel:
     """Its parts are loaded later."""
     settings = run.settings
     report.phase("loading the base model")
     checkpoint = resolve_base_model(settings.base_model)
     vae_path = Path(settings.vae) if settings.vae else None
-    run.checkpoint_hashes = CheckpointHashes(
-        checkpoint, vae_path, run.hashes, partial(note_versions, run.job_dir, run.device)
-    )
+    if run.is_first:
+        noted = partial(note_versions, run.job_dir, run.device)
+        run.checkpoint_hashes = CheckpointHashes(checkpoint, vae_path, run.hashes, noted)
     prefers_channels_last = devices.prefers_channels_last(run.device, run.dtype)
     model = load_base_model(
         checkpoint,
@@ -323,6 +366,8 @@ def build_run_network(run: Run) -> None:
         run.facts.network = run.continued.facts()
     parts = PARTS if run.trains_text else PARTS[:1]
     run.groups = run.network.flatten(parts, run.dtype)
+    if run.processes is not None:
+        run.processes.share([part.weights for part in run.groups.values()])
     run.recordings = Recordings()
     give_optimizer(run)
     take_plan(run, run.plan)

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from lora_train.data.epochs import Batch, parts_of_at_most
+from lora_train.data.epochs import Batch
 from lora_train.data.tokens import CHUNK_TOKENS
 from lora_train.engine import diffusion, draws, losses
 from lora_train.engine.denoiser import predict
 from lora_train.engine.devices import to_device
 from lora_train.engine.flat import clip, gradients
 from lora_train.engine.optimizers import is_capturable, rates_as
+from lora_train.engine.processes import reduce_gradients
 from lora_train.engine.recomputing import without_random_state
 from lora_train.engine.setup import Run
 from lora_train.engine.text import Embeddings
@@ -31,10 +32,11 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     views = sum(len(batch.views) for batch in group)
     total = torch.zeros((), device=run.device.torch)
     run.recordings.begin_step(run.total_steps - run.schedule.last_epoch)
-    pieces = [piece for batch in group for piece in parts_of_at_most(batch, run.plan.views_at_once)]
-    for batch in pieces:
+    for batch in run.own_parts(group):
         run.network.before_batch(partial(draws.uniform, run, batch), most_places(run, batch))
         total += run.recordings.do("backward", partial(backward, run), (batch_inputs(run, batch), views))
+    if run.processes is not None:
+        total = reduce_gradients(run, total)
     rates = tuple(group["lr"] for group in run.optimizer.param_groups)
     if is_capturable(run.settings):
         run.recordings.do("update", partial(update, run), (rates,))

@@ -30,6 +30,7 @@ from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import checked, named_parts, save_lora
 from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weights
 from lora_train.engine.previews import draw_previews, grid_path, save_previews
+from lora_train.engine.processes import Wish
 from lora_train.engine.reporting import Reporter
 from lora_train.engine.sample import draw_settings
 from lora_train.engine.saving import Snapshot, Writer
@@ -46,6 +47,7 @@ from lora_train.engine.state import (
     save_state,
 )
 from lora_train.engine.step import train_step
+from lora_train.engine.team import Team
 from lora_train.engine.trial import fit
 from lora_train.engine.validation import Validator
 
@@ -58,16 +60,19 @@ T = TypeVar("T")
 
 Ending = Literal["finished", "stopped", "paused"]
 _ENDINGS: dict[Request, Ending] = {"stop": "stopped", "pause": "paused"}
+_REQUESTS = (Wish.PAUSE, Wish.STOP, Wish.STOP_AT_ONCE)
 
 
-def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, int]:
+def train(spec: TrainSpec, job: JobFolder, report: Reporter, team: Team | None = None) -> tuple[Ending, int]:
     """Run or go on with a training job. Returns how it ended and after how many steps.
+
+    `team` are the processes that share it, where it is not this one alone.
 
     Raises TrainToolsError of the kind that fits what is wrong; the job's folder is then left resumable.
     """
     report.stop_waits = job.state_dir.is_dir() and any(job.state_dir.iterdir())
     try:
-        run = prepare_run(spec, job.path, report)
+        run = prepare_run(spec, job.path, report, team)
         fit(run, report)
     except RequestedEnd as end:
         state = load_state(job.state_dir)
@@ -79,6 +84,8 @@ def train(spec: TrainSpec, job: JobFolder, report: Reporter) -> tuple[Ending, in
         training.writer.wait()
     finally:
         training.writer.close()
+    if run.processes is not None:
+        run.processes.close()
     return ending, training.clock.step
 
 
@@ -92,7 +99,7 @@ class Training:
         self.clock = Clock()
         self.halvings = 0
         self.validator = Validator(run)
-        self.pause_at_step = read_limits(job.path).pause_at_step
+        self.pause_at_step = self.same(read_limits(job.path).pause_at_step)
         decay = run.settings.ema_decay
         self.averages = Averages(run.groups.values(), decay) if decay else None
         self.state_at = time.monotonic()
@@ -120,7 +127,7 @@ class Training:
 
     def train_epoch(self, groups: Sequence[Sequence[Batch]]) -> Ending | None:
         """Step by step to the end of the epoch, or back to the last state (None); or to the end of the run."""
-        run, clock, settings = self.run, self.clock, self.run.settings
+        run, clock = self.run, self.clock
         while clock.step_in_epoch < len(groups):
             lr = coming_rate(run.optimizer)
             loss = self.step_or_none(groups[clock.step_in_epoch])
@@ -134,12 +141,13 @@ class Training:
             self.report.step(step=clock.step, epoch=clock.epoch + 1, lr=lr, loss=loss)
             self.writer.check()
 
-            if self.report.bad_step is not None:
+            asked = self.asked()
+            if asked is Wish.ROLL_BACK:
                 self.roll_back()
                 return None
-            if self.report.request is not None:
-                return self.end_on_request(self.report.request)
-            saves = time.monotonic() - self.state_at >= settings.state_every_s > 0
+            if asked in _REQUESTS:
+                return self.end_on_request(asked)
+            saves = asked is Wish.SAVE
             is_at_limit = clock.step == self.pause_at_step
             if (self.is_to_validate() or saves or is_at_limit) and not self.is_healthy():
                 return None
@@ -155,19 +163,43 @@ class Training:
         return None
 
     def step_or_none(self, group: Sequence[Batch]) -> torch.Tensor | None:
-        """The loss of a step; None where memory ran out in it and there is a way to need less."""
+        """The loss of a step; None where memory ran out in it and there is a way to need less.
+
+        Processes that train together can't each go another way.
+        """
         try:
             return train_step(self.run, group)
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 raise
-            if next_plan(self.run) is None:
+            if next_plan(self.run) is None or self.run.processes is not None:
                 raise devices.out_of_memory(error) from error
             return None  # what the failed step holds is free when this function is left
 
+    def asked(self) -> Wish:
+        """What is to be done now, between two steps; all processes of a run hear the same after the same step."""
+        if self.run.processes is None:
+            return self.wish()
+        return self.run.processes.agree(self.wish())
+
+    def wish(self) -> Wish:
+        """What has become due meanwhile, the most urgent thing first."""
+        if self.report.bad_step is not None:
+            return Wish.ROLL_BACK
+        if self.report.request == "pause":
+            return Wish.PAUSE
+        if self.report.request == "stop":
+            return Wish.STOP_AT_ONCE if self.report.is_out_of_time else Wish.STOP
+        is_time = time.monotonic() - self.state_at >= self.run.settings.state_every_s > 0
+        return Wish.SAVE if is_time else Wish.NOTHING
+
+    def same(self, value: T) -> T:
+        """What the first process found, which alone may have the job's folder."""
+        return value if self.run.processes is None else self.run.processes.same(value)
+
     def start_or_go_on(self) -> None:
         """Take up the newest whole state, or write the first one, so that there is always a way back."""
-        state = load_state(self.job.state_dir)
+        state = self.last_state()
         if state is not None:
             self.go_back_to(state)
         self.tell_started()
@@ -190,16 +222,18 @@ class Training:
         if last_validation is not None:
             self.report.events.write(last_validation)
 
-    def end_on_request(self, request: Request) -> Ending:
+    def end_on_request(self, asked: Wish) -> Ending:
         """`stop` leaves a LoRA and the state, `pause` the state alone."""
         is_healthy = self.is_healthy()
-        if is_healthy and request == "stop" and not self.report.is_out_of_time:
+        if is_healthy and asked is Wish.STOP:
             self.validate(counts=False)
         if is_healthy:
             self.save_state()
-        if request == "stop" and self.clock.step > 0:
-            self.save_lora_and_previews(self.early_stem(), draws=not self.report.is_out_of_time)
-        return _ENDINGS[request]
+        if asked is Wish.PAUSE:
+            return "paused"
+        if self.clock.step > 0:
+            self.save_lora_and_previews(self.early_stem(), draws=asked is Wish.STOP)
+        return "stopped"
 
     def pause_at_limit(self) -> Ending:
         """Leave state and LoRA, so that what paused can be compared and, without a worker, be left as it is."""
@@ -230,6 +264,8 @@ class Training:
     def save_state(self) -> None:
         """Have it written where the run is now. Call only when it is healthy."""
         run = self.run
+        if not run.is_first:
+            return
         tensors, scalars = flatten_optimizer(run.optimizer)
         facts = StateFacts(
             clock=msgspec.structs.replace(self.clock),
@@ -280,6 +316,8 @@ class Training:
             yield
 
     def save_lora_and_previews(self, stem: str, *, draws: bool = True) -> None:
+        if not self.run.is_first:
+            return
         with self.resting():
             self.save_lora(stem)
             if draws and self.run.preview_texts is not None and not grid_path(self.job.samples_dir, stem).exists():
@@ -387,8 +425,7 @@ class Training:
                 "Lower the learning rate to a tenth, or use bf16 or fp32; look for broken pictures. "
                 "The LoRAs saved before are good.",
             )
-        self.writer.wait()
-        state = load_state(self.job.state_dir)
+        state = self.last_state()
         if state is None:
             raise TrainToolsError(f"The loss became NaN or infinite at step {at}, before any state.")
         halvings = self.halvings + 1
@@ -411,8 +448,7 @@ class Training:
         at, before = self.clock.step + 1, self.run.plan
         take_leaner_plan(self.run, at)
         self.report.usual_s_per_step = 0.0
-        self.writer.wait()
-        state = load_state(self.job.state_dir)
+        state = self.last_state()
         assert state is not None, "the first state is written before the first step"
         self.go_back_to(state)
         message = (
@@ -421,6 +457,10 @@ class Training:
         )
         self.report.events.write(Note("warning", message))
         self.tell_started()
+
+    def last_state(self) -> LoadedState | None:
+        self.writer.wait()
+        return self.same(load_state(self.job.state_dir) if self.run.is_first else None)
 
     def go_back_to(self, state: LoadedState) -> None:
         """Load a state into the run; what was saved after it goes to the trash."""
@@ -455,8 +495,11 @@ class Training:
         self.clock.step_in_epoch = clock.step_in_epoch
         self.halvings = facts.halvings
         self.validator.progress = facts.validation
-        forget_states_after(self.job.state_dir, clock.step)
-        self._trash_what_came_after(clock.step)
+        if run.processes is not None:
+            run.processes.forget_wishes()
+        if run.is_first:
+            forget_states_after(self.job.state_dir, clock.step)
+            self._trash_what_came_after(clock.step)
 
     def _trash_what_came_after(self, step: int) -> None:
         trash = (self.job.path / self.run.spec.trash).resolve()

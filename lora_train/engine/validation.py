@@ -28,6 +28,7 @@ from lora_train.engine.masks import MaskCache
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 
 if TYPE_CHECKING:
+    from lora_train.engine.processes import Processes
     from lora_train.engine.setup import Run
 
 TIMESTEPS_EACH = 8
@@ -93,7 +94,7 @@ class Validator:
         if progress.base_loss is None:
             progress.base_loss = _finite(self._base_loss(held_out))
         progress.at_step = step
-        progress.loss = _finite(validation_loss(held_out, run.model, run.alphas, run.settings))
+        progress.loss = _finite(validation_loss(held_out, run.model, run.alphas, run.settings, run.processes))
         return self.told() or Note("warning", f"The validation loss is not finite at step {step}.")
 
     def told(self) -> Validated | None:
@@ -108,7 +109,7 @@ class Validator:
         kept, run.network.multiplier = run.network.multiplier, 0.0
         try:
             alone = held_out._replace(texts=held_out.base_texts)
-            return validation_loss(alone, run.model, run.alphas, run.settings)
+            return validation_loss(alone, run.model, run.alphas, run.settings, run.processes)
         finally:
             run.network.multiplier = kept
 
@@ -144,10 +145,27 @@ def timestep_of(level: int, settings: TrainSettings) -> int:
 
 
 @torch.no_grad()
-def validation_loss(held: HeldOut, model: BaseModel, alphas: torch.Tensor, settings: TrainSettings) -> float:
-    """The mean squared error of the prediction over all views, noise levels counting alike; masked as training is."""
-    found = [_losses(held, batch, model, alphas, settings) for batch in held.batches]
-    return torch.cat(found).mean().item()
+def validation_loss(
+    held: HeldOut,
+    model: BaseModel,
+    alphas: torch.Tensor,
+    settings: TrainSettings,
+    processes: Processes | None = None,
+) -> float:
+    """The mean squared error of the prediction over all views, noise levels counting alike; masked as training is.
+
+    Several processes share the batches out; all get the same number, the one that each would find alone.
+    """
+    found = [
+        _losses(held, batch, model, alphas, settings)
+        if processes is None or index % processes.count == processes.number
+        else torch.zeros(len(batch.views), device=alphas.device)
+        for index, batch in enumerate(held.batches)
+    ]
+    together = torch.cat(found)
+    if processes is not None:
+        processes.sum(together)
+    return together.mean().item()
 
 
 def _losses(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,11 @@ _started: weakref.WeakValueDictionary[Path, Worker] = weakref.WeakValueDictionar
 """The last worker that this process started for a job, by its folder, as long as somebody keeps it."""
 
 
-def start_worker(job: JobFolder) -> Worker:
+def start_worker(job: JobFolder, processes: int = 1, card: str = "") -> Worker:
     """Start the job's worker in a session of its own, its output going to `worker.log`.
+
+    A training's worker shares it with as many processes as are asked for, counting itself; it starts the others.
+    `card` (as in CUDA_VISIBLE_DEVICES) is the only one that the worker sees.
 
     A request that waits in the folder is meant for this worker. Raises JobError when the job has a worker already, or
     none can be started.
@@ -53,14 +57,15 @@ def start_worker(job: JobFolder) -> Worker:
     if is_alive(job) or not wait_for_end(job):
         raise JobError(f"{job.path} is running already.")
     told_before_bytes = job.told_bytes()
+    more = ["--processes", str(processes)] if processes > 1 else []
     try:
         with job.log_path.open("ab") as log:
             worker = Worker(
-                [sys.executable, "-m", "lora_train.worker", str(job.path)],
+                [sys.executable, "-m", "lora_train.worker", *more, str(job.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=environment() | ({"CUDA_VISIBLE_DEVICES": card} if card else {}),
                 cwd=PACKAGE_ROOT,  # and not the job's folder: Python looks for modules where it starts
                 creationflags=OWN_CONSOLE,
                 start_new_session=True,
@@ -70,6 +75,23 @@ def start_worker(job: JobFolder) -> Worker:
     worker.told_before_bytes = told_before_bytes
     _started[job.path] = worker
     return worker
+
+
+def help_others() -> int:
+    """Be one of the processes that `accelerate launch` has started: compute for the training that the first of them
+    does, to its end. Returns the exit code. Ctrl-C is for the first to hear.
+    """
+    helper = subprocess.Popen(
+        [sys.executable, "-m", "lora_train.worker"],
+        stdin=subprocess.DEVNULL,
+        env=environment(),
+        cwd=PACKAGE_ROOT,
+        creationflags=OWN_CONSOLE,
+        start_new_session=True,
+    )
+    while True:
+        with suppress(KeyboardInterrupt):
+            return helper.wait()
 
 
 def started_worker(job: JobFolder) -> Worker | None:

@@ -1,4 +1,6 @@
-"""The jobs that want the card, one after the other: a list on the disk, and the thread that works it off.
+"""The jobs that want the card, one after the other: a list on the disk, and the threads that work it off.
+
+Where there are several cards, some jobs (the runs of sweeps) also run on the others, one on each: a lane for each card.
 
 `queue.json` in the workspace survives restarts. Of all programs on one workspace a single one works the list off, the
 one that holds `runner.lock`; everybody may change the list. A worker that is found at work after a restart is
@@ -10,8 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -32,8 +35,10 @@ _POLL_S = 0.25
 _RETRY_S = 5.0
 _log = logging.getLogger(__name__)
 
-_card = threading.Lock()
-"""A host whose person chose another workspace has two runners in one process: they take turns."""
+_cards: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""A host whose person chose another workspace has two runners in one process: on each card they take turns."""
+_FIRST = ""
+"""The card that a worker takes by itself, and that the host may have to free."""
 
 
 class Turn(NamedTuple):
@@ -50,6 +55,8 @@ class _Content(msgspec.Struct):
     running: str = ""
     told_before_bytes: int = 0
     """Of the running job (see `Turn`)."""
+    beside: dict[str, Turn] = {}
+    """What runs on other cards than the first, by card."""
     waiting: list[str] = []
 
 
@@ -61,28 +68,36 @@ class JobQueue:
         self._path = root / "queue.json"
 
     def running(self) -> str:
-        """The job whose turn it is; empty where there is none."""
+        """The job whose turn with the first card it is; empty where there is none."""
         return self._read().running
+
+    def all_running(self) -> list[str]:
+        """Those of all cards, the first one's in front."""
+        return [turn.job for turn in _turns(self._read())]
+
+    def cards_in_use(self) -> list[str]:
+        """Those beside the first on which jobs have their turn."""
+        return list(self._read().beside)
 
     def is_starting(self, job: str) -> bool:
         """Whether it is the job's turn, but its worker has not told anything yet."""
-        content = self._read()
-        return content.running == job and not self._folder(job).has_told_since(content.told_before_bytes)
+        return self._is_starting(self._read(), job)
 
     def waiting(self) -> list[str]:
         """The jobs that wait, the next one first."""
         return self._read().waiting
 
     def place_of(self, job: str) -> int | None:
-        """0 for the running job, 1 for the next one, and so on; None for one that is not in the queue."""
+        """0 for a running job, 1 for the next one, and so on; None for one that is not in the queue."""
         content = self._read()
-        jobs = [content.running, *content.waiting]
-        return jobs.index(job) if job in jobs else None
+        if job in (turn.job for turn in _turns(content)):
+            return 0
+        return content.waiting.index(job) + 1 if job in content.waiting else None
 
     def add(self, job: str) -> None:
         """Put a job at the end, also one that has just ended and is about to leave. Raises JobError when it waits."""
         with self._changing() as content:
-            if job in content.waiting or (job == content.running and self.is_starting(job)):
+            if job in content.waiting or self._is_starting(content, job):
                 raise JobError(f"{job.rpartition('/')[2]} waits or runs already.")
             content.waiting.append(job)
 
@@ -107,11 +122,27 @@ class JobQueue:
                     content.told_before_bytes = self._folder(content.running).told_bytes()
         return Turn(content.running, content.told_before_bytes) if content.running else None
 
+    def take_beside(self, card: str, may: Callable[[JobFolder], bool]) -> Turn | None:
+        """The turn of the job on another card, or of the first one that waits and may run there; None for none."""
+        content = self._read()
+        if card not in content.beside and any(may(self._folder(job)) for job in content.waiting):
+            with self._changing() as content:
+                job = next((job for job in content.waiting if may(self._folder(job))), None)
+                if card not in content.beside and job is not None:
+                    content.waiting.remove(job)
+                    content.beside[card] = Turn(job, self._folder(job).told_bytes())
+        return content.beside.get(card)
+
     def finish(self, job: str) -> None:
-        """The running job has come to its end."""
+        """A running job has come to its end."""
         with self._changing() as content:
             if content.running == job:
                 content.running = ""
+            content.beside = {card: turn for card, turn in content.beside.items() if turn.job != job}
+
+    def _is_starting(self, content: _Content, job: str) -> bool:
+        own = (turn for turn in _turns(content) if turn.job == job)
+        return any(not self._folder(job).has_told_since(turn.told_before_bytes) for turn in own)
 
     def _folder(self, job: str) -> JobFolder:
         return JobFolder(self.root / job)
@@ -136,6 +167,11 @@ class JobQueue:
                 write_json(self._path, content)
 
 
+def _turns(content: _Content) -> list[Turn]:
+    first = [Turn(content.running, content.told_before_bytes)] if content.running else []
+    return [*first, *content.beside.values()]
+
+
 def _remove(content: _Content, job: str) -> None:
     if job not in content.waiting:
         raise JobError(f"{job.rpartition('/')[2]} does not wait in the queue.")
@@ -143,10 +179,13 @@ def _remove(content: _Content, job: str) -> None:
 
 
 class Runner(threading.Thread):
-    """Works the queue off, one job at a time.
+    """Works the queue off, one job at a time on each card.
 
-    around   gives a context for a job's whole run: the host frees the card on entering and takes it back on leaving
-    on_end   is told when a job has ended, however it did
+    around   gives a context for a job's whole run on the first card: the host frees it on entering, and takes it back
+             on leaving
+    on_end   is told when a job has ended, however it did; of one at a time
+    cards    tells all that there are, the first one in front (see `cards.cards`); asked once
+    may_run_beside   whether a job may run on another card than the first
     """
 
     def __init__(
@@ -154,11 +193,19 @@ class Runner(threading.Thread):
         queue: JobQueue,
         around: Callable[[JobFolder], AbstractContextManager[Any]],
         on_end: Callable[[JobFolder], None],
+        *,
+        cards: Callable[[], Sequence[str]] = tuple,
+        may_run_beside: Callable[[JobFolder], bool] = lambda _: False,
     ) -> None:
         super().__init__(name="train-tools-queue", daemon=True)
         self._queue = queue
         self._around = around
         self._on_end = on_end
+        self._find_cards = cards
+        self._others: list[str] = []
+        self._lanes: dict[str, threading.Thread] = {}
+        self._may_run_beside = may_run_beside
+        self._ending = threading.Lock()
         self._end = threading.Event()
 
     def stop(self) -> None:
@@ -171,13 +218,34 @@ class Runner(threading.Thread):
             if self._end.wait(_POLL_S):
                 return
         with held:
-            while not self._end.wait(_POLL_S):
-                try:
-                    with _card:
-                        self._work()
-                except Exception as error:  # the border of the thread: a full disk, a drive that is gone; try again
-                    _log.warning("The queue can't go on at the moment: %s", error)
-                    self._end.wait(_RETRY_S)
+            self._others = list(self._find_cards()[1:])
+            self._work_on(_FIRST)
+            for lane in self._lanes.values():
+                lane.join()
+
+    def _attend(self) -> None:
+        """To the other cards too, those included that had a job at an earlier start."""
+        for card in (*self._others, *self._queue.cards_in_use()):
+            if card not in self._lanes:
+                self._lanes[card] = threading.Thread(target=self._work_on, args=(card,), daemon=True)
+                self._lanes[card].start()
+
+    def _work_on(self, card: str) -> None:
+        while not self._end.wait(_POLL_S):
+            try:
+                if card == _FIRST:
+                    self._attend()
+                with _cards[card]:
+                    self._work(card)
+            except Exception as error:  # the border of the thread: a full disk, a drive that is gone; try again
+                _log.warning("The queue can't go on at the moment: %s", error)
+                self._end.wait(_RETRY_S)
+
+    def _take(self, card: str) -> Turn | None:
+        if card == _FIRST:
+            return self._queue.take_next()
+        may = self._may_run_beside if card in self._others else (lambda _: False)  # it was there at an earlier start
+        return self._queue.take_beside(card, may)
 
     def _try_lock(self) -> IO[bytes] | None:
         try:
@@ -188,16 +256,16 @@ class Runner(threading.Thread):
             self._end.wait(_RETRY_S)
             return None
 
-    def _work(self) -> None:
-        turn = self._queue.take_next()
+    def _work(self, card: str) -> None:
+        turn = self._take(card)
         if turn is None:
             return
         job = JobFolder(self._queue.root / turn.job)
         if not _is_over(job, turn):
             has_run = False
             try:
-                with self._around(job):
-                    self._run_to_its_end(job, turn)
+                with self._around(job) if card == _FIRST else nullcontext():
+                    self._run_to_its_end(job, turn, card)
                     has_run = True
             except Exception as error:  # the border of the thread: one broken job must not end the queue
                 _log.exception("%s failed", job.path)
@@ -206,6 +274,10 @@ class Runner(threading.Thread):
                         self._end.wait(_RETRY_S)
                         return
                     _tell_failure(job, error)
+        with self._ending:
+            self._end_turn(job, turn)
+
+    def _end_turn(self, job: JobFolder, turn: Turn) -> None:
         if self._end.is_set():
             return
         try:
@@ -214,13 +286,14 @@ class Runner(threading.Thread):
             _log.exception("after %s", job.path)
         self._queue.finish(turn.job)
 
-    def _run_to_its_end(self, job: JobFolder, turn: Turn) -> None:
+    def _run_to_its_end(self, job: JobFolder, turn: Turn, card: str) -> None:
         """Start the job's worker, or attach to the one that is found at work, and wait."""
         if launcher.process_of(job) is None and not job.has_told_since(turn.told_before_bytes):
             if (request := job.requested()) is not None:  # came while the card was not free yet
                 _tell_early_end(job, request)
                 return
-            if not self._wait(launcher.start_worker(job)):
+            worker = launcher.start_worker(job) if card == _FIRST else launcher.start_worker(job, card=card)
+            if not self._wait(worker):
                 return
         # Found at work; or ours gave way to one that an earlier runner started just before it died.
         while (process := launcher.process_of(job)) is not None:

@@ -40,6 +40,22 @@ def test_the_plan_is_told_and_nothing_begun(studio: Studio, sweep: list[object])
     assert "optimizers (Optimizers)" in wrong.stderr
 
 
+def test_a_run_on_each_card(studio: Studio, sweep: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runs and two cards: two at once, the third when one of them has ended."""
+    monkeypatch.setenv("TRAIN_TOOLS_CARDS", "0,1")
+    told = studio.cli(*sweep, "--set", "epochs=8", "--learning-rates", "1e-3,2e-3,3e-3", "--json")
+    assert told.returncode == 0, told.stderr
+    rows = json.loads(told.stdout.splitlines()[-1])["sweep"]["rows"]
+    assert [row["status"]["state"] for row in rows] == ["finished"] * 3
+    trains = studio.app.workspace.find_version("cat", "v1").trains_dir
+    times = [[event.t for event in JobFolder(trains / row["name"]).events()] for row in rows]
+    (first_begins, first_ends), (second_begins, second_ends), (third_begins, _) = ((t[0], t[-1]) for t in times)
+    assert second_begins < first_ends
+    assert first_begins < second_ends
+    assert third_begins > min(first_ends, second_ends)
+    assert [told.stderr.count(f"Card {card}: {trains}") for card in (0, 1)] in ([2, 1], [1, 2])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C can't be sent to one process there")
 def test_ctrl_c_stops_all_after_saving(studio: Studio, sweep: list[object]) -> None:
     running = studio.background(

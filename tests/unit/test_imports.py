@@ -156,7 +156,7 @@ def test_help_needs_next_to_nothing() -> None:
         "lora_train.core.settings",
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
         *(f"lora_train.core.{name}" for name in ("events", "files", "installing", "jobs", "optimizers", "purposes")),
-        *("lora_train.core.samplers", "lora_train.core.specs"),
+        *("lora_train.core.places", "lora_train.core.samplers", "lora_train.core.specs"),
         *(
             f"lora_train.core.{name}_settings"
             for name in ("grid", "memory", "network", "noise", "preview", "validation")

@@ -68,6 +68,8 @@ class Hall:
         self.log: list[str] = []
         """What `around` and `on_end` were told, in order."""
         self.starts = 0
+        self.cards: dict[str, str] = {}
+        """The card that each job's worker was started for."""
         self._runners: list[Runner] = []
 
     def job(self, name: str, *files: str) -> JobFolder:
@@ -86,11 +88,13 @@ class Hall:
         self,
         around: Callable[[JobFolder], AbstractContextManager[Any]] | None = None,
         on_end: Callable[[JobFolder], None] | None = None,
+        **options: Any,
     ) -> Runner:
         runner = Runner(
             self.queue,
             around or (lambda job: nullcontext()),
             on_end or (lambda job: self.log.append(f"{job.path.name} {self.state(job)}")),
+            **options,
         )
         self._runners.append(runner)
         runner.start()
@@ -133,8 +137,9 @@ class Hall:
 def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
     opened = Hall(tmp_path / "work space")
 
-    def start(job: JobFolder) -> launcher.Worker:
+    def start(job: JobFolder, card: str = "") -> launcher.Worker:
         opened.starts += 1
+        opened.cards[job.path.name] = card
         return start_stand_in(job)
 
     monkeypatch.setattr(launcher, "start_worker", start)
