@@ -176,7 +176,7 @@ def test_where_nothing_fits_the_need_and_the_budget_are_told(
 ) -> None:
     use(monkeypatch, FakeGauge([11_000_000_000]))
     job = studio.plan(images, **SETTINGS)
-    with pytest.raises(DeviceMemoryError, match=r"11\.0 GB") as caught:
+    with pytest.raises(DeviceMemoryError, match=r"10\.2 GB") as caught:
         train_here(job)
     assert "resolution" in caught.value.hint
     assert read_memory(job.path) is None
