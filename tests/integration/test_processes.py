@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,6 +210,8 @@ def test_a_failure_is_told_as_one(studio: Studio) -> None:
 
 def test_started_as_on_two_machines(studio: Studio, alone: JobFolder) -> None:
     """Two machines on one: each has its own `accelerate launch`, and the second one's does not know the job."""
+    if int(version("accelerate").partition(".")[0]) < 1:
+        pytest.skip("the second launch refuses a port that the first listens at, as they are on one machine")
     images = _pictures(studio)
     port = studio.python("import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=2"]
@@ -220,7 +223,7 @@ def test_started_as_on_two_machines(studio: Studio, alone: JobFolder) -> None:
     train += [f"--set={name}={value}" for name, value in settings.items()]
     machines = [
         subprocess.Popen([*launch, f"--machine_rank={number}", *train], cwd=studio.root, env=environment())
-        for number in (1, 0)  # accelerate 0.21 would find the first one's port taken, as they are on one machine
+        for number in (1, 0)
     ]
     assert [machine.wait(WAIT_S) for machine in machines] == [0, 0]
     job = JobFolder(next(studio.root.rglob("job.json")).parent)
