@@ -48,6 +48,8 @@ COUNTERS = ("counted", "counted_html")
 """Those that take a number, and a text for one and for many."""
 NO_SENTENCES = {
     "--any: belongs to --filter",
+    "--compare: write the other command after it, as in `--compare -- python theirs.py`",
+    "--count, --compare: give one of them",
     "--auth: write it as user:password, both not empty",
     "--model: say what it is, by --with wd14 or --with blip",
     "--version: pictures from --images go to v1; leave one of the two out",
