@@ -27,7 +27,8 @@ from lora_train.data.dataset import fingerprint, scan_dataset
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.reporting import Reporter
-from lora_train.engine.setup import Run, prepare_run
+from lora_train.engine.run import Run
+from lora_train.engine.setup import prepare_run
 from lora_train.engine.step import train_step
 
 

@@ -18,13 +18,14 @@ from lora_train.core.memory import asked_plan
 from lora_train.core.specs import CountSpec
 from lora_train.data.epochs import EpochPlanner, Source
 from lora_train.engine import devices, step
+from lora_train.engine.building import build_run_network
 from lora_train.engine.cache import LatentCache
 from lora_train.engine.counting import META, StepCounter, Work, counting, replaced
 from lora_train.engine.denoiser import SizeTable
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.random_model import SD1, SDXL, Sizes, unet_shapes
 from lora_train.engine.reporting import Reporter
-from lora_train.engine.setup import Run, build_run_network
+from lora_train.engine.run import Run
 from lora_train.engine.text import Embeddings
 from lora_train.engine.texts import CachedTexts
 from lora_train.engine.topology import Hints, unet_config

@@ -10,7 +10,7 @@ import torch
 from lora_train.core.seeds import derive_seed
 from lora_train.data.epochs import Batch, View
 from lora_train.engine import diffusion
-from lora_train.engine.setup import Run
+from lora_train.engine.run import Run
 
 
 def normal(run: Run, batch: Batch, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from lora_train.engine.recordings import Recordings
 from lora_train.engine.reporting import Reporter
 
 if TYPE_CHECKING:
-    from lora_train.engine.setup import Run
+    from lora_train.engine.run import Run
 
 
 WAITS = "a part of the base model waits in main memory"

@@ -27,7 +27,7 @@ from lora_train.engine.quantised import quantise
 from lora_train.engine.texts import CachedTexts
 
 if TYPE_CHECKING:
-    from lora_train.engine.setup import Run
+    from lora_train.engine.run import Run
 
 
 def earlier_or_asked(settings: TrainSettings, job_dir: Path) -> tuple[MemoryPlan, list[Trial]]:

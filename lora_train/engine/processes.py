@@ -23,7 +23,7 @@ from lora_train.engine.team import Team
 
 if TYPE_CHECKING:
     from lora_train.engine.devices import Device
-    from lora_train.engine.setup import Run
+    from lora_train.engine.run import Run
 
 T = TypeVar("T")
 

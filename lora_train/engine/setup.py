@@ -11,48 +11,41 @@ from typing import Any
 import torch
 
 from lora_train.core.assets import resolve_base_model
-from lora_train.core.conditioning import Conditioning, conditioning_of, trains_text_encoders
-from lora_train.core.config import TrainSettings
+from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note
 from lora_train.core.hash_cache import FILE_NAME, HashCache
-from lora_train.core.memory import MemoryPlan, Trial
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
 from lora_train.data.buckets import bucket_info
 from lora_train.data.captions import common_tag, tag_frequency
 from lora_train.data.dataset import Dataset, fingerprint, scan_dataset
-from lora_train.data.epochs import Batch, Bucket, EpochPlanner, parts_of_at_most, total_steps
+from lora_train.data.epochs import Batch, Bucket, total_steps
 from lora_train.data.holding_out import not_shown, parted
 from lora_train.data.plan import captions_of, make_planner, place_in_buckets
 from lora_train.data.repeats import with_folder_repeats
 from lora_train.data.trained_text import plain_texts
 from lora_train.engine import devices
+from lora_train.engine.building import build_run_network
 from lora_train.engine.cache import LatentCache, build_latent_cache
 from lora_train.engine.checkpoint_hashes import CheckpointHashes
 from lora_train.engine.compiling import CompiledBlocks, why_not_compiled
 from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.disk_cache import DiskCache, circumstances
-from lora_train.engine.fast_unet import FastUnet
-from lora_train.engine.flat import FlatPart
-from lora_train.engine.gauge import Gauge, open_gauge
+from lora_train.engine.gauge import open_gauge
 from lora_train.engine.graphs import recordings_of
 from lora_train.engine.heap import give_back_freed_memory
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
-from lora_train.engine.memory import earlier_or_asked, load_unet, take_plan
+from lora_train.engine.memory import earlier_or_asked
 from lora_train.engine.metadata import RunFacts
-from lora_train.engine.network_protocol import PARTS, Network
-from lora_train.engine.networks import Continued, build_network
-from lora_train.engine.offload import Offload
-from lora_train.engine.optimizers import make_optimizer, make_schedule, optimizer_parameters
+from lora_train.engine.networks import Continued
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.processes import Processes
 from lora_train.engine.quantised import require_kind
-from lora_train.engine.recordings import Recordings
 from lora_train.engine.reporting import Reporter
-from lora_train.engine.scaling import LossScaler
+from lora_train.engine.run import Run
 from lora_train.engine.team import Team
 from lora_train.engine.text import Prompts
 from lora_train.engine.texts import CachedTexts, TrainedTexts
@@ -69,63 +62,6 @@ _NOISE_COUNTS_LITTLE = (
 )
 
 _NOWHERE_TO_WAIT = "Nothing of the base model waits in main memory: only NVIDIA cards fetch it while they compute."
-
-
-class Run:
-    """Everything one training run works with. Made by `prepare_run`; the loop is in `train`."""
-
-    settings: TrainSettings
-    trains_text: bool
-    spec: TrainSpec
-    device: devices.Device
-    dtype: torch.dtype
-    model: BaseModel
-    network: Network
-    continued: Continued | None
-    planner: EpochPlanner
-    conditioning: Conditioning
-    latents: LatentCache
-    sizes: SizeTable | None
-    inpaint: dict[Bucket, torch.Tensor | None]
-    masks: MaskCache | None
-    held_out: HeldOut | None
-    """What the run is measured with; None where no picture is held out."""
-    texts: TrainedTexts | CachedTexts
-    preview_texts: PreviewTexts | None
-    groups: dict[str, FlatPart]
-    """What is trained, by the part of the model."""
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    scaler: LossScaler
-    recordings: Recordings
-    fast_unet: FastUnet
-    alphas: torch.Tensor
-    total_steps: int
-    resolution_px: int
-    dataset_fingerprint: str
-    facts: RunFacts
-    checkpoint_hashes: CheckpointHashes
-    hashes: HashCache
-    cache_dir: Path | None
-    job_dir: Path
-    plan: MemoryPlan
-    tried: list[Trial]
-    """Plans that this worker or an earlier one of the job found to fit or not."""
-    gauge: Gauge | None
-    """None where the run is not fitted to its device."""
-    offload: Offload | None = None
-    processes: Processes | None = None
-    """Those that train together; None for a process on its own."""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes what is written."""
-        return self.processes is None or self.processes.is_first
-
-    def own_parts(self, group: Sequence[Batch]) -> Sequence[Batch]:
-        """What this process computes of batches, in parts as the memory plan wants them."""
-        mine = group if self.processes is None else [part for part in map(self.processes.part, group) if part.views]
-        return [piece for batch in mine for piece in parts_of_at_most(batch, self.plan.views_at_once)]
 
 
 def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | None = None) -> Run:
@@ -353,32 +289,6 @@ def _read_held_masks(
     except DatasetError as error:
         report.events.write(Note("warning", f"Held-out pictures are measured without masks: {error.message}"))
         return None
-
-
-def build_run_network(run: Run) -> None:
-    """The network on the run's UNet (and text encoders), and what trains it."""
-    settings, model = run.settings, run.model
-    load_unet(run)
-    run.network = build_network(settings, model, run.continued, trains_text=run.trains_text)
-    run.network.attach()
-    run.fast_unet = FastUnet(model.unet)
-    if run.continued is not None:
-        run.facts.network = run.continued.facts()
-    parts = PARTS if run.trains_text else PARTS[:1]
-    run.groups = run.network.flatten(parts, run.dtype)
-    if run.processes is not None:
-        run.processes.share([part.weights for part in run.groups.values()])
-    run.recordings = Recordings()
-    give_optimizer(run)
-    take_plan(run, run.plan)
-
-
-def give_optimizer(run: Run) -> None:
-    """A new optimizer for the network that is there, with its schedule and loss scaling."""
-    parameters = optimizer_parameters(run.settings, run.groups)
-    run.optimizer = make_optimizer(run.settings, parameters, fused=devices.has_fused_optimizers(run.device))
-    run.schedule = make_schedule(run.settings, run.optimizer, run.total_steps)
-    run.scaler = LossScaler(run.device.torch, enabled=run.dtype == torch.float16)
 
 
 def _keeps_texts(run: Run) -> bool:

@@ -20,7 +20,7 @@ from lora_train.engine.flat import clip, gradients
 from lora_train.engine.optimizers import is_capturable, rates_as
 from lora_train.engine.processes import reduce_gradients
 from lora_train.engine.recomputing import without_random_state
-from lora_train.engine.setup import Run
+from lora_train.engine.run import Run
 from lora_train.engine.text import Embeddings
 from lora_train.engine.texts import TokenIds
 

@@ -32,9 +32,10 @@ from lora_train.engine.optimizers import coming_rate, halve_rates, resting_weigh
 from lora_train.engine.previews import draw_previews, grid_path, save_previews
 from lora_train.engine.processes import Wish
 from lora_train.engine.reporting import Reporter
+from lora_train.engine.run import Run
 from lora_train.engine.sample import draw_settings
 from lora_train.engine.saving import Snapshot, Writer
-from lora_train.engine.setup import Run, prepare_run
+from lora_train.engine.setup import prepare_run
 from lora_train.engine.state import (
     Clock,
     LoadedState,

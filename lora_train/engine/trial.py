@@ -14,10 +14,11 @@ from lora_train.core.memory import Trial, WhyNot, measures_text, read_memory
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.averages import Averages
+from lora_train.engine.building import give_optimizer
 from lora_train.engine.gauge import Gauge
 from lora_train.engine.memory import next_plan, nothing_fits, remember, take_plan
 from lora_train.engine.reporting import Reporter
-from lora_train.engine.setup import Run, give_optimizer
+from lora_train.engine.run import Run
 from lora_train.engine.step import train_step
 
 TRIAL_STEPS = 3

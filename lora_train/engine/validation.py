@@ -29,7 +29,7 @@ from lora_train.engine.texts import CachedTexts, TrainedTexts
 
 if TYPE_CHECKING:
     from lora_train.engine.processes import Processes
-    from lora_train.engine.setup import Run
+    from lora_train.engine.run import Run
 
 TIMESTEPS_EACH = 8
 """Noise levels at which a picture is measured, spread evenly over those that are trained."""

@@ -17,7 +17,7 @@ from lora_train.core.specs import TrainSpec
 from lora_train.engine import draws, losses, setup, step
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter
-from lora_train.engine.setup import Run
+from lora_train.engine.run import Run
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Studio
