@@ -120,7 +120,7 @@ def _numbers(status: JobStatus) -> str:
         cells.append(("Speed", value(f"{status.s_per_step:.3g} s/step")))
     if status.eta_s is not None and status.state == "running":
         cells.append(("Time left", value(duration_text(status.eta_s))))
-        cells.append(("Finished at about", local_time(status.last_event_t + status.eta_s)))
+        cells.append(("Ready at about", local_time(status.last_event_t + status.eta_s)))
     if status.peak_memory_mb:
         cells.append(("Peak memory", value(gigabytes_text(status.peak_memory_mb * 2**20))))
     if status.device:

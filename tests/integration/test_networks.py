@@ -18,7 +18,8 @@ from lora_train.core.errors import JobError, ModelError
 from lora_train.core.inspection import inspect_file
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import PreviewSpec, TrainSpec
-from lora_train.engine import setup
+from lora_train.data.levels import largest_difference
+from lora_train.engine import building, setup
 from lora_train.engine.flat import FlatPart
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
 from lora_train.engine.network_protocol import Draw, Network
@@ -118,7 +119,8 @@ def test_ranks_by_group_in_the_file_and_taught_more(studio: Studio, files: type[
     base = studio.plan(images, rank=1, epochs=1, learning_rate=0, train_text_encoder=False, **previews)
     _train(base)
     untouched = Image.open(base.samples_dir / f"{base.path.name}-p1-w0.png")
-    assert Image.open(grid[0]).tobytes() == untouched.tobytes()
+    # Layers with a LoRA are not computed together with others, which rounds differently.
+    assert largest_difference(Image.open(grid[0]), untouched) <= 1
     assert Image.open(grid[1]).tobytes() != untouched.tobytes()
 
 
@@ -276,7 +278,7 @@ def test_a_network_of_another_kind_needs_nothing_of_the_loop(studio: Studio, mon
         made.append(FullDelta(targets))
         return made[-1]
 
-    monkeypatch.setattr(setup, "build_network", build)
+    monkeypatch.setattr(building, "build_network", build)
     settings: dict[str, Any] = {
         "epochs": 2,
         "repeats": 4,

@@ -52,12 +52,14 @@ def losses(events: list[ev.Event]) -> list[float]:
 
 
 def assert_alike(files: type[Files], plain: JobFolder, recorded: JobFolder) -> None:
-    """Numbers of a recording are float32 scalars, where plain ones are doubles; a step moves a weight by 4e-3."""
+    """Numbers of a recording are float32 scalars, where plain ones are doubles; a step moves a weight by 4e-3, and
+    where gradients are next to nothing Adam makes much of their rounding.
+    """
     wanted, found = load_file(files.final(plain)), load_file(files.final(recorded))
     assert wanted.keys() == found.keys()
     assert any(bool(tensor.any()) for name, tensor in wanted.items() if "lora_up" in name)
     for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize(

@@ -117,4 +117,4 @@ def test_a_training_without_a_trial_tells_nothing() -> None:
 def test_a_running_training_tells_when_it_ends() -> None:
     """Told ten minutes before 12:00 UTC on the first of January 2026."""
     status = JobStatus(state="running", total_steps=9, eta_s=600.0, last_event_t=1_767_268_200.0)
-    assert any("Finished at about 2026-01-01 12:00 UTC" in line for line in progress(None, status))
+    assert any("Ready at about 2026-01-01 12:00 UTC" in line for line in progress(None, status))
