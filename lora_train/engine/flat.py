@@ -60,7 +60,8 @@ class FlatPart:
     def forget(self) -> None:
         """Set all gradients to zero, where they are."""
         self.gradients.zero_()
-        self.copy_gradients.zero_()
+        if self.copy_gradients is not self.gradients:
+            self.copy_gradients.zero_()
 
 
 def gradients(parts: Iterable[FlatPart]) -> list[torch.Tensor]:

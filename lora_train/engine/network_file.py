@@ -39,11 +39,6 @@ def module_name(target: Target) -> str:
     return target.file_name or _PREFIX[target.part] + target.name.replace(".", "_")
 
 
-def file_tensors(network: Network, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The parts of every layer by kohya's names, on the CPU, ready for `save_lora`. Raises as `checked` does."""
-    return checked(named_parts(network), dtype)
-
-
 def named_parts(network: Network) -> dict[str, torch.Tensor]:
     """The parts of every layer by kohya's names: the tensors themselves, not copies."""
     return {

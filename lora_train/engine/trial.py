@@ -11,6 +11,7 @@ import torch
 
 from lora_train.core.events import Note
 from lora_train.core.memory import Trial, WhyNot, measures_text, read_memory
+from lora_train.core.numbers import gigabytes_text
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
 from lora_train.engine.averages import Averages
@@ -118,7 +119,7 @@ def _s_per_step(run: Run, batch: Batch) -> float:
 
 def _told(run: Run, gauge: Gauge) -> str:
     fitting = run.tried[-1]
-    peak = f"{fitting.peak_bytes / 1e9:.1f} GB of the {gauge.budget_bytes / 1e9:.1f} GB that it may take"
+    peak = f"{gigabytes_text(fitting.peak_bytes)} of the {gigabytes_text(gauge.budget_bytes)} that it may take"
     saved = measures_text(fitting.plan)
     how = f"with {saved}" if saved else "without saving any"
     return f"Fits the memory {how}: {peak}, {fitting.s_per_step:.2f} s a step."

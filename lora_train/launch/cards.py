@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Mapping
 
-from lora_train.launch.launcher import OWN_CONSOLE
+from lora_train.launch.device_memory import ask_driver
 
 CARDS = "TRAIN_TOOLS_CARDS"
 """Names the cards that sweeps may spread over, as CUDA_VISIBLE_DEVICES would; "0" keeps them to the first one."""
-_LIMIT_S = 10.0
 
 
 def cards(environ: Mapping[str, str]) -> list[str]:
@@ -21,23 +18,7 @@ def cards(environ: Mapping[str, str]) -> list[str]:
     for name in (CARDS, "CUDA_VISIBLE_DEVICES"):
         if name in environ:
             return [card.strip() for card in environ[name].split(",") if card.strip() not in ("", "-1")]
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    try:
-        done = subprocess.run(
-            [tool, "--list-gpus"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            creationflags=OWN_CONSOLE,
-            timeout=_LIMIT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return numbered(done.stdout)
+    return numbered(ask_driver("--list-gpus"))
 
 
 def numbered(told: str) -> list[str]:

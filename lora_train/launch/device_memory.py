@@ -31,13 +31,18 @@ def nvidia_cards(environ: Mapping[str, str] = os.environ) -> list[DeviceMemory]:
     With cards of different kinds CUDA begins with the fastest, this tool with the first slot: set
     CUDA_DEVICE_ORDER=PCI_BUS_ID where that is to be the same.
     """
+    told = ask_driver(f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
+    return visible_cards(told, environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def ask_driver(*arguments: str) -> str:
+    """What NVIDIA's tool says; "" where there is none, or it has no answer in time."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return []
-    command = [tool, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+        return ""
     try:
         done = subprocess.run(
-            command,
+            [tool, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -47,8 +52,8 @@ def nvidia_cards(environ: Mapping[str, str] = os.environ) -> list[DeviceMemory]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return visible_cards(done.stdout, environ.get("CUDA_VISIBLE_DEVICES"))
+        return ""
+    return done.stdout
 
 
 def visible_cards(told: str, visible: str | None) -> list[DeviceMemory]:

@@ -16,7 +16,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.grids import ALL_GRIDS_FILE, grid_file
 from lora_train.core.jobs import JobFolder
-from lora_train.engine.network_file import file_tensors, save_lora
+from lora_train.engine.network_file import checked, named_parts, save_lora
 
 GRID: dict[str, Any] = {"prompt": "a red circle", "steps": (3,), "seeds": (5,), "weights": (0, 1)}
 
@@ -27,7 +27,7 @@ def loras(demo_model: Any, make_lora: Callable[..., Any], tmp_path: Path) -> lis
     paths = [tmp_path / "猫-000002.safetensors", tmp_path / "猫.safetensors"]
     for path, up in zip(paths, (0.05, 0.1), strict=True):
         network = make_lora(demo_model, up=up)
-        save_lora(path, file_tensors(network, torch.float32), {"ss_output_name": path.stem})
+        save_lora(path, checked(named_parts(network), torch.float32), {"ss_output_name": path.stem})
     return paths
 
 

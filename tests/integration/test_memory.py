@@ -19,8 +19,8 @@ from lora_train.data.epochs import Batch, View
 from lora_train.engine import setup, trial
 from lora_train.engine import train as engine
 from lora_train.engine.loading import BaseModel
-from lora_train.engine.reporting import Reporter
 from lora_train.engine.step import losses_of
+from tests.integration.test_nan import train_here
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files, Studio
@@ -59,17 +59,6 @@ def pictures(studio: Studio) -> Path:
 @pytest.fixture
 def images(studio: Studio) -> Path:
     return pictures(studio)
-
-
-def train_here(job: JobFolder) -> engine.Ending:
-    spec = job.read_spec()
-    assert isinstance(spec, TrainSpec)
-    events = ev.EventWriter(job.events_path)
-    try:
-        with Reporter(job, events) as report:
-            return engine.train(spec, job, report)[0]
-    finally:
-        events.close()
 
 
 def notes(job: JobFolder, word: str) -> list[str]:

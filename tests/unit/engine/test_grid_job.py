@@ -25,7 +25,7 @@ from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace
 from lora_train.engine import grid_job
 from lora_train.engine.grid_job import draw_grid
-from lora_train.engine.network_file import file_tensors, save_lora
+from lora_train.engine.network_file import checked, named_parts, save_lora
 from lora_train.engine.reporting import Reporter
 
 pytestmark = pytest.mark.compat
@@ -39,7 +39,7 @@ def loras(demo_model: Any, make_lora: Callable[..., Any], tmp_path: Path) -> lis
     paths = [tmp_path / "猫-000002.safetensors", tmp_path / "猫.safetensors"]
     for path, up in zip(paths, (0.05, 0.1), strict=True):
         network = make_lora(demo_model, up=up)
-        save_lora(path, file_tensors(network, torch.float32), {"ss_output_name": path.stem})
+        save_lora(path, checked(named_parts(network), torch.float32), {"ss_output_name": path.stem})
     return paths
 
 

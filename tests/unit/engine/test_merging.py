@@ -20,7 +20,7 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import MergeSpec
 from lora_train.engine.merging import Factors, balanced, merge, norm, reduce
 from lora_train.engine.network import Target, text_encoder_targets, unet_targets
-from lora_train.engine.network_file import file_tensors, load_network, save_lora
+from lora_train.engine.network_file import checked, load_network, named_parts, save_lora
 from lora_train.engine.reporting import Reporter
 
 pytestmark = pytest.mark.compat
@@ -314,7 +314,7 @@ def test_merged_file_does_what_both_do_together(
     networks = [make_lora(model, convolutions=True, rank=rank, up=0.05 * rank) for rank in (2, 3)]
     paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
     for path, network in zip(paths, networks, strict=True):
-        save_lora(path, file_tensors(network, torch.float32), {})
+        save_lora(path, checked(named_parts(network), torch.float32), {})
     run(*paths, weights=(0.7, 0.4))
     base = _outputs(model)
     targets: list[Target] = unet_targets(model.unet, with_convolutions=True)

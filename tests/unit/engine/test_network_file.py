@@ -25,9 +25,10 @@ from lora_train.engine.network import (
     unet_targets,
 )
 from lora_train.engine.network_file import (
-    file_tensors,
+    checked,
     load_network,
     module_name,
+    named_parts,
     save_lora,
     with_hashes,
 )
@@ -121,7 +122,7 @@ def test_a_host_finds_the_layer_of_every_tensor(network: LoraNetwork, checkpoint
         for name, tensor in checkpoint.items()
         if name.endswith(".weight")
     }
-    tensors = file_tensors(network, torch.float32)
+    tensors = checked(named_parts(network), torch.float32)
     modules = {name.partition(".")[0] for name in tensors}
     assert len(modules) == MODULES
     for module in modules:
@@ -136,7 +137,7 @@ def test_a_host_finds_the_layer_of_every_tensor(network: LoraNetwork, checkpoint
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_only_complete_triples(network: LoraNetwork, dtype: torch.dtype, tmp_path: Path) -> None:
-    save_lora(tmp_path / "a.safetensors", file_tensors(network, dtype), METADATA)
+    save_lora(tmp_path / "a.safetensors", checked(named_parts(network), dtype), METADATA)
     stored = load_file(tmp_path / "a.safetensors")
     parts: dict[str, set[str]] = {}
     for name, tensor in stored.items():
@@ -155,7 +156,7 @@ def test_only_complete_triples(network: LoraNetwork, dtype: torch.dtype, tmp_pat
 
 def test_shapes_by_kind_of_layer(network: LoraNetwork) -> None:
     """Linear (r, in) and (out, r); convolutions (r, in, k, k) and (out, r, 1, 1), also when k is 1."""
-    tensors = file_tensors(network, torch.float32)
+    tensors = checked(named_parts(network), torch.float32)
     shapes = {
         "down_blocks_0_attentions_0_proj_in": ((4, 32, 1, 1), (32, 4, 1, 1)),
         "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": ((4, 64), (32, 4)),
@@ -172,9 +173,9 @@ def test_shapes_by_kind_of_layer(network: LoraNetwork) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 6.1e4, -7e4])
 def test_numbers_no_host_can_use_are_refused(bad: float) -> None:
     with pytest.raises(TrainToolsError, match="lora_unet_mid_block_attentions_0_proj_in") as error:
-        file_tensors(_one_layer(0.5, bad), torch.float32)
+        checked(named_parts(_one_layer(0.5, bad)), torch.float32)
     assert "learning rate" in error.value.hint
-    assert file_tensors(_one_layer(0.5, 5.9e4), torch.float32)
+    assert checked(named_parts(_one_layer(0.5, 5.9e4)), torch.float32)
 
 
 # --- writing ---
@@ -184,12 +185,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"mine")
     with pytest.raises(TrainToolsError, match="exists already"):
-        save_lora(path, file_tensors(_one_layer(1.0), torch.float32), METADATA)
+        save_lora(path, checked(named_parts(_one_layer(1.0)), torch.float32), METADATA)
     assert [(own.name, own.read_bytes()) for own in tmp_path.iterdir()] == [("a.safetensors", b"mine")]
 
 
 def test_no_temporary_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = file_tensors(_one_layer(1.0), torch.float32)
+    tensors = checked(named_parts(_one_layer(1.0)), torch.float32)
     save_lora(tmp_path / "good.safetensors", tensors, METADATA)
 
     def full_disk(_: int) -> None:
@@ -212,7 +213,7 @@ def _header_and_data(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def test_hashes_of_a_small_file(network: LoraNetwork, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_lora(path, file_tensors(network, torch.float16), METADATA)
+    save_lora(path, checked(named_parts(network), torch.float16), METADATA)
     header, data = _header_and_data(path)
     metadata = header["__metadata__"]
     digest = hashlib.sha256(data).hexdigest()
@@ -244,11 +245,11 @@ def test_hashes_of_a_large_file(tmp_path: Path) -> None:
 
 
 def test_hashes_depend_on_tensors_alone() -> None:
-    tensors = file_tensors(_one_layer(1.0), torch.float32)
+    tensors = checked(named_parts(_one_layer(1.0)), torch.float32)
     one = with_hashes(tensors, {"ss_seed": "1"})
     other = with_hashes(tensors, {"ss_seed": "2", "modelspec.title": "x" * 1000})
     assert one["sshs_model_hash"] == other["sshs_model_hash"]
-    changed = with_hashes(file_tensors(_one_layer(2.0), torch.float32), {"ss_seed": "1"})
+    changed = with_hashes(checked(named_parts(_one_layer(2.0)), torch.float32), {"ss_seed": "1"})
     assert changed["sshs_model_hash"] != one["sshs_model_hash"]
 
 
@@ -257,7 +258,7 @@ def test_hashes_depend_on_tensors_alone() -> None:
 
 def test_round_trip(network: LoraNetwork, small_model: Any, tmp_path: Path) -> None:
     path = tmp_path / "自作LORA.safetensors"
-    save_lora(path, file_tensors(network, torch.float32), METADATA)
+    save_lora(path, checked(named_parts(network), torch.float32), METADATA)
     loaded = load_network(path, _all_targets(small_model))
     assert loaded.tensors().keys() == network.tensors().keys()
     for name, tensor in loaded.tensors().items():
@@ -271,7 +272,9 @@ def test_file_with_some_layers_only(small_model: Any, tmp_path: Path) -> None:
     targets = unet_targets(small_model.unet, with_convolutions=False)
     network = LoraNetwork.new(targets, {"linear": (4, 2.0)}, seed=1)
     tensors = {
-        name: tensor for name, tensor in file_tensors(network, torch.float32).items() if not name.endswith("alpha")
+        name: tensor
+        for name, tensor in checked(named_parts(network), torch.float32).items()
+        if not name.endswith("alpha")
     }
     save_file(tensors, tmp_path / "a.safetensors")
     loaded = load_network(tmp_path / "a.safetensors", _all_targets(small_model))
@@ -281,7 +284,7 @@ def test_file_with_some_layers_only(small_model: Any, tmp_path: Path) -> None:
 
 def _save_changed(network: LoraNetwork, path: Path, change: dict[str, torch.Tensor | None]) -> None:
     """The network's file with some tensors replaced (None: removed)."""
-    tensors: dict[str, Any] = {**file_tensors(network, torch.float32), **change}
+    tensors: dict[str, Any] = {**checked(named_parts(network), torch.float32), **change}
     save_file({name: own for name, own in tensors.items() if own is not None}, path)
 
 

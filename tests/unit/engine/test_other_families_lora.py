@@ -13,7 +13,7 @@ import torch
 from lora_train.core.errors import ModelError
 from lora_train.core.inspection import describe, inspect_file
 from lora_train.engine.network import LoraNetwork, Target, text_encoder_targets, unet_targets
-from lora_train.engine.network_file import file_tensors, load_network, module_name, save_lora
+from lora_train.engine.network_file import checked, load_network, module_name, named_parts, save_lora
 from lora_train.engine.random_model import SDXL, checkpoint_shapes
 
 pytestmark = pytest.mark.compat
@@ -101,7 +101,7 @@ def test_attentions_of_open_clip_stay_whole(family: str, fused: int, model_of: C
 @pytest.mark.parametrize("family", ["sd2", "sdxl", "sdxl-inpaint"])
 def test_round_trip(family: str, model_of: Callable[[str], Any], make_lora: Callable[..., Any], tmp_path: Path) -> None:
     network = make_lora(model_of(family), convolutions=True)
-    path = save(tmp_path / "a.safetensors", file_tensors(network, torch.float32), family)
+    path = save(tmp_path / "a.safetensors", checked(named_parts(network), torch.float32), family)
     loaded = load_network(path, targets_of(model_of(family)))
     ours, theirs = network.tensors(), loaded.tensors()
     assert ours.keys() == theirs.keys()
@@ -120,7 +120,7 @@ def test_inspection(
     make_lora: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    tensors = file_tensors(make_lora(model_of(family), convolutions=True), torch.float16)
+    tensors = checked(named_parts(make_lora(model_of(family), convolutions=True)), torch.float16)
     inspection = inspect_file(save(tmp_path / "a.safetensors", tensors, family))
     assert inspection.lora is not None
     facts = inspection.lora
@@ -150,7 +150,7 @@ def test_lora_of_another_family(
     make_lora: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    path = save(tmp_path / "a.safetensors", file_tensors(make_lora(model_of(family)), torch.float16), family)
+    path = save(tmp_path / "a.safetensors", checked(named_parts(make_lora(model_of(family))), torch.float16), family)
     with pytest.raises(ModelError) as error:
         load_network(path, targets_of(model_of(base)))
     assert f"{path} is a LoRA for {label} and does not fit this base model: " in error.value.message
@@ -177,7 +177,7 @@ def test_layer_of_another_width_is_of_another_family(model_of: Callable[[str], A
 def test_part_of_a_fused_attention_is_refused(
     family: str, name: str, model_of: Callable[[str], Any], make_lora: Callable[..., Any], tmp_path: Path
 ) -> None:
-    tensors = file_tensors(make_lora(model_of(family)), torch.float16)
+    tensors = checked(named_parts(make_lora(model_of(family))), torch.float16)
     some = {key: tensor for key, tensor in tensors.items() if not key.startswith(f"{name}.")}
     assert len(some) == len(tensors) - 3
     path = save(tmp_path / "a.safetensors", some, family)
@@ -194,7 +194,7 @@ def test_attention_of_clip_may_be_partial(
     model_of: Callable[[str], Any], make_lora: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A layer that has none of the four, and CLIP-L's attentions, are as a file has them."""
-    tensors = file_tensors(make_lora(model_of("sdxl")), torch.float16)
+    tensors = checked(named_parts(make_lora(model_of("sdxl"))), torch.float16)
     gone = ("lora_te1_text_model_encoder_layers_3_self_attn_q", "lora_te2_text_model_encoder_layers_3_self_attn_")
     some = {key: tensor for key, tensor in tensors.items() if not key.startswith(gone)}
     path = save(tmp_path / "a.safetensors", some, "sdxl")

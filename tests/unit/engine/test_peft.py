@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_train.engine.loading import load_base_model
-from lora_train.engine.network_file import file_tensors, save_lora
+from lora_train.engine.network_file import checked, named_parts, save_lora
 
 peft = pytest.importorskip("peft", reason="peft is not installed", exc_type=ImportError)
 
@@ -69,7 +69,7 @@ def test_diffusers_and_peft_agree(
         part.double()
     base = _outputs(model.unet, *model.text_encoders)
     network = make_lora(model, convolutions=convolutions, groups=groups).double()
-    save_lora(tmp_path / "lora.safetensors", file_tensors(network, torch.float32), {})
+    save_lora(tmp_path / "lora.safetensors", checked(named_parts(network), torch.float32), {})
     network.attach()
     ours = _outputs(model.unet, *model.text_encoders)
     network.detach()
