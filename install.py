@@ -36,8 +36,9 @@ def _main() -> None:
     if verdict is None:
         verdict = packages.judge()
     missing = [name for name, error in verdict.items() if error == "missing" and name in packages.ADDED]
-    if missing and install([packages.requirement(name) for name in missing], packages.constraints()):
-        verdict = packages.judge()
+    if missing:
+        is_new = install([packages.requirement(name) for name in missing], packages.constraints())
+        verdict = packages.judge() if is_new else verdict
     if is_new and (helpful := packages.helpful_not_found()):  # by itself: what is needed must not fail with it
         install([packages.requirement(name) for name in helpful], packages.constraints())
     packages.write_verdict(verdict)

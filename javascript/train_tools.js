@@ -56,6 +56,8 @@
     const HIDDEN_MS = 5000;
     const LONGEST_MS = 10000;
     const REQUEST_MS = 15000;
+    const PRESS_MS = 5000;
+    const CLICK_MS = 150;
     const MESSAGE_MS = 8000;
 
     const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
@@ -112,7 +114,7 @@
 
     // --- asking what is new ---
 
-    const params = { train: "", smoothing: "", pictures: "", compare: "" };
+    const params = { train: "", smoothing: "", pictures: "", gallery: "", cards: "", compare: "" };
     const marks = new WeakMap(); // live element -> mark of what it shows
     let lastShown = "";
     let timer = 0;
@@ -147,7 +149,7 @@
         const selection = shown();
         const filter = captionFilter();
         const wanted = JSON.stringify(selection);
-        if (wanted !== lastShown) params.train = params.compare = "";
+        if (wanted !== lastShown) params.train = params.compare = params.gallery = params.cards = "";
         lastShown = wanted;
         // What is in a closed accordion is not asked for; of a hidden page only what nobody sees.
         const asked = liveElements().filter((element) => element.parentElement.getClientRects().length);
@@ -166,6 +168,7 @@
         const answer = await response.json();
         failures = 0;
         showTrouble("");
+        await released();
         if (JSON.stringify([shown(), captionFilter()]) !== JSON.stringify([selection, filter])) {
             askAgain = true;
             return;
@@ -220,6 +223,18 @@
             for (const tab of ["txt2img", "img2img"]) find(`#${tab}_lora_extra_refresh_internal`)?.click();
         }
         lorasRevision = revision;
+    }
+
+    // While a mouse button or finger is down no live part is redrawn: what is pressed would move away from under it, and
+    // the press would count for nothing. Its click comes after the release, a finger's by a task of its own. Scroll
+    // bars, menus and lists of the browser may keep the release to themselves, so that a press ends after a while.
+    let heldUntil = 0; // as performance.now()
+    const hold = (ms) => () => (heldUntil = performance.now() + ms);
+    document.addEventListener("pointerdown", hold(PRESS_MS), true);
+    for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, hold(CLICK_MS), true);
+
+    async function released() {
+        while (performance.now() < heldUntil) await new Promise((resume) => setTimeout(resume, CLICK_MS));
     }
 
     // --- redrawing: elements stay what they are, so that focus, scroll, open details and clicks survive ---
@@ -376,6 +391,7 @@
 
     function setParam(name, value) {
         params[name] = value;
+        if (name === "train") params.cards = "";
         poll();
     }
 

@@ -27,6 +27,7 @@ from lora_train.commands import (
 from lora_train.commands.arguments import Parser
 from lora_train.commands.console import Result, say_error, tell
 from lora_train.core.errors import ConfigError, TrainToolsError
+from lora_train.core.failures import refusal_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell("Interrupted.")
         result = {"error": "Interrupted", "message": "Interrupted.", "exit_code": 1}
     except OSError as error:
-        tell(f"Error: {error.strerror or error}: {error.filename or ''}")
-        result = {"error": "OSError", "message": str(error), "exit_code": 1}
+        refused = refusal_of(error)
+        say_error(refused)
+        result = {"error": "OSError", "message": refused.message, "hint": refused.hint, "exit_code": 1}
     exit_code = int(result.pop("exit_code", 0))
     if as_json:
         print(json.dumps(result, ensure_ascii=False, default=str))

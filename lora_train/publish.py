@@ -8,17 +8,20 @@ import os
 import shutil
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lora_train.core.cards import CardValue, card_bytes, merged_card, read_card
-from lora_train.core.errors import TrainToolsError
-from lora_train.core.files import replace, write_bytes
+from lora_train.core.errors import ModelError, TrainToolsError
+from lora_train.core.files import replace, temporary_beside, write_bytes
+from lora_train.core.lora_files import is_whole
+from lora_train.core.names import fold
 from lora_train.core.private_use import with_private_use, without_mark
+from lora_train.core.records import read_json
 from lora_train.core.tensorfiles import read_tensor_file, tensor_part_sha256
-from lora_train.core.workspace import fold, read_json
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 """Of a card; a host that finds several takes any of them."""
@@ -72,7 +75,11 @@ def publish(
     A card is merged (see `core.cards`). Raises TrainToolsError when the folder can't be written, ModelError when the
     LoRA is damaged.
     """
-    read_tensor_file(lora)
+    if not is_whole(lora):
+        raise ModelError(
+            f"{lora} is damaged: its weights are not those that were saved.",
+            "Publish another LoRA of this training, or train again.",
+        )
     new: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,8 @@ def publish(
         digest = _put_thumbnail(target.with_suffix(".png"), thumbnail, before, new)
     except OSError as error:
         for file in new:  # half a card would never be known as ours
-            Path(file).unlink(missing_ok=True)
+            with suppress(OSError):
+                Path(file).unlink(missing_ok=True)
         raise TrainToolsError(
             f"{folder} can't be written: {error.strerror or error}. The LoRA itself is safe at {lora}.",
             "Choose another folder to publish to, or copy the file by hand.",
@@ -182,7 +190,7 @@ def _header(lora: Path, stem: str, *, is_private: bool) -> dict[str, Any]:
 
 def _copy(lora: Path, target: Path, header: Mapping[str, Any]) -> None:
     """Copy with this header, flushed to the disk before it gets its name."""
-    temporary = target.with_name(f"{target.name}.tmp")
+    temporary = temporary_beside(target)
     try:
         with lora.open("rb") as source, temporary.open("wb") as copy:
             (header_bytes,) = struct.unpack("<Q", source.read(8))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, TrainToolsError
-from lora_train.core.failures import failure_of
+from lora_train.core.failures import failure_of, refusal_of
 from lora_train.core.jobs import JobFolder, RequestedEnd
 from lora_train.core.places import Place, place_for
 from lora_train.core.specs import (
@@ -67,23 +67,39 @@ def main(arguments: list[str]) -> int:
         place = place_for(options.processes, os.environ)
         job = _job(options.job, place)
         spec = job.read_spec()
+        if not isinstance(spec, TrainSpec):  # others don't share their work
+            place = None
+        lock = job.lock() if place is None or place.is_first else nullcontext()
     except TrainToolsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    if not isinstance(spec, TrainSpec):  # others don't share their work
-        place = None
-    lock = job.lock() if place is None or place.is_first else nullcontext()
+    except OSError as error:
+        return _refused(error)
     if lock is None:
         sys.stderr.write("Another worker is at this job.\n")
         return 2
     _isolate(spec)
     with lock:
         if place is None:
-            return _work(spec, job, ev.EventWriter(job.events_path), None)
+            return _work_alone(spec, job)
         from lora_train.engine.team import Team
 
         team = Team(place, job)
         return _work(spec, job, team.events, team)
+
+
+def _work_alone(spec: JobSpec, job: JobFolder) -> int:
+    try:
+        return _work(spec, job, ev.EventWriter(job.events_path), None)
+    except OSError as error:  # the events themselves can't be written
+        return _refused(error)
+
+
+def _refused(error: OSError) -> int:
+    """The log is all that is left to tell it."""
+    refused = refusal_of(error)
+    sys.stderr.write(f"{refused.message} {refused.hint}\n")
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,7 +177,12 @@ def _do(spec: JobSpec, job: JobFolder, events: ev.EventWriter, team: Team | None
             from lora_train.data.facts import check_pictures
 
             return ev.Finished(result=check_pictures(spec, job, events))
+        case MergeSpec():
+            return _do_on_device(spec, job, events, team)
         case _:
+            from lora_train.engine.libraries import import_libraries
+
+            import_libraries()
             return _do_on_device(spec, job, events, team)
 
 

@@ -40,7 +40,8 @@ else:
         """The page, or the API without a page, is up; after "Reload UI" with a new server."""
         app = webui.the_app(host)
         gate = api.PageGate(webui.api_credentials, lambda: demo is not None)
-        api.add_routes(server, app, gate, lambda query: live.live(app, query))
+        api.add_routes(server, app, gate, live.Live(app))
+        webui.keep_private(demo, app)
         host.guard_again()
         app.start_background()
 

@@ -6,8 +6,10 @@ torch is imported inside the fixtures, so that the tests of `core` and `data` ru
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,58 @@ os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "train-tools-no-h
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every case of the long suites, not a seeded tenth")
+    parser.addoption("--figures", type=Path, help="a file to which long suites add what they counted, as JSON lines")
+
+
+@pytest.fixture(scope="session")
+def share(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many of so many cases a long suite runs: a tenth (one at least), or all with `--full`."""
+    is_full = request.config.getoption("--full")
+    return lambda cases: cases if is_full else max(1, cases // 10)
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]]:
+    """Notes what a test of a long suite did (`count("kills", 20)`); told in `--figures` if the test passed."""
+    counted: dict[str, int] = {}
+    begun = time.monotonic()
+
+    def note(what: str, number: int) -> None:
+        counted[what] = counted.get(what, 0) + number
+
+    yield note
+    file: Path | None = request.config.getoption("--figures")
+    if file and counted and not request.node.stash.get(_FAILED, False):
+        line = {"test": request.node.nodeid, "counted": counted, "s": round(time.monotonic() - begun, 1)}
+        with file.open("a", encoding="utf-8") as open_file:
+            open_file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
 @pytest.fixture(scope="session")
 def taggers() -> Any:
     """`tests/assets/taggers.py`, which makes taggers for onnxruntime."""
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is no part of the hosts' libraries")
     return _asset("taggers")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Any:
+    """`tests/assets/servers.py`, with a server of our API over a real App."""
+    return _asset("servers")
 
 
 @pytest.fixture(scope="session")

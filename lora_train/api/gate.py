@@ -13,12 +13,15 @@ from typing import Any, Protocol
 
 from fastapi import Request
 
+from lora_train.api.pace import WrongPasswords
+
 TOKEN = secrets.token_urlsafe(32)
 """Carried by the page's HTML and sent along by its script. One for the process, so that it outlives a Reload UI."""
 
 _LOG_IN = "You are not logged in any more. Log in again and reload the page."
 _RELOAD = "The program was started anew since this page was opened, or the call is not the page's. Reload the page."
 _CREDENTIALS = "User or password are missing or wrong. Send those of --api-auth as HTTP Basic credentials."
+TOO_MANY_TRIES = "Too many wrong passwords came from this address. Wait a minute, then send the right one."
 _CLOSED = "The program runs without a page, and nobody may use its API. Start it with --api-auth user:password."
 
 
@@ -40,11 +43,21 @@ class PageGate:
     ) -> None:
         self._api_auth_pairs = api_auth_pairs
         self._page_exists = page_exists
+        self._wrong_passwords = WrongPasswords()
 
     def check(self, request: Request) -> str | None:
         pairs = self._api_auth_pairs()
-        if _has_credentials(request, pairs):
-            return None
+        if pairs and _scheme(request) == "basic":
+            address = request.client.host if request.client else ""
+            if self._wrong_passwords.are_too_many(address):
+                return self._check_page(request, pairs) and TOO_MANY_TRIES
+            if _has_credentials(request, pairs):
+                return None
+            self._wrong_passwords.note(address)
+        return self._check_page(request, pairs)
+
+    def _check_page(self, request: Request, pairs: Sequence[tuple[str, str]]) -> str | None:
+        """Without a look at passwords."""
         if not self._page_exists():
             return _CREDENTIALS if pairs else _CLOSED
         page = _page_app(request)
@@ -84,10 +97,12 @@ def _has_token(request: Request) -> bool:
     return _is_same(token, TOKEN)
 
 
+def _scheme(request: Request) -> str:
+    return request.headers.get("authorization", "").partition(" ")[0].lower()
+
+
 def _has_credentials(request: Request, pairs: Sequence[tuple[str, str]]) -> bool:
-    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return False
+    encoded = request.headers.get("authorization", "").partition(" ")[2]
     try:
         user, _, password = base64.b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
     except ValueError:  # not base64, or not text

@@ -22,7 +22,8 @@ def operation(route: Route[Any, Any]) -> dict[str, Any]:
     answers = {
         "200": {"description": "Done.", "content": content},
         "4XX": {
-            "description": "Why not: 401 for strangers, 404 for a file that is gone, else what was wrong.",
+            "description": "Why not: 401 for strangers, 404 for a file that is gone, 429 for too many calls or wrong "
+            "passwords at once, else what was wrong.",
             "content": {"application/json": {"schema": problem}},
         },
     }

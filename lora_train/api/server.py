@@ -5,9 +5,10 @@ Nothing is ever raised into the host, whose own handlers would drop our words.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,17 +17,27 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response
+from starlette.requests import ClientDisconnect
 
-from lora_train.api.gate import TOKEN, Gate
+from lora_train.api.gate import TOKEN, TOO_MANY_TRIES, Gate
 from lora_train.api.openapi import operation
+from lora_train.api.pace import Busy, Turns
 from lora_train.api.route import Route
 from lora_train.api.routes import ROUTES
 from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile, TextFile
+from lora_train.api.uploading import UPLOAD_BODY_LIMIT_BYTES
 from lora_train.app import App
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, TrainToolsError
+from lora_train.core.failures import refusal_of
 
 PREFIX = "/train-tools/v1/"
+_CALLS_AT_ONCE = 16
+_UPLOADS_AT_ONCE = 4
+"""Each may hold UPLOAD_BODY_LIMIT_BYTES, and as much again while it is decoded."""
+_WAITING = 500
+_STALL_LIMIT_S = 60.0
+"""How long a body may not grow: who sends one and stops would keep the turn of all others."""
 _LOG = logging.getLogger(__name__)
 _PICTURE_TYPES = {
     ".png": "image/png",
@@ -58,10 +69,12 @@ def add_routes(fastapi_app: FastAPI, app: App, gate: Gate, live: Callable[[Mappi
         dict[str, Any],
         lambda _, query: live({**msgspec.to_builtins(query), "token": TOKEN}),
     )
+    calls, uploads = Turns(_CALLS_AT_ONCE, _WAITING), Turns(_UPLOADS_AT_ONCE, _WAITING)
     for route in [*ROUTES, live_route]:
+        is_upload = route.body_limit_bytes == UPLOAD_BODY_LIMIT_BYTES
         fastapi_app.add_api_route(
             PREFIX + route.path,
-            _endpoint(route, app, gate),
+            _upload_endpoint(route, app, gate, uploads) if is_upload else _endpoint(route, app, gate, calls),
             methods=[route.method],
             name=f"train_tools_{route.path}",
             summary=route.summary,
@@ -76,18 +89,41 @@ def add_routes(fastapi_app: FastAPI, app: App, gate: Gate, live: Callable[[Mappi
 # --- a call ---
 
 
-def _endpoint(route: Route[Any, Any], app: App, gate: Gate) -> Callable[..., Any]:
+def _endpoint(route: Route[Any, Any], app: App, gate: Gate, turns: Turns) -> Callable[..., Any]:
     async def endpoint(request: Request) -> Response:
         try:
-            reason = gate.check(request)
-            if reason is not None:
-                raise _Refusal(401, "Unauthorized", reason)
+            _require_welcome(request, gate)
             body = await _read_body(request, route.body_limit_bytes) if route.method == "POST" else b""
-            return await run_in_threadpool(_serve, route, app, request, body)
+            async with turns.turn():
+                return await run_in_threadpool(_serve, route, app, request, body)
         except Exception as error:  # the border to the host
             return _error_answer(error, route)
 
     return endpoint
+
+
+def _upload_endpoint(route: Route[Any, Any], app: App, gate: Gate, turns: Turns) -> Callable[..., Any]:
+    """Reads the body only when it is its turn: many large ones at a time would fill the memory."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            _require_welcome(request, gate)
+            async with turns.turn():
+                body = await _read_body(request, route.body_limit_bytes)
+                return await run_in_threadpool(_serve, route, app, request, body)
+        except Exception as error:  # as above
+            return _error_answer(error, route)
+
+    return endpoint
+
+
+def _require_welcome(request: Request, gate: Gate) -> None:
+    """Raises _Refusal for a caller who may not."""
+    reason = gate.check(request)
+    if reason == TOO_MANY_TRIES:
+        raise _Refusal(429, "TooManyTries", reason)
+    if reason is not None:
+        raise _Refusal(401, "Unauthorized", reason)
 
 
 async def _read_body(request: Request, limit_bytes: int) -> bytes:
@@ -101,11 +137,21 @@ async def _read_body(request: Request, limit_bytes: int) -> bytes:
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
     body = bytearray()
-    async for chunk in request.stream():
+    chunks = request.stream()
+    while (chunk := await _next_chunk(chunks)) is not None:
         body += chunk
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes)
     return bytes(body)
+
+
+async def _next_chunk(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+    """None at the end. Raises _Refusal where nothing comes for too long."""
+    try:
+        return await asyncio.wait_for(anext(chunks, None), _STALL_LIMIT_S)
+    except asyncio.TimeoutError:
+        message = f"Nothing more of the body came for {_STALL_LIMIT_S:g} seconds."
+        raise _Refusal(408, "TooSlow", message, "Try again in a moment.") from None
 
 
 def _too_large(limit_bytes: int) -> _Refusal:
@@ -163,6 +209,10 @@ def _error_answer(error: Exception, route: Route[Any, Any]) -> Response:
     match error:
         case _Refusal():
             return _json_answer(error.problem, error.status)
+        case ClientDisconnect():  # in the middle of an upload: nothing was taken, and nobody hears the answer
+            return Response(status_code=400)
+        case Busy():
+            return _json_answer(Problem("TooBusy", "Too many calls wait already.", "Try again in a moment."), 429)
         case ConfigError():
             return _json_answer(Problem(name, error.message, error.hint, error.problems), 400)
         case TrainToolsError():
@@ -171,8 +221,8 @@ def _error_answer(error: Exception, route: Route[Any, Any]) -> Response:
             missing = Path(error.filename or "The file").name
             return _json_answer(Problem("NotFound", f"{missing} does not exist.", "It may have been deleted."), 404)
         case OSError():
-            message = f"{error.filename or 'A file'} could not be read or written: {error.strerror or error}."
-            return _json_answer(Problem(name, message, "Check the disk and the rights of its folder."), 500)
+            refused = refusal_of(error)
+            return _json_answer(Problem(name, refused.message, refused.hint), 500)
         case _:
             _LOG.error("%s %s failed", route.method, route.path, exc_info=error)
             message = f"{route.path} failed unexpectedly ({name})."

@@ -229,6 +229,10 @@ class LiveQuery(_Query):
     mode: str = ""
     order: str = ""
     pictures: str = ""
+    gallery: str = ""
+    """The page of the dataset's pictures ..."""
+    cards: str = ""
+    """... and that of the shown training's LoRAs, from 1."""
     compare: str = ""
     """The job that the shown training is compared with."""
 

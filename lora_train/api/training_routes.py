@@ -29,13 +29,13 @@ from lora_train.core.jobs import JobFolder, JobStatus
 
 def _refresh_base_models(app: App, _: Nothing) -> list[BaseModelChoice]:
     app.host.refresh_base_models()
-    return app.training.base_models()
+    return app.base_models.offered()
 
 
 TRAINING_ROUTES = [
     Route(
         "GET", "base-models", "The models that can be chosen to train on.", Nothing, list[BaseModelChoice],
-        lambda app, _: app.training.base_models(),
+        lambda app, _: app.base_models.offered(),
     ),
     Route(
         "POST", "base-models/refresh", "Look for models again, and give the list.", Nothing, list[BaseModelChoice],
@@ -43,7 +43,7 @@ TRAINING_ROUTES = [
     ),
     Route(
         "GET", "base-model", "What a base model is, as its header tells.", BaseModelQuery, BaseModelSnapshot,
-        lambda app, query: app.training.base_model(query.name),
+        lambda app, query: app.base_models.look(query.name),
     ),
     Route(
         "GET", "forecast", "What a training would do now: steps, expected seconds, problems.", VersionQuery, Forecast,
@@ -86,7 +86,7 @@ TRAINING_ROUTES = [
         lambda app, query: LogAnswer(app.training.log(query.job)),
     ),
     Route(
-        "GET", "jobs/events", "The job's events after an offset, and the offset to go on from.",
+        "GET", "jobs/events", "The job's events after an offset, a megabyte at most, and the offset to go on from.",
         EventsQuery, EventsAnswer,
         lambda app, query: EventsAnswer(*app.training.events(query.job, query.offset)),
     ),

@@ -1,13 +1,15 @@
 """One method for each thing a person can do. The page, the API and the command line call nothing else.
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
-`health`, `regularisation`, `presets`, `training`, `sweeps`, `loras`, `proofs`, `judging`, `grids` and `queue`. Here are
-the parts put together, and the jobs of the command line.
+`health`, `regularisation`, `presets`, `base_models`, `training`, `sweeps`, `loras`, `proofs`, `judging`, `grids` and
+`queue`. Here are the parts put together, and the jobs of the command line.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +55,19 @@ from lora_train.app.watching import Watch
 from lora_train.core import presets
 from lora_train.core.assets import DEMO_PICTURES, resolve_base_model
 from lora_train.core.config import SavePrecision, TrainSettings
-from lora_train.core.errors import ConfigError, JobError, ModelError, WorkspaceError
+from lora_train.core.errors import ConfigError, JobError, ModelError, TrainToolsError, WorkspaceError
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import Host, NoHost
 from lora_train.core.inspection import Inspection, inspect_file
 from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
 from lora_train.core.limits import lift_reached_limits
 from lora_train.core.memory import MemoryFacts, read_memory
+from lora_train.core.names import folder_name
 from lora_train.core.original import finished_train, path_of_title
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.settings import check_settings, parse_settings
 from lora_train.core.specs import CompareSpec, JobSpec, PreviewSpec, TrainSpec
-from lora_train.core.workspace import Workspace, folder_name
+from lora_train.core.workspace import Workspace
 from lora_train.data.tokens import has_tokenizer, token_count
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue
@@ -80,7 +83,7 @@ class App:
         watch = Watch()
         jobs = JobQueue(workspace.root)
         self.settings = VersionSettings(workspace)
-        self.datasets = Datasets(workspace, jobs, watch)
+        self.datasets = Datasets(workspace, host, jobs, watch)
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)
         self.proofs = Proofs(workspace, host, jobs, in_use, watch)
         self.loras = Loras(workspace, host, watch, self.proofs)
@@ -90,6 +93,7 @@ class App:
         self.captions = Captions(workspace, self.datasets)
         self.projects = Projects(workspace, in_use, self.loras.told_of_changes)
         self.training = Training(workspace, host, jobs, self.datasets, self.loras, in_use, watch)
+        self.base_models = self.training.base_models
         self.optimizers = self.training.optimizers
         self.presets = Presets(workspace, self.training)
         self.regularisation = Regularisation(workspace, jobs, self.datasets, self.training, in_use, watch)
@@ -103,8 +107,20 @@ class App:
         self._background = Background(workspace, host, jobs, self.loras, self.sweeps, self.judging, self.proofs)
 
     def start_background(self) -> None:
-        """Begin to work the queue off, in a thread of this process; once is enough, twice does no harm."""
+        """Begin to work the queue off, in a thread of this process; once is enough, twice does no harm.
+
+        What is shown first is read ahead meanwhile: of a large dataset that takes a while.
+        """
         self._background.start()
+        threading.Thread(target=self._read_ahead, name="train-tools-ahead", daemon=True).start()
+
+    def _read_ahead(self) -> None:
+        with suppress(TrainToolsError, OSError):  # whoever looks at it is told
+            shown = self.projects.selection()
+            if shown.version and (found := self.snapshot(shown.project, shown.version)).dataset.pictures:
+                self.training.forecast(shown.project, shown.version)
+                self.captions.view(shown.project, shown.version)
+                self.health.report(found.selection.project, found.selection.version)
 
     def stop_background(self) -> None:
         """Work off nothing more. A worker that runs goes on, and is found again by the next start."""
@@ -142,7 +158,8 @@ class App:
         """Take pictures into the project `name`, version `v1`, and write a training job; nothing runs yet.
 
         `values` win over those of the preset. Raises ConfigError with all wrong settings at once, DatasetError,
-        ModelError or WorkspaceError; no job is then left behind.
+        ModelError or WorkspaceError, JobError while the version's pictures are needed as they are or made anew; no job
+        is then left behind.
         """
         from lora_train.data.dataset import scan_dataset  # numpy and Pillow: not for `--help`
         from lora_train.data.intake import take_in
@@ -155,6 +172,9 @@ class App:
         check_disk(self.workspace.root, settings, facts)
         found = scan_dataset(images)
         version = self.workspace.project(name).version("v1")
+        self.datasets.require_unused(version)
+        if self.datasets.is_updating(version):
+            raise JobError("The dataset is being updated: wait a moment.")
         take_in(
             found,
             origin_dir=version.origin_dir,
@@ -189,11 +209,12 @@ class App:
         facts = check_training(settings)
         settings = with_threads(settings, facts)
         check_disk(self.workspace.root, settings, facts)
-        if self.datasets.is_updating(found):
-            raise JobError("The dataset is being updated: wait a moment.")
-        dataset = scan_dataset(found.dataset_dir, repeats=settings.repeats)
-        dataset = with_chosen_repeats(dataset, settings, facts)
-        plan = plan_job(found, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
+        with self.workspace.changing():
+            if self.datasets.is_updating(found):
+                raise JobError("The dataset is being updated: wait a moment.")
+            dataset = scan_dataset(found.dataset_dir, repeats=settings.repeats)
+            dataset = with_chosen_repeats(dataset, settings, facts)
+            plan = plan_job(found, dataset, settings, facts, lora_root=publish_to, publish_to=publish_to)
         self.settings.save(selection.project, selection.version, train=msgspec.structs.asdict(written))
         if preset:
             self.presets.note(found, preset, family, before)
@@ -361,7 +382,7 @@ def _parse_all(
         problems.append(f"publish_to: {publish_to} is not a folder")
     base_model = str(values.get("base_model", ""))
     if not base_model:
-        problems.append("base_model (Train base model): none was chosen; give a checkpoint, a folder or 'demo'")
+        problems.append("base_model (Train base model): none was chosen; give a checkpoint, a folder or 'demo'.")
     elif not resolve_base_model(base_model).exists():
         problems.append(f"base_model (Train base model): {base_model} does not exist")
     vae = str(values.get("vae", ""))

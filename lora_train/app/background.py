@@ -6,6 +6,7 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
+from lora_train.app.clearing_up import start_clearing_up
 from lora_train.app.judging import Judging
 from lora_train.app.loras import Loras
 from lora_train.app.paces import (
@@ -20,7 +21,7 @@ from lora_train.app.sweeps import Sweeps
 from lora_train.core.errors import TrainToolsError
 from lora_train.core.events import EventWriter, Note
 from lora_train.core.host import Host
-from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.jobs import JobFolder, StatusReader
 from lora_train.core.memory import read_memory
 from lora_train.core.specs import GridSpec, JudgeSpec, OnCardSpec, ProofSpec, RegularisationSpec, TrainSpec
 from lora_train.core.workspace import Workspace
@@ -50,6 +51,8 @@ class Background:
 
     def start(self) -> None:
         if self._runner is None or not self._runner.is_alive():
+            lora_root = self._host.lora_root()
+            start_clearing_up(self._workspace, [] if lora_root is None else [lora_root])
             self._sweeps.go_on_all()
             self._runner = Runner(
                 self._jobs,
@@ -75,13 +78,13 @@ class Background:
         """Judge and publish LoRAs, and remember how fast it went. What goes wrong is told where the page looks."""
         spec = job.read_spec()
         if isinstance(spec, RegularisationSpec):
-            remember_drawing_pace(self._workspace.root, spec, job.events())
+            remember_drawing_pace(self._workspace.root, spec, job.each_event())
         if isinstance(spec, GridSpec):
-            remember_grid_pace(self._workspace.root, spec, status_from_events(job.events()))
+            remember_grid_pace(self._workspace.root, spec, StatusReader(job).read())
         if isinstance(spec, ProofSpec):
             self._proofs.ask_host(job, spec)
         if isinstance(spec, JudgeSpec):
-            remember_judging_pace(self._workspace.root, spec, job.events())
+            remember_judging_pace(self._workspace.root, spec, job.each_event())
             if (train := self._judging.awaited_by(job, spec)) is not None:
                 self._publish(train)
             self._sweeps.on_end(job)
@@ -89,15 +92,14 @@ class Background:
             return
         if not self._is_judged_first(job, spec):
             self._publish(job)
-        events = job.events()
         memory = read_memory(job.path)
         tried_s = memory.fitting.s_per_step if memory is not None and memory.fitting is not None else 0.0
-        remember_pace(self._workspace.root, spec, status_from_events(events), measured_pace(events), tried_s)
+        remember_pace(self._workspace.root, spec, StatusReader(job).read(), measured_pace(job.each_event()), tried_s)
         self._sweeps.on_end(job)
 
     def _is_judged_first(self, job: JobFolder, spec: TrainSpec) -> bool:
         """Begin to judge what a training came to, where its person wants that; the end of it publishes."""
-        status = status_from_events(job.events())
+        status = StatusReader(job).read()
         if not spec.settings.judge_when_finished or status.state not in ("finished", "stopped") or status.error:
             return False
         try:

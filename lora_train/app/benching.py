@@ -15,6 +15,7 @@ import msgspec
 
 from lora_train.app.planning import check_base_model, with_absolute_paths, with_threads
 from lora_train.core.errors import ConfigError, TrainToolsError
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.history import package_versions, platform_name, processor_name
 from lora_train.core.settings import parse_settings
 from lora_train.core.specs import BENCH_MODELS, BenchSpec, CountSpec
@@ -164,7 +165,7 @@ def _numbers_of(line: str) -> dict[str, float]:
     """What a line of JSON tells; nothing where it is none."""
     try:
         told: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except DAMAGED_JSON:
         return {}
     if not isinstance(told, dict):
         return {}

@@ -102,7 +102,8 @@ class CaptionJobs:
         if job is None or status is None:
             return False
         return status.state == "running" or (
-            status.state == "waiting" and (job.path in self._workers or has_job_thread(job))
+            status.state == "waiting"
+            and (launcher.is_coming_up(job, self._workers.get(job.path)) or has_job_thread(job))
         )
 
     def _new_job(

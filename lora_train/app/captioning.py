@@ -33,8 +33,9 @@ from lora_train.core.errors import JobError, ModelError, WorkspaceError
 from lora_train.core.host import Host, HostCaptioner
 from lora_train.core.installing import install_command
 from lora_train.core.jobs import JobFolder, JobStatus
+from lora_train.core.records import read_json, write_json
 from lora_train.core.specs import CaptionPlan, DownloadSpec
-from lora_train.core.workspace import Version, Workspace, read_json, write_json
+from lora_train.core.workspace import Version, Workspace
 from lora_train.launch import launcher
 
 
@@ -245,6 +246,10 @@ class Captioning:
 
     def _find(self, kind: CaptionerKind, settings: CaptionSettings) -> _Found:
         """The model of this kind that would be taken."""
+        typed = _typed(kind, settings)
+        if typed and not is_hub_name(typed) and not self._host.takes_paths():
+            problem = f"{KINDS[kind]} model folder: this page is open to others, so it takes no paths."
+            return _Found("", problem, "Leave it empty, or type a name of the hub.")
         folder = self._folder(kind, settings)
         if folder is None:
             return self._absent(kind, settings)

@@ -19,7 +19,9 @@ from lora_train.app.caption_writing import (
 )
 from lora_train.app.datasets import Datasets
 from lora_train.app.planning import check_base_model, make_plan
+from lora_train.app.remembered import Remembered
 from lora_train.app.version_settings import train_settings
+from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToolsError
 from lora_train.core.families import CheckpointFacts
 from lora_train.core.workspace import Version, Workspace
@@ -134,6 +136,7 @@ class Captions:
         self._workspace = workspace
         self._datasets = datasets
         self._histories: dict[Path, tuple[HistoryStamp, History]] = {}
+        self._tables: Remembered[_Table] = Remembered()
 
     def view(
         self, project: str, version: str, filter_text: str = "", mode: FilterMode = "and", order: RowOrder = "name"
@@ -159,16 +162,15 @@ class Captions:
             matching({}, chosen)  # a wrong filter is told all the same
             return snapshot
         shown = set(matching(_captions_of(dataset.pictures), chosen))
-        counts, problem = _count_tokens(found, dataset, settings.max_tokens)
-        if problem:
-            snapshot.problems.append(problem)
-        rows = [_row(*pair) for pair in zip(dataset.pictures, counts, strict=True)]
-        snapshot.rows = _ordered([row for row in rows if row.file in shown], order)
-        snapshot.total = len(rows)
-        training = [row.caption for row in rows if not row.is_regularisation]
-        snapshot.tags = count_tags(training)
-        snapshot.common = common_tags(snapshot.tags, len(training))
-        snapshot.one_off = one_off_tags(snapshot.tags)
+        concept = found.project.info().name
+        table = self._tables.of(
+            dataset, (settings, concept), lambda: _table(dataset, settings, concept), lambda made: not made.problem
+        )
+        if table.problem:
+            snapshot.problems.append(table.problem)
+        snapshot.rows = _ordered([row for row in table.rows if row.file in shown], order)
+        snapshot.total = len(table.rows)
+        snapshot.tags, snapshot.common, snapshot.one_off = table.tags, table.common, table.one_off
         return snapshot
 
     def in_scope(self, project: str, version: str, scope: Scope) -> list[str]:
@@ -284,14 +286,34 @@ def _in_scope(scope: Scope, pictures: Sequence[Picture], training: Mapping[str, 
             return {file: everything[file] for file in scope.files}
 
 
+class _Table(NamedTuple):
+    """What is known of all captions, whatever the filter."""
+
+    rows: list[CaptionRow]
+    problem: str
+    """Why tokens could not be counted; empty where they were."""
+    tags: list[TagCount]
+    common: list[str]
+    one_off: list[str]
+
+
+def _table(dataset: Dataset, settings: TrainSettings, concept: str) -> _Table:
+    counts, problem = _count_tokens(dataset, settings, concept)
+    rows = [_row(*pair) for pair in zip(dataset.pictures, counts, strict=True)]
+    training = [row.caption for row in rows if not row.is_regularisation]
+    tags = count_tags(training)
+    return _Table(rows, problem, tags, common_tags(tags, len(training)), one_off_tags(tags))
+
+
 class _Counted(NamedTuple):
     tokens: int | None
     cut: int
 
 
-def _count_tokens(version: Version, dataset: Dataset, max_tokens: int) -> tuple[list[_Counted], str]:
+def _count_tokens(dataset: Dataset, settings: TrainSettings, concept: str) -> tuple[list[_Counted], str]:
     """The tokens of each picture's text as it is trained, and why they could not be counted."""
-    texts = plain_texts(dataset, train_settings(version), version.project.info().name)
+    texts = plain_texts(dataset, settings, concept)
+    max_tokens = settings.max_tokens
     not_counted = _Counted(None, 0)
     try:
         counts = [

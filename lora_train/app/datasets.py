@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import threading
 import unicodedata
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from lora_train.app.caption_jobs import without_host
 from lora_train.app.caption_writing import EditTitle, unknown_picture, write_step
 from lora_train.app.incoming import as_files
-from lora_train.app.planning import with_chosen_repeats
+from lora_train.app.planning import facts_or_usual, with_chosen_repeats
+from lora_train.app.remembered import Remembered
 from lora_train.app.scans import Scans, belongings_of, stamp_of
 from lora_train.app.snapshot import DatasetSnapshot, PictureEntry, Undo
 from lora_train.app.thumbnails import Thumbnails
@@ -23,6 +25,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, WorkspaceError
 from lora_train.core.files import relative_path
+from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.settings import check_settings
 from lora_train.core.specs import CaptionPlan, DatasetSpec
@@ -58,14 +61,16 @@ class Datasets:
     captions: Captions
     """Set by the App."""
 
-    def __init__(self, workspace: Workspace, jobs: JobQueue, watch: Watch) -> None:
+    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, watch: Watch) -> None:
         self._workspace = workspace
+        self._host = host
         self._jobs = jobs
         self._watch = watch
-        self._changing = threading.Lock()
         self._scans = Scans()
         self._updates: dict[Path, launcher.Worker] = {}
         self._thumbnails = Thumbnails()
+        self._chosen: Remembered[Dataset] = Remembered()
+        self._entries: Remembered[list[PictureEntry]] = Remembered()
 
     # --- what comes in ---
 
@@ -77,13 +82,19 @@ class Datasets:
         """
         from lora_train.data.uploads import keep_uploads
 
-        found = self._workspace.find_version(project, version)
-        with self._changing:
-            return keep_uploads(files, found.origin_dir, self._workspace.trash_dir)
+        origin_dir = self._workspace.find_version(project, version).origin_dir
+        return keep_uploads(files, origin_dir, self._workspace.trash_dir, self._receiving(project, version))
+
+    @contextmanager
+    def _receiving(self, project: str, version: str) -> Generator[None, None, None]:
+        """The moment in which pictures that came in get their places; the version may be gone by then."""
+        with self._workspace.changing():
+            self._workspace.find_version(project, version)
+            yield
 
     def add_bytes(self, project: str, version: str, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """`add` for files that came over the network."""
-        with as_files(files) as paths:
+        with as_files(files, self._workspace.root) as paths:
             return self.add(project, version, paths)
 
     def replace(self, project: str, version: str, file: str, name: str, path: Path) -> Undo:
@@ -96,14 +107,14 @@ class Datasets:
         from lora_train.data.replacing import replace_picture
 
         found = self._workspace.find_version(project, version)
-        with self._changing:
+        with self._workspace.changing():
             self._require_still(found)
             old = self._original(found, file)
             return Undo(old.name, replace_picture(old, name, path, self._workspace.trash))
 
     def replace_bytes(self, project: str, version: str, file: str, name: str, content: bytes) -> Undo:
         """`replace` by a file that came over the network."""
-        with as_files([(name, content)]) as [(_, path)]:
+        with as_files([(name, content)], self._workspace.root) as [(_, path)]:
             return self.replace(project, version, file, name, path)
 
     # --- what is there ---
@@ -121,18 +132,7 @@ class Datasets:
                 ]  # the page says what to do where there are no pictures
         else:
             snapshot.problems = list(dataset.problems)
-            snapshot.pictures = [
-                PictureEntry(
-                    file=picture.path,
-                    width_px=picture.width_px,
-                    height_px=picture.height_px,
-                    caption=picture.caption,
-                    repeats=picture.repeats,
-                    is_regularisation=picture.is_regularisation,
-                    stamp=picture.digest[:12],
-                )
-                for picture in dataset.pictures
-            ]
+            snapshot.pictures = list(self._entries.of(dataset, None, lambda: _entries(dataset)))
             folders = dict.fromkeys(picture.folder for picture in dataset.pictures)
             snapshot.folders = [os.path.normpath(found.dataset_dir / folder) for folder in folders]
         snapshot.pictures += self._scans.waiting(found)
@@ -144,8 +144,21 @@ class Datasets:
 
         Raises DatasetError as `scan_dataset`.
         """
-        settings = settings or train_settings(version)
-        return with_chosen_repeats(self._scans.trained(version, settings.repeats), settings)
+        settings = self.readable(settings or train_settings(version))
+        numbered = self._scans.trained(version, settings.repeats)
+        facts = facts_or_usual(settings)
+        return self._chosen.of(numbered, (settings, facts), lambda: with_chosen_repeats(numbered, settings, facts))
+
+    def glancing(self) -> AbstractContextManager[None]:
+        """What this thread shows in here may be a moment old where there are very many files."""
+        return self._scans.glancing()
+
+    def readable(self, settings: TrainSettings) -> TrainSettings:
+        """Without a base model that is none of the list where the page is open to others: it reads no such path."""
+        if settings.base_model == "demo" or self._host.takes_paths():
+            return settings
+        is_listed = any(choice.path == settings.base_model for choice in self._host.base_models())
+        return settings if is_listed else msgspec.structs.replace(settings, base_model="")
 
     def numbered(self, version: Version) -> Dataset:
         """`scan` with the numbers of its folders where repeats are chosen for the steps aimed at."""
@@ -157,7 +170,9 @@ class Datasets:
 
     def thumbnail(self, project: str, version: str, file: str, is_waiting: bool) -> bytes:
         """A JPEG of the picture, at most 320 pixels a side. Raises WorkspaceError, or DatasetError for damage."""
-        return self._thumbnails.of(self.picture_path(project, version, file, is_waiting))
+        with self.glancing():
+            path = self.picture_path(project, version, file, is_waiting)
+        return self._thumbnails.of(path)
 
     def originals(self, project: str, version: str) -> dict[str, tuple[int, int]]:
         """The uploaded files: name (of a mask `mask/NAME.png`) -> time of change in ns and size.
@@ -189,7 +204,7 @@ class Datasets:
         if problems:
             raise ConfigError(problems)
         name, train = found.project.info().name, train_settings(found)
-        with self._changing:
+        with self._workspace.changing():
             self.require_unused(found)
             if self._is_update_running(found):
                 raise JobError("The dataset is being updated already.")
@@ -236,7 +251,7 @@ class Datasets:
             return False
         worker = self._updates.get(job.path)
         state = self._watch.status(job, worker).state
-        return state == "running" or (state == "waiting" and worker is not None)
+        return state == "running" or (state == "waiting" and launcher.is_coming_up(job, worker))
 
     def stop_update(self, project: str, version: str) -> None:
         """Ask the running update to stop; the old set stays. Raises JobError when none runs."""
@@ -261,7 +276,7 @@ class Datasets:
 
         Raises JobError while a training or an update needs them as they are, or others are being written.
         """
-        with self._changing:
+        with self._workspace.changing():
             self._require_still(version)
             yield self.pictures(version)
 
@@ -283,7 +298,7 @@ class Datasets:
 
         found = self._workspace.find_version(project, version)
         dataset_dir = found.path / "dataset"
-        with self._changing:
+        with self._workspace.changing():
             self._require_still(found)
             names = origin_names(dataset_dir, read_manifest(dataset_dir))
             try:
@@ -353,6 +368,21 @@ class Datasets:
     def _update_status(self, version: Version) -> JobStatus | None:
         job = self._update_job(version)
         return None if job is None else self._watch.status(job, self._updates.get(job.path))
+
+
+def _entries(dataset: Dataset) -> list[PictureEntry]:
+    return [
+        PictureEntry(
+            file=picture.path,
+            width_px=picture.width_px,
+            height_px=picture.height_px,
+            caption=picture.caption,
+            repeats=picture.repeats,
+            is_regularisation=picture.is_regularisation,
+            stamp=picture.digest[:12],
+        )
+        for picture in dataset.pictures
+    ]
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

@@ -14,15 +14,34 @@ import msgspec
 
 from lora_train import __version__
 from lora_train.core import packages
-from lora_train.core.diagnosis import Diagnosis, Found, Probe, machine_found, packages_found, room_found, torch_found
+from lora_train.core.diagnosis import (
+    Diagnosis,
+    Found,
+    Probe,
+    helpful_found,
+    machine_found,
+    packages_found,
+    room_found,
+    torch_found,
+)
 from lora_train.core.errors import JobError
-from lora_train.core.host import Host
+from lora_train.core.host import Host, NoHost
 from lora_train.core.optimizers import optional_optimizers
 from lora_train.core.workspace import Workspace
 from lora_train.launch.child import run_module
 from lora_train.launch.device_memory import main_memory, nvidia_cards
 
 _LIMIT_S = 180.0
+
+_USES = {
+    "gradio": "the page",
+    "accelerate": "several machines",
+    "huggingface_hub": "downloads",
+    "onnxruntime": "WD14 tags",
+    "imagehash": "near-duplicates",
+}
+"""What training can do without, by the name for `import`, and what it is for; optimizers' packages come to it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +67,7 @@ class Doctor:
             *machine_found(
                 python=platform.python_version(),
                 system=f"{platform.system()} {platform.release()} ({platform.machine()})",
-                host=self._host.name,
+                host=_host_told(self._host.name),
                 release=__version__,
             ),
             *torch_found(probe, error or "it told nothing", [card.name for card in nvidia_cards()]),
@@ -95,19 +114,30 @@ def _read(told: str) -> Probe | None:
         return None
 
 
+def _host_told(name: str) -> str:
+    """The host's name; on the command line, which has none, that of the WebUI whose extension this is."""
+    webui = packages.ROOT.parents[1]
+    if name != NoHost.name or packages.ROOT.parent.name != "extensions" or not (webui / "webui.py").is_file():
+        return name
+    program = "Forge" if (webui / "modules_forge").is_dir() else "Automatic1111"
+    return f"{name}; this is an extension of {program}"
+
+
 def _packages() -> list[Found]:
-    """Those that training needs, and those that it can do without where they are installed."""
-    distributions = {**packages.OF_THE_HOST, **packages.ADDED, **packages.HELPFUL}
+    """Those that training needs, and those that it can do without."""
+    needed = {**packages.OF_THE_HOST, **packages.ADDED}
+    uses = dict(_USES)
+    for optimizer, package in optional_optimizers().items():
+        uses[package] = f"{uses[package]}, {optimizer}" if package in uses else optimizer
     try:
-        verdict = packages.judge()
+        verdict = packages.judge(uses)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return [Found(title="Packages", state="error", error=f"{type(error).__name__}: {error}".splitlines()[0])]
-    broken = {distributions[name]: error for name, error in verdict.items()}
-    commands = {distributions[name]: packages.pip_command([name]) for name in verdict}
-    optional = sorted(set(optional_optimizers().values()) | {"onnxruntime", "accelerate", "huggingface-hub"})
-    versions = {name: packages.version(name) for name in distributions.values()}
-    versions |= {name: packages.version(name) for name in optional if name not in versions}
-    return packages_found(versions, broken, commands)
+    broken = {needed[name]: error for name, error in verdict.items() if name in needed}
+    commands = {needed[name]: packages.pip_command([name]) for name in verdict if name in needed}
+    versions = {name: packages.version(name) for name in needed.values()}
+    helpful = {name: packages.version(name) for name in uses}
+    return [*packages_found(versions, broken, commands), *helpful_found(helpful, verdict, uses)]
 
 
 def _free_disk_bytes(root: Path) -> int:

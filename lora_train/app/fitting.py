@@ -101,6 +101,7 @@ def _workload(settings: TrainSettings, facts: CheckpointFacts, plan: EpochPlanne
         captions=len(list(plan.shown(0))) if settings.shuffle_captions else len({one.caption for one in plan.sources}),
         bytes_per_number=4 if is_full else 2,
         on_cpu=on_cpu,
+        stays_half=on_cpu and is_full and facts.unet_dtype in ("F16", "BF16"),
     )
 
 

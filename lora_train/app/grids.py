@@ -6,7 +6,6 @@ so what was drawn is found again after a version or project got another name.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -82,7 +81,6 @@ class Grids:
         self._watch = watch
         self._host_grids = HostGrids(workspace, host)
         self._thumbnails = Thumbnails()
-        self._changing = threading.Lock()
 
     # --- before ---
 
@@ -181,7 +179,7 @@ class Grids:
             raise JobError("These previews are finished.", "Generate new ones.")
         if self._in_use.is_grid_drawn(job):
             raise JobError("These previews are being drawn, or wait for the card.")
-        if problems := self._training.check_model(spec.settings)[0]:
+        if problems := self._training.base_models.check(spec.settings)[0]:
             raise ConfigError(problems)
         present = loras_of(self._version_of(job), spec)
         for path in present.values():
@@ -231,7 +229,7 @@ class Grids:
             specs.append(spec)
         area_px = max(spec.grid.width_px * spec.grid.height_px for spec in specs)
         require_room_for_pictures(self._workspace.root, 2 * forecast.pictures, area_px)  # once more in the grids
-        with self._changing:
+        with self._workspace.changing():
             if grid.delete_before:
                 self._clear(version, {lora for drawing in drawings for lora in drawing.loras})
             return [self._create(version, spec) for spec in specs]
@@ -290,7 +288,7 @@ class Grids:
             )
         seconds: list[float | None] = []
         for spec in specs:
-            problems, facts = self._training.check_model(spec.settings)
+            problems, facts = self._training.base_models.check(spec.settings)
             forecast.problems += problems
             side_px = presets.native_resolution_px(facts)
             area_px = (grid.width_px or side_px) * (grid.height_px or side_px)
@@ -315,7 +313,7 @@ class Grids:
         found = [train for train in self._trains_beside(path) if train.job == self._workspace.id_of(path)]
         if not found:
             raise JobError(f"{path.name} is no training.")
-        return self._workspace.find_version(path.parents[3].name, path.parents[1].name), found
+        return self._workspace.version_of(path), found
 
     def _trains_beside(self, path: Path) -> list[TrainSnapshot]:
         if path.parent.name != "trains":

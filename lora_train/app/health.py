@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lora_train.app.datasets import Datasets
-from lora_train.app.planning import check_base_model, choose_buckets
+from lora_train.app.planning import check_base_model, choose_buckets, facts_or_usual
+from lora_train.app.remembered import Remembered
 from lora_train.app.version_settings import train_settings
 from lora_train.app.watching import Watch
 from lora_train.core.config import TrainSettings
@@ -44,7 +46,7 @@ class Health:
         self._datasets = datasets
         self._watch = watch
         self._count_tokens = lru_cache(maxsize=_MOST_COUNTED)(count_tokens) if count_tokens is not None else None
-        self._starting = threading.Lock()
+        self._reports: Remembered[HealthReport] = Remembered()
         self._workers: dict[Path, launcher.Worker] = {}
 
     def report(self, project: str, version: str) -> HealthReport:
@@ -52,31 +54,37 @@ class Health:
 
         Raises WorkspaceError for an unknown version.
         """
-        from lora_train.data.facts import has_imagehash, read_facts
+        from lora_train.data.facts import facts_stamp, has_imagehash, read_facts
         from lora_train.data.health import Known, check
         from lora_train.data.manifest import read_manifest
 
         found = self._workspace.find_version(project, version)
-        settings, concept = train_settings(found), found.project.info().name
+        settings, concept = self._datasets.readable(train_settings(found)), found.project.info().name
         dataset = self._dataset(found)
-        buckets, problem = _buckets(dataset, settings)
         dataset_dir = found.path / "dataset"
-        report = check(
-            Known(
-                dataset=dataset,
-                buckets=buckets,
-                manifest=read_manifest(dataset_dir),
-                facts=read_facts(dataset_dir),
-                token_counts=self._token_counts(dataset, settings, concept),
-                settings=settings,
-                concept=concept,
-                has_imagehash=has_imagehash(),
+
+        def make() -> HealthReport:
+            buckets, problem = _buckets(dataset, settings)
+            report = check(
+                Known(
+                    dataset=dataset,
+                    buckets=buckets,
+                    manifest=read_manifest(dataset_dir),
+                    facts=read_facts(dataset_dir),
+                    token_counts=self._token_counts(dataset, settings, concept),
+                    settings=settings,
+                    concept=concept,
+                    has_imagehash=has_imagehash(),
+                )
             )
-        )
-        if problem is not None:
-            report.findings.insert(0, problem)
-        report.check = self._status(found)
-        return report
+            if problem is not None:
+                report.findings.insert(0, problem)
+            return report
+
+        # The manifest is a file of the set: where it has changed, the set was read again.
+        known_by = (settings, concept, facts_or_usual(settings), facts_stamp(dataset_dir))
+        report = self._reports.of(dataset, known_by, make)
+        return msgspec.structs.replace(report, check=self._status(found))
 
     def start(self, project: str, version: str) -> str:
         """Begin to look at the pictures that are not known yet, in a process of its own; the job's id.
@@ -86,7 +94,7 @@ class Health:
         """
         found = self._workspace.find_version(project, version)
         self._datasets.scan(found)
-        with self._starting:
+        with self._workspace.changing():
             if self._datasets.is_updating(found):
                 raise JobError("The dataset is being updated: wait a moment.")
             if self._is_checking(found):
@@ -130,7 +138,7 @@ class Health:
             return False
         worker = self._workers.get(job.path)
         state = self._watch.status(job, worker).state
-        return state == "running" or (state == "waiting" and worker is not None)
+        return state == "running" or (state == "waiting" and launcher.is_coming_up(job, worker))
 
     def _status(self, version: Version) -> JobStatus | None:
         job = self._job(version)

@@ -15,6 +15,7 @@ from lora_train.app.history_snapshot import Comparison, HistoryNote
 from lora_train.app.in_use import InUse
 from lora_train.app.made_from import file_facts, note_origin, picture_facts
 from lora_train.app.planning import check_disk, check_training
+from lora_train.app.version_settings import kept_settings
 from lora_train.app.watching import Watch
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
@@ -86,7 +87,6 @@ class History:
         folder, spec = self._train(job)
         version = self._version(job)
         self._require_same_files(folder, spec)
-        self._require_same_pictures(folder, spec, version)
         differences = self._other_versions(folder)
         if differences and not anyway:
             raise JobError(
@@ -96,8 +96,11 @@ class History:
             )
         facts = check_training(spec.settings)
         check_disk(self._workspace.root, spec.settings, facts)
-        again = self._copy(folder, spec, version)
-        self._jobs.add(again)
+        with self._workspace.changing():
+            self._in_use.require_not_updating(version)
+            self._require_same_pictures(folder, spec, version)
+            again = self._copy(folder, spec, version)
+            self._jobs.add(again)
         return again
 
     def _copy(self, folder: JobFolder, spec: TrainSpec, version: Version) -> str:
@@ -198,7 +201,7 @@ class History:
         _, spec = self._train(job)
         with self._version(job).changing() as info:
             info.settings_before = SettingsBefore(job, info.train, info.preset)
-            info.train = msgspec.to_builtins(spec.settings)
+            info.train = kept_settings(spec.settings, info.train)
             if info.preset is not None and not info.preset.after.items() <= info.train.items():
                 info.preset = None
 
@@ -208,7 +211,7 @@ class History:
             before = info.settings_before
             if before is None or before.job != job:
                 raise WorkspaceError("There are no settings from before to put back.", "Refresh the page.")
-            info.train = msgspec.to_builtins(check_settings(before.train, TrainSettings())[0])
+            info.train = kept_settings(check_settings(before.train, TrainSettings())[0], info.train)
             info.preset, info.settings_before = before.preset, None
 
     # --- details ---
@@ -226,8 +229,7 @@ class History:
         return folder, spec
 
     def _version(self, job: str) -> Version:
-        path = self._workspace.find_job(job).parents[1]
-        return self._workspace.find_version(path.parents[1].name, path.name)
+        return self._workspace.version_of(self._workspace.find_job(job))
 
 
 def _scanned(folder: JobFolder, spec: TrainSpec) -> Dataset:

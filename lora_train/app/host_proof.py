@@ -18,8 +18,8 @@ from lora_train.core.infotext import lora_tag
 from lora_train.core.jobs import JobFolder, RequestedEnd
 from lora_train.core.presets import native_resolution_px
 from lora_train.core.proofs import FILE_NAME, LEAST_SPREAD, MOST_STEPS, Fact, Proof, Proofs, read_proofs
+from lora_train.core.records import write_json
 from lora_train.core.specs import ProofSpec
-from lora_train.core.workspace import write_json
 
 _SAME_LEVELS = 1.0
 """Mean difference, in levels of 255, of pictures that are the same: some cards draw nothing twice exactly."""

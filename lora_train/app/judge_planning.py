@@ -11,7 +11,7 @@ from lora_train.app.version_settings import train_settings
 from lora_train.core import presets
 from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.files import relative_path
-from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.jobs import JobFolder, StatusReader
 from lora_train.core.judgement import PICTURES, WEIGHTS, judge_prompts
 from lora_train.core.specs import JudgeSpec, TrainSpec
 from lora_train.core.workspace import Workspace
@@ -36,7 +36,7 @@ def judge_spec(
     Raises ConfigError with all that is wrong, JobError where `train` is no training or has no LoRA, ModelError where
     its base model is gone.
     """
-    spec, loras = what_is_judged(train, status_from_events(train.events()).saved)
+    spec, loras = what_is_judged(train, StatusReader(train).read().saved)
     loras = (only,) if only in loras else loras
     if encoder is None:
         encoder = _encoder_of_version(workspace, train)
@@ -98,7 +98,7 @@ def _wrong_numbers(weights: Sequence[float], pictures: int) -> list[str]:
 
 def _encoder_of_version(workspace: Workspace, train: JobFolder) -> str:
     try:
-        version = workspace.find_version(train.path.parents[3].name, train.path.parents[1].name)
+        version = workspace.version_of(train.path)
     except (WorkspaceError, IndexError):  # a training that lies elsewhere
         return ""
     return train_settings(version).judge_encoder

@@ -17,8 +17,9 @@ from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.judgement import CHOICE_NAME, PICTURES, WEIGHTS, Choice, Judgement, pictures_to_draw
 from lora_train.core.recommendation import Best, best_of, read_choice, read_judgement
+from lora_train.core.records import read_json, write_json
 from lora_train.core.specs import JudgeSpec, TrainSpec
-from lora_train.core.workspace import Workspace, read_json, write_json
+from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue
 
 _LAST_NAME = "judge.json"

@@ -22,9 +22,11 @@ from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.original import finished_train
 from lora_train.core.recommendation import Best, best_of
+from lora_train.core.records import write_json
 from lora_train.core.specs import TrainSpec
 from lora_train.core.tensorfiles import read_tensor_file
-from lora_train.core.workspace import Workspace, write_json
+from lora_train.core.workspace import Workspace
+from lora_train.launch.leftovers import remove_leftovers
 
 _PUBLISHABLE = ("finished", "stopped")
 
@@ -202,6 +204,7 @@ class Loras:
         if lora.name != best.file:
             best = Best("")
         is_private = self.is_private(job)
+        remove_leftovers(folder, is_ours=False)
         with self._publishing:
             record = publish.read_record(job.path)
             done = publish.publish(

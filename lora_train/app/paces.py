@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +16,8 @@ from lora_train.core.grids import work_steps
 from lora_train.core.jobs import JobStatus
 from lora_train.core.judgement import JUDGING
 from lora_train.core.memory import MemoryFacts
+from lora_train.core.records import read_json, write_json
 from lora_train.core.specs import DRAWING_REGULARISATION, GridSpec, JudgeSpec, RegularisationSpec, TrainSpec
-from lora_train.core.workspace import read_json, write_json
 
 _FEWEST_STEPS = 10
 """Before, the time of a step is that of warming up."""
@@ -89,21 +89,23 @@ def expected_pace(root: Path, settings: TrainSettings) -> Pace | None:
     return None
 
 
-def measured_pace(events: Sequence[Event]) -> Pace | None:
+def measured_pace(events: Iterable[Event]) -> Pace | None:
     """Of a training's last start, which has come to an end; None where it made no step."""
-    first = max((place for place, event in enumerate(events) if _is_start(event)), default=None)
-    steps = [event for event in events[first:] if isinstance(event, Step)]
-    if first is None or not steps:
+    started: Started | None = None
+    stepping_s, steps, last_t = 0.0, 0, 0.0
+    for event in events:
+        last_t = event.t
+        if isinstance(event, Step):
+            stepping_s += event.s_per_step
+            steps += 1
+        elif isinstance(event, Started) and event.step is None:
+            started, stepping_s, steps = event, 0.0, 0
+    if started is None or not steps:
         return None
-    stepping_s = sum(step.s_per_step for step in steps)
-    return Pace(stepping_s / len(steps), max(0.0, events[-1].t - events[first].t - stepping_s), len(steps))
+    return Pace(stepping_s / steps, max(0.0, last_t - started.t - stepping_s), steps)
 
 
-def _is_start(event: Event) -> bool:
-    return isinstance(event, Started) and event.step is None
-
-
-def remember_drawing_pace(root: Path, spec: RegularisationSpec, events: Sequence[Event]) -> None:
+def remember_drawing_pace(root: Path, spec: RegularisationSpec, events: Iterable[Event]) -> None:
     """Keep the seconds per picture that a job took, also one that was stopped."""
     _remember(root, "s_per_picture", spec.settings, _pace(events, DRAWING_REGULARISATION))
 
@@ -131,7 +133,7 @@ def expected_grid_s(root: Path, spec: GridSpec, area_px: int) -> float | None:
     return None if pace is None else pace * area_px / 1e6 * work_steps(spec)
 
 
-def remember_judging_pace(root: Path, spec: JudgeSpec, events: Sequence[Event]) -> None:
+def remember_judging_pace(root: Path, spec: JudgeSpec, events: Iterable[Event]) -> None:
     """Keep the seconds per picture, drawn and measured, that a judge took, also one that was stopped."""
     _remember(root, "s_per_judged", spec.settings, _pace(events, JUDGING))
 
@@ -145,12 +147,13 @@ def expected_judging_s(root: Path, settings: TrainSettings, pictures: int) -> fl
     return None if pace is None else pace * pictures
 
 
-def _pace(events: Sequence[Event], phase: str) -> float | None:
-    """Seconds for each `done` of a phase; None where nothing was done in it."""
+def _pace(events: Iterable[Event], phase: str) -> float | None:
+    """Seconds for each `done` of a phase; None where nothing was done in it, or nobody knows how long it took."""
     told = [event for event in events if isinstance(event, Phase) and event.name == phase]
     if not told or told[-1].done <= told[0].done:
         return None
-    return (told[-1].t - told[0].t) / (told[-1].done - told[0].done)
+    took_s = told[-1].t - told[0].t
+    return took_s / (told[-1].done - told[0].done) if took_s > 0 else None  # the clock may have been put back
 
 
 def _remember(

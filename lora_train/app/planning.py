@@ -115,7 +115,7 @@ def with_chosen_repeats(dataset: Dataset, settings: TrainSettings, facts: Checkp
     from lora_train.data.repeats import folder_repeats, with_aimed_repeats, with_folder_repeats
 
     if facts is None:
-        facts = _facts_or_usual(settings)
+        facts = facts_or_usual(settings)
     trained, _ = parted(dataset, held_out(dataset, settings))
     try:
         aimed = with_aimed_repeats(trained, choose_buckets(trained, settings, facts), settings)
@@ -124,7 +124,8 @@ def with_chosen_repeats(dataset: Dataset, settings: TrainSettings, facts: Checkp
     return with_folder_repeats(dataset, folder_repeats(aimed))
 
 
-def _facts_or_usual(settings: TrainSettings) -> CheckpointFacts:
+def facts_or_usual(settings: TrainSettings) -> CheckpointFacts:
+    """The base model's; a model that can't be used counts as SD 1.x."""
     try:
         return check_base_model(msgspec.structs.replace(settings, vae=""))
     except (TrainToolsError, OSError):  # told beside the base model
@@ -273,7 +274,7 @@ def check_base_model(settings: TrainSettings) -> CheckpointFacts:
     Raises ConfigError or ModelError when it can't be trained on.
     """
     if not settings.base_model:
-        raise ConfigError(["base_model (Train base model): none was chosen; give a checkpoint or 'demo'"])
+        raise ConfigError(["base_model (Train base model): none was chosen; give a checkpoint or 'demo'."])
     path = resolve_base_model(settings.base_model)
     if not path.exists():
         raise ModelError(f"{path} does not exist.", "Check the path of the base model.")

@@ -20,10 +20,11 @@ from lora_train.app.snapshot import (
     Undo,
 )
 from lora_train.app.training import Training
-from lora_train.app.version_settings import known_settings, train_settings
+from lora_train.app.version_settings import kept_settings, known_settings, train_settings
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.files import replace, write_bytes
+from lora_train.core.names import fold, folder_name, typed
 from lora_train.core.preset_files import (
     Choice,
     Preset,
@@ -37,7 +38,7 @@ from lora_train.core.preset_files import (
 )
 from lora_train.core.purposes import PURPOSES, PresetFamily
 from lora_train.core.settings import check_settings, setting_fields
-from lora_train.core.workspace import PresetUse, Version, VersionInfo, Workspace, fold, folder_name, typed
+from lora_train.core.workspace import PresetUse, Version, VersionInfo, Workspace
 
 _SUFFIX = ".json"
 
@@ -113,7 +114,7 @@ class Presets:
         with found.changing() as info:
             before = _saved(info)
             after, _ = check_settings(preset.values(family), before)
-            info.train = msgspec.to_builtins(after)
+            info.train = kept_settings(after, info.train)
             info.preset = _use(preset, family, before, after, info.preset)
         _remember_type(found, preset.name)
         rows = _rows(preset.choices(family), msgspec.structs.asdict(before), only_changed=True)
@@ -143,7 +144,7 @@ class Presets:
                 for name, value in known_settings(use.before, TrainSettings).items()
                 if now[name] == getattr(given, name)
             }
-            info.train = msgspec.to_builtins(check_settings(untouched, _saved(info))[0])
+            info.train = kept_settings(check_settings(untouched, _saved(info))[0], info.train)
             info.preset = None
 
     def state(self, project: str, version: str) -> PresetState:
@@ -208,9 +209,9 @@ class Presets:
                 raise WorkspaceError(f"There is a preset {new_name} already.", "Choose another name.")
             preset = msgspec.structs.replace(read_preset(path.read_bytes())[0], name=new_name)
             target = self._free_path(new_name, but=path)
-            write_bytes(path, preset_bytes(preset))
             if target != path:
                 replace(path, target)
+            write_bytes(target, preset_bytes(preset))  # its name stands in it, so half of this is nothing yet
         return PresetEntry(preset.name, preset.about, is_own=True)
 
     def delete(self, name: str) -> Undo:
@@ -239,7 +240,7 @@ class Presets:
     # --- details ---
 
     def _family(self, settings: TrainSettings) -> PresetFamily:
-        return preset_family(self._training.check_model(settings)[1])
+        return preset_family(self._training.base_models.check(settings)[1])
 
     def _own_paths(self) -> Iterable[Path]:
         if not self._dir.is_dir():

@@ -11,8 +11,11 @@ from pathlib import Path
 from lora_train.app.in_use import InUse
 from lora_train.app.snapshot import ProjectEntry, Selection, Undo, VersionEntry
 from lora_train.core.errors import WorkspaceError
+from lora_train.core.files import replace, temporary_folder
+from lora_train.core.names import folder_name, typed
 from lora_train.core.original import read_selection
-from lora_train.core.workspace import Project, Version, Workspace, folder_name, read_json, typed, write_json
+from lora_train.core.records import read_json, write_json
+from lora_train.core.workspace import Project, Version, Workspace
 
 
 class Projects:
@@ -68,10 +71,12 @@ class Projects:
         """Raises WorkspaceError for a name that is taken, JobError while something of it trains."""
         found = self._workspace.find_project(project)
         folder_name(name)
-        self._in_use.require_idle(found.path, found.info().name)
         kept = self.selection()
         version = kept.version if kept.project == found.path.name else ""
-        return self.select(found.rename(name).path.name, version)
+        with self._workspace.changing():
+            self._in_use.require_idle(found.path, found.info().name)
+            renamed = found.rename(name)
+        return self.select(renamed.path.name, version)
 
     def delete(self, project: str) -> Undo:
         """Raises WorkspaceError where there is none, JobError while something of it trains."""
@@ -86,8 +91,10 @@ class Projects:
         """Raises WorkspaceError for a name that is taken, JobError while something of it trains."""
         found = self._workspace.find_version(project, version)
         folder_name(name)
-        self._in_use.require_idle(found.path, title_of(found))
-        return self.select(project, found.rename(name).path.name)
+        with self._workspace.changing():
+            self._in_use.require_idle(found.path, title_of(found))
+            renamed = found.rename(name)
+        return self.select(project, renamed.path.name)
 
     def duplicate_version(self, project: str, version: str, name: str) -> Selection:
         """A version of the same pictures, captions and settings, without trains.
@@ -99,20 +106,32 @@ class Projects:
         source = self._workspace.find_version(project, version)
         self._in_use.require_not_updating(source)
         copy = self._new_version(project, name)
-        try:
-            if (source.path / "dataset").is_dir():
-                unfinished = shutil.ignore_patterns(".incoming-*", ".update-lock", "processed.new", "processed.old")
-                shutil.copytree(
-                    source.path / "dataset", copy.path / "dataset", ignore=unfinished, copy_function=_link_or_copy
-                )
-        except OSError as error:
-            shutil.rmtree(copy.path, ignore_errors=True)
-            raise WorkspaceError(f"{title_of(source)} can't be copied: {error.strerror or error}.") from None
         settings = source.info()
-        with copy.changing() as info:
-            info.train, info.dataset, info.caption = settings.train, settings.dataset, settings.caption
-            info.preset = settings.preset
-            info.preview, info.sweep = settings.preview, settings.sweep
+        try:
+            with copy.changing() as info:
+                info.train, info.dataset, info.caption = settings.train, settings.dataset, settings.caption
+                info.preset = settings.preset
+                info.preview, info.sweep = settings.preview, settings.sweep
+            if (source.path / "dataset").is_dir():
+                unfinished = shutil.ignore_patterns("*.tmp", ".update-lock", "processed.new", "processed.old")
+                with temporary_folder(copy.path / "dataset") as fresh:  # half a set must not look like a whole one
+                    shutil.copytree(
+                        source.path / "dataset",
+                        fresh,
+                        ignore=unfinished,
+                        copy_function=_link_or_copy,
+                        dirs_exist_ok=True,
+                    )
+                    replace(fresh, copy.path / "dataset")
+        except (OSError, WorkspaceError) as error:
+            shutil.rmtree(copy.path, ignore_errors=True)
+            if isinstance(error, WorkspaceError):  # another program changes settings for too long; it says so itself
+                raise
+            reason = error.strerror or "not every file could be written"
+            raise WorkspaceError(
+                f"{title_of(source)} can't be copied: {reason}.",
+                "Check that the folder can be written and that the disk has room.",
+            ) from None
         return self.select(project, copy.path.name)
 
     def delete_version(self, project: str, version: str) -> Undo:
@@ -146,8 +165,9 @@ class Projects:
         if found is not None and version not in [own.path.name for own in found.versions()]:
             version = self._newest(found)
         selection = Selection(project, version)
-        if selection != read_json(self._selection_path, Selection, Selection()):
-            write_json(self._selection_path, selection)
+        with suppress(OSError):  # a full disk: what is looked at matters less than what was done
+            if selection != read_json(self._selection_path, Selection, Selection()):
+                write_json(self._selection_path, selection)
         return selection
 
     def _new_version(self, project: str, name: str) -> Version:
@@ -162,12 +182,13 @@ class Projects:
 
     def _to_trash(self, path: Path, what: str, versions: Sequence[Version]) -> Undo:
         """With the grids of the versions, which lie elsewhere."""
-        self._in_use.require_idle(path, what)
-        grids: list[Path] = []
-        for job in dict.fromkeys(job for version in versions for job in version.info().grid_jobs):
-            with suppress(WorkspaceError):  # deleted before
-                grids.append(self._workspace.find_job(job))
-        return Undo(what, self._workspace.trash.put(what, [path, *grids]))
+        with self._workspace.changing():
+            self._in_use.require_idle(path, what)
+            grids: list[Path] = []
+            for job in dict.fromkeys(job for version in versions for job in version.info().grid_jobs):
+                with suppress(WorkspaceError):  # deleted before
+                    grids.append(self._workspace.find_job(job))
+            return Undo(what, self._workspace.trash.put(what, [path, *grids]))
 
 
 def _link_or_copy(source: str, target: str) -> None:

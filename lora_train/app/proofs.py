@@ -19,8 +19,9 @@ from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
 from lora_train.core.original import finished_train
 from lora_train.core.proofs import read_proofs
+from lora_train.core.records import read_json, write_json
 from lora_train.core.specs import ProofSpec, TrainSpec
-from lora_train.core.workspace import Workspace, read_json, write_json
+from lora_train.core.workspace import Workspace
 from lora_train.launch.queue import JobQueue
 from lora_train.publish import Published, is_in_place, read_record
 

@@ -55,7 +55,7 @@ class Queue:
             if isinstance(spec, GridSpec):
                 kind = "preview"
                 train_dir = (folder.path / spec.loras[0]).parent.resolve()
-                version = self._workspace.find_version(train_dir.parents[3].name, train_dir.parents[1].name)
+                version = self._workspace.version_of(train_dir)
                 stem = PurePosixPath(spec.loras[0]).name.removesuffix(".safetensors")
                 title = f"{title_of(version)}: {stem if len(spec.loras) == 1 else f'{len(spec.loras)} LoRAs'}"
             if isinstance(spec, RegularisationSpec):
@@ -64,6 +64,6 @@ class Queue:
                 version = self._workspace.find_version(class_dir.parents[4].name, class_dir.parents[2].name)
                 title = f"{title_of(version)}: {class_dir.name.partition('_')[2] or class_dir.name}"
             if isinstance(spec, TrainSpec):
-                version = self._workspace.find_version(folder.path.parents[3].name, folder.path.parents[1].name)
+                version = self._workspace.version_of(folder.path)
                 title = f"{title_of(version)}: {spec.name}"
         return QueueEntry(job, title, kind, "running" if is_running else "waiting")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
@@ -60,7 +61,6 @@ class Regularisation:
         self._training = training
         self._in_use = in_use
         self._watch = watch
-        self._changing = threading.Lock()
 
     # --- what is there ---
 
@@ -96,7 +96,7 @@ class Regularisation:
         settings = train_settings(found)
         problems = _check_count(count) if count else []
         told = self._training.forecast(project, version)
-        facts = self._training.check_model(settings)[1]
+        facts = self._training.base_models.check(settings)[1]
         size_px = _size_px(settings, facts)
         forecast = RegularisationForecast(count=count, size_px=size_px, problems=[*problems, *told.problems])
         forecast.pictures, forecast.total_steps = told.regularisation_pictures, told.total_steps
@@ -134,16 +134,16 @@ class Regularisation:
         from lora_train.data.regularisation import class_dir
 
         found = self._workspace.find_version(project, version)
-        settings = train_settings(found)
+        settings = msgspec.structs.replace(train_settings(found), continue_from="")  # the base model draws alone
         prompt, negative_prompt = (" ".join(text.replace("\x00", "").split()) for text in (prompt, negative_prompt))
-        problems, facts = self._training.check_model(settings)
+        problems, facts = self._training.base_models.check(settings)
         problems += [] if prompt else ["Type a class prompt first, such as: a photo of a person."]
         problems += _check_count(count)
         if problems:
             raise ConfigError(problems)
         folder = class_dir(found.dataset_dir, class_name)
         require_room_for_pictures(self._workspace.root, count, _size_px(settings, facts) ** 2)
-        with self._changing:
+        with self._workspace.changing():
             self._require_unused(found)
             job = JobFolder(self._workspace.new_job_dir("regularisation"))
             job.create(
@@ -172,17 +172,24 @@ class Regularisation:
         from lora_train.data.uploads import keep_uploads
 
         found = self._workspace.find_version(project, version)
-        with self._changing:
-            self._datasets.require_unused(found)
-            folder = class_dir(found.dataset_dir, class_name)
-            problems = keep_uploads(files, folder, self._workspace.trash_dir)
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
-        return problems
+        self._datasets.require_unused(found)
+        folder = class_dir(found.dataset_dir, class_name)
+        try:
+            return keep_uploads(files, folder, self._workspace.trash_dir, self._receiving(project, version))
+        finally:
+            with suppress(OSError, WorkspaceError), self._workspace.changing():
+                folder.rmdir()  # where nothing came in
+
+    @contextmanager
+    def _receiving(self, project: str, version: str) -> Generator[None, None, None]:
+        """The moment in which pictures that came in get their places."""
+        with self._workspace.changing():
+            self._datasets.require_unused(self._workspace.find_version(project, version))
+            yield
 
     def add_bytes(self, project: str, version: str, class_name: str, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """`add` for files that came over the network."""
-        with as_files(files) as paths:
+        with as_files(files, self._workspace.root) as paths:
             return self.add(project, version, class_name, paths)
 
     def remove_class(self, project: str, version: str, folder: str) -> Undo:
@@ -193,7 +200,7 @@ class Regularisation:
         found = self._workspace.find_version(project, version)
         if folder not in [known.folder for known in self.classes(project, version)]:
             raise WorkspaceError(f"There are no regularisation pictures in {folder!r}.", "Refresh the page.")
-        with self._changing:
+        with self._workspace.changing():
             self._require_unused(found)
             path = Path(os.path.normpath(found.dataset_dir / folder))
             is_parent = path.name.casefold() == "reg"  # of class folders, which stay

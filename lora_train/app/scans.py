@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
 
 _END_OF_TIME = 2**63
+_REST = 4
+"""A glance at a folder holds for so many times as long as it took: pages take a fifth of a core for it at most."""
+_OLDEST_S = 1.0
 
 _Stamp = tuple[tuple[str, int, int], ...]
 """Path, time of change and size of every file of a folder: another stamp, another content."""
@@ -29,7 +33,11 @@ class Scans:
 
     def __init__(self) -> None:
         self._scanning = threading.Lock()
-        self._trained: dict[Path, tuple[_Stamp, Dataset | DatasetError]] = {}
+        self._glance = threading.local()
+        self._stamps: dict[Path, tuple[float, _Stamp]] = {}
+        """Of folders, each with the monotonic time until which glances may take it."""
+        self._trained: dict[Path, tuple[_Stamp, dict[int, Dataset] | DatasetError]] = {}
+        """The set as it was read is that of 0 repeats."""
         self._waiting: dict[Path, tuple[_Stamp, list[PictureEntry]]] = {}
 
     def trained(self, version: Version, repeats: int | None = None) -> Dataset:
@@ -37,24 +45,53 @@ class Scans:
         given. Raises DatasetError as `scan_dataset`.
         """
         from lora_train.data.dataset import scan_dataset, with_repeats
+        from lora_train.data.seen import SeenPictures
 
         with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
-            stamp = stamp_of(version.dataset_dir) + stamp_of(version.regularisation_dir)
+            stamp = self._stamp(version.dataset_dir) + self._stamp(version.regularisation_dir)
             kept = self._trained.get(version.dataset_dir)
             if kept is None or kept[0] != stamp:
+                seen = SeenPictures(version.path / "dataset" / ".seen.json")
                 try:
-                    kept = stamp, scan_dataset(version.dataset_dir)
+                    kept = stamp, {0: scan_dataset(version.dataset_dir, seen=seen)}
                 except DatasetError as error:
                     kept = stamp, error
                 self._trained[version.dataset_dir] = kept
         if isinstance(kept[1], DatasetError):
             raise kept[1]
-        return with_repeats(kept[1], train_settings(version).repeats if repeats is None else repeats)
+        repeats = max(0, train_settings(version).repeats if repeats is None else repeats)
+        if repeats not in kept[1]:
+            kept[1][repeats] = with_repeats(kept[1][0], repeats)
+        return kept[1][repeats]
+
+    @contextmanager
+    def glancing(self) -> Generator[None, None, None]:
+        """In here this thread takes a folder with very many files for what it was a moment ago: for what pages show,
+        never for what is done.
+        """
+        self._glance.is_on = True
+        try:
+            yield
+        finally:
+            self._glance.is_on = False
+
+    def _stamp(self, folder: Path) -> _Stamp:
+        """Taken anew, and forgotten, outside of glances: whoever looks so closely is about to change something."""
+        if not getattr(self._glance, "is_on", False):
+            self._stamps.clear()
+            return stamp_of(folder)
+        began = time.monotonic()
+        valid_until, stamp = self._stamps.get(folder, (0.0, ()))
+        if began >= valid_until:
+            stamp = stamp_of(folder)
+            took_s = time.monotonic() - began
+            self._stamps[folder] = began + took_s + min(_OLDEST_S, _REST * took_s), stamp
+        return stamp
 
     def waiting(self, version: Version) -> list[PictureEntry]:
         """Those that *Update Dataset* will take in; read again only when a file has changed."""
         with self._scanning:
-            stamp = stamp_of(version.path / "dataset")
+            stamp = self._stamp(version.origin_dir) + self._stamp(version.dataset_dir)
             kept = self._waiting.get(version.path)
             if kept is None or kept[0] != stamp:
                 kept = self._waiting[version.path] = stamp, _read_waiting(version)

@@ -159,7 +159,7 @@ class TrainSnapshot(msgspec.Struct):
     family: str = ""
     """Of base models that its LoRAs go with, for a person to read; empty as long as there is none."""
     summary: str = ""
-    """The main settings on one line: `Lion 0.0001 · rank 16 · batch 1 · 10 epochs`."""
+    """The main settings on one line: `Lion 0.0001 · rank 16 · batch 1 · epochs 10`."""
     created: float = 0.0
     loras: list[LoraEntry] = []
     """Newest first."""

@@ -231,7 +231,7 @@ class Course:
             status = self.status(version, run)
             if run in waiting or status is None or status.step <= run.come:
                 continue
-            pace = measured_pace(JobFolder(version.trains_dir / run.train).events())
+            pace = measured_pace(JobFolder(version.trains_dir / run.train).each_event())
             if pace is not None and run.s_per_step is not None and run.start_s is not None:
                 planned_s += pace.steps * run.s_per_step + run.start_s
                 measured_s += pace.steps * pace.s_per_step + (pace.start_s or 0.0)
@@ -253,7 +253,7 @@ class Course:
 
     def _plan_anew(self, version: Version, record: SweepRecord, ahead: list[tuple[SweepRun, JobStatus]]) -> list[Rung]:
         for run, _ in ahead:
-            pace = measured_pace(JobFolder(version.trains_dir / run.train).events())
+            pace = measured_pace(JobFolder(version.trains_dir / run.train).each_event())
             if pace is not None:
                 run.s_per_step, run.start_s = pace.s_per_step, pace.start_s
         costs = costs_of(
@@ -272,7 +272,7 @@ class Course:
             if job_id in waiting:
                 with suppress(JobError):  # its turn has just come
                     self._jobs.cancel(job_id)
-            if launcher.is_alive(job) or self._jobs.is_starting(job_id):
+            if self._jobs.is_starting(job_id) or launcher.is_alive(job):
                 job.request("stop")
             elif job.path.is_dir():
                 write_limits(job.path, Limits())

@@ -199,7 +199,7 @@ class _RunMaker:
         pace = expected_pace(self._root, with_absolute_paths(settings))
         disk_bytes = 0
         if not problems:
-            _, facts = self._training.check_model(settings)
+            _, facts = self._training.base_models.check(settings)
             assert facts is not None  # or there was a problem
             disk_bytes = disk_needed(settings, facts).total_bytes
         forecast = self._forecast(settings)

@@ -72,19 +72,22 @@ class Sweeps:
         require_free_disk(
             self._workspace.root, f"this sweep of {count} runs", plan.forecast.disk_bytes, "LoRAs and resumable states"
         )
-        runs = self._write_jobs(found, plan, publish_to)
-        record = SweepRecord(
-            created=time.time(),
-            runs=runs,
-            finish_by=plan.forecast.finish_by,
-            rungs=plan.rungs,
-            is_queued=is_queued,
-            judges=is_queued and sweep_settings(found).judge,
-        )
-        begin_rung(record, runs)
-        sweep_dir = _free_dir(found)
-        write_sweep(sweep_dir, record)
-        self._course.go_on(found, sweep_dir)
+        with self._workspace.changing():
+            if problems := self._training.not_now(found):
+                raise ConfigError(problems)
+            runs = self._write_jobs(found, plan, publish_to)
+            record = SweepRecord(
+                created=time.time(),
+                runs=runs,
+                finish_by=plan.forecast.finish_by,
+                rungs=plan.rungs,
+                is_queued=is_queued,
+                judges=is_queued and sweep_settings(found).judge,
+            )
+            begin_rung(record, runs)
+            sweep_dir = _free_dir(found)
+            write_sweep(sweep_dir, record)
+            self._course.go_on(found, sweep_dir)
         return self._workspace.id_of(sweep_dir)
 
     def list(self, project: str, version: str) -> list[SweepSnapshot]:
@@ -162,7 +165,7 @@ class Sweeps:
         """Those that the training is a run of."""
         if train.parent.name != "trains":
             return
-        version = self._workspace.find_version(train.parents[3].name, train.parents[1].name)
+        version = self._workspace.version_of(train)
         for sweep_dir in sweep_dirs(version):
             record = read_sweep(sweep_dir)
             if record is not None and any(run.train == train.name for run in record.runs):

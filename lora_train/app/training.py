@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lora_train.app.base_models import BaseModels
 from lora_train.app.datasets import Datasets
 from lora_train.app.fit_snapshot import Fit
 from lora_train.app.fitting import Fitting
+from lora_train.app.forecasting import Forecasting
 from lora_train.app.in_use import InUse
 from lora_train.app.loras import Loras, previews_of
 from lora_train.app.optimizers import Optimizers
-from lora_train.app.paces import expected_pace, with_tried_pace
+from lora_train.app.paces import with_tried_pace
 from lora_train.app.planning import (
     PlannedTrain,
     capacity,
-    check_base_model,
-    check_continued_lora,
     check_disk,
     check_training,
-    count_steps,
-    make_plan,
     plan_job,
-    validation_warnings,
     with_absolute_paths,
     with_threads,
 )
-from lora_train.app.snapshot import BaseModelSnapshot, CurvePoint, Forecast, TrainSnapshot, Undo, Validation
+from lora_train.app.snapshot import CurvePoint, Forecast, TrainSnapshot, Undo, Validation
 from lora_train.app.version_settings import effective_of, train_settings
 from lora_train.app.watching import Watch
-from lora_train.core import presets
 from lora_train.core.assets import resolve_base_model
-from lora_train.core.conditioning import conditioning_of
 from lora_train.core.config import TrainSettings
-from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToolsError, WorkspaceError
+from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.events import KILLED, EventWriter, Failed, read_events
-from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
-from lora_train.core.host import BaseModelChoice, Host
-from lora_train.core.jobs import JobFolder, JobStatus, Request, status_from_events
+from lora_train.core.host import Host
+from lora_train.core.jobs import JobFolder, JobStatus, Request, StatusReader
 from lora_train.core.limits import lift_reached_limits
 from lora_train.core.memory import read_memory
-from lora_train.core.optimizers import optimizer_warnings
 from lora_train.core.original import finished_train, read_facts
 from lora_train.core.sd_script_args import Effective
 from lora_train.core.specs import SamplesSpec, TrainSpec
@@ -53,7 +45,7 @@ from lora_train.launch.queue import JobQueue
 
 _MOST_CURVE_POINTS = 400
 _LOG_LINES = 40
-_SMALL_MODEL = BaseModelChoice("Small demo model", "demo")
+_MOST_EVENTS_BYTES = 2**20
 
 
 class Training:
@@ -74,95 +66,24 @@ class Training:
         self._loras = loras
         self._in_use = in_use
         self._watch = watch
+        self.base_models = BaseModels(host)
         self.optimizers = Optimizers()
         self.fitting = Fitting(host, jobs)
+        self._forecasting = Forecasting(workspace.root, datasets, self.base_models, self.optimizers, self.fitting)
 
     # --- before ---
-
-    def base_models(self) -> list[BaseModelChoice]:
-        """The host's checkpoints, and the small model that ships with us."""
-        return [*self._host.base_models(), _SMALL_MODEL]
-
-    def base_model(self, name_or_path: str) -> BaseModelSnapshot:
-        """What a checkpoint is, as its header tells; `problem` says why it can't be trained on."""
-        name = Path(name_or_path).name
-        names = {choice.path: choice.name for choice in self.base_models()}
-        snapshot = BaseModelSnapshot(name=names.get(name_or_path, name))
-        problem, facts = self._check_base_model(TrainSettings(base_model=name_or_path))
-        snapshot.problem = problem
-        if facts is not None:
-            snapshot.family = FAMILY_LABELS.get(facts.family, facts.family)
-            snapshot.prediction = facts.prediction
-            snapshot.resolution_px = presets.native_resolution_px(facts)
-            snapshot.clip_skip_matters = conditioning_of(facts.family).clip_skip_matters
-        return snapshot
-
-    def check_model(self, settings: TrainSettings) -> tuple[list[str], CheckpointFacts | None]:
-        """Why base model and VAE can't be used, and what the base model's header tells, if it can be read."""
-        problem, facts = self._check_base_model(settings)
-        return [sentence for sentence in (problem, self._check_vae(settings)) if sentence], facts
 
     def forecast(self, project: str, version: str) -> Forecast:
         """What *Begin Train* would do now, from the saved settings and the trained set.
 
         Raises WorkspaceError for an unknown version; everything else that is wrong stands in `problems`.
         """
-
         found = self._workspace.find_version(project, version)
-        return self.forecast_of(found, *effective_of(found))
+        return self._forecasting.forecast(found, *effective_of(found))
 
-    def forecast_of(self, version: Version, effective: Effective, problems: Sequence[str] = ()) -> Forecast:
-        """`forecast` for other settings than the version's; `problems` are theirs."""
-        from lora_train.data.holding_out import held_out
-
-        settings = effective.settings
-        forecast = Forecast(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            accumulation=settings.gradient_accumulation_steps,
-            problems=[*problems, *self.optimizers.problems(settings.optimizer, settings.device)],
-            overridden=effective.overridden,
-            warnings=optimizer_warnings(settings),
-        )
-        model_problems, facts = self.check_model(settings)
-        forecast.problems += model_problems
-        if sentence := self._check_continued(settings, facts):
-            forecast.problems.append(sentence)
-        try:
-            dataset = self._datasets.scan(version, settings)
-        except DatasetError:
-            ids = version.project.path.name, version.path.name
-            waiting = [entry for entry in self._datasets.snapshot(*ids).pictures if entry.is_waiting]
-            forecast.problems.append(
-                "The uploaded pictures are not in the dataset yet: press Update Dataset."
-                if waiting
-                else "There are no pictures yet: drop some on Upload Dataset, then press Update Dataset."
-            )
-            return forecast
-        try:
-            plan = make_plan(dataset, settings, facts or CheckpointFacts("sd1"), version.project.info().name)
-        except DatasetError as error:  # no bucket of this resolution
-            forecast.problems.append(error.message)
-            return forecast
-        training = [picture for picture in dataset.pictures if not picture.is_regularisation]
-        held = held_out(dataset, settings)
-        repeats = {picture.repeats for picture in training if picture.path not in held}
-        forecast.pictures, forecast.held_out = len(training) - len(held), len(held)
-        forecast.repeats = min(repeats) if len(repeats) == 1 else None
-        forecast.regularisation_pictures = len(dataset.pictures) - len(training)
-        forecast.warnings += validation_warnings(settings, len(training), len(held))
-        forecast.views_per_epoch = len(list(plan.shown(0)))
-        forecast.total_steps = count_steps(plan, settings)
-        if settings.repeats < 0:
-            forecast.aimed_steps = settings.aimed_steps
-            forecast.is_over_aim = 0 < settings.aimed_steps < forecast.total_steps and min(repeats) == 1
-        views = forecast.views_per_epoch * settings.epochs
-        forecast.is_exact = forecast.total_steps * settings.batch_size * settings.gradient_accumulation_steps == views
-        pace = expected_pace(self._workspace.root, with_absolute_paths(settings))
-        forecast.seconds = None if pace is None else pace.s_per_step * forecast.total_steps
-        if not forecast.problems:
-            forecast.fit = self.fitting.fit(settings, facts, plan)
-        return forecast
+    def forecast_of(self, version: Version, effective: Effective) -> Forecast:
+        """`forecast` for other settings than the version's."""
+        return self._forecasting.forecast(version, effective)
 
     def fit_of(self, job: JobFolder) -> Fit | None:
         """What a training that was just planned is expected to need; waits for the driver's answer where it is asked.
@@ -170,7 +91,7 @@ class Training:
         None where it can't be told.
         """
         self.fitting.wait()
-        found = self._workspace.find_version(job.path.parents[3].name, job.path.parents[1].name)
+        found = self._workspace.version_of(job.path)
         return self.forecast(found.project.path.name, found.path.name).fit
 
     def begin(self, project: str, version: str) -> str:
@@ -179,16 +100,21 @@ class Training:
         Raises ConfigError with all that stands in the way at once, WorkspaceError for an unknown version or a disk
         that is too full.
         """
-        found = self._workspace.find_version(project, version)
-        problems = self.forecast(project, version).problems + self.not_now(found)
-        if problems:
-            raise ConfigError(problems)
-        settings = train_settings(found)
-        facts = check_training(settings)
-        check_disk(self._workspace.root, settings, facts)
-        job = self._workspace.id_of(self.plan(found, settings).job.path)
-        self._jobs.add(job)
-        return job
+        before = train_settings(self._workspace.find_version(project, version))
+        forecast = self.forecast(project, version)  # it may take its time, and others would wait
+        with self._workspace.changing():
+            found = self._workspace.find_version(project, version)
+            settings = train_settings(found)
+            if settings != before:
+                forecast = self.forecast(project, version)
+            problems = forecast.problems + self.not_now(found)
+            if problems:
+                raise ConfigError(problems)
+            facts = check_training(settings)
+            check_disk(self._workspace.root, settings, facts)
+            job = self._workspace.id_of(self.plan(found, settings).job.path)
+            self._jobs.add(job)
+            return job
 
     def not_now(self, version: Version) -> list[str]:
         """Why no training of a version can begin at the moment, whatever its settings are."""
@@ -253,19 +179,23 @@ class Training:
         folder = self._job(job)
         if self._cancel(job):
             return
-        if not launcher.is_alive(folder):
-            if not self._jobs.is_starting(job):
-                raise JobError(f"{folder.path.name} is not running.")
+        # In this order: its first word may come in between.
+        if self._jobs.is_starting(job) and not launcher.is_alive(folder):
             folder.request("stop")  # it has not done anything yet, and will not
             return
+        if not launcher.is_alive(folder):
+            raise JobError(f"{folder.path.name} is not running.")
         launcher.kill_worker(folder)
-        if status_from_events(folder.events()).state == "running":  # else it came to its end by itself just then
+        if StatusReader(folder).read().state == "running":  # else it came to its end by itself just then
             events = EventWriter(folder.events_path)
             events.write(Failed(KILLED, "Ended at once, as asked for.", "Resume goes on from the last saved state."))
             events.close()
 
     def resume(self, job: str) -> None:
-        """Put an ended training back into the queue. Raises JobError for one that is finished, waits or runs."""
+        """Put an ended training back into the queue.
+
+        Raises JobError for one that is finished, waits or runs, ConfigError while its pictures are made anew.
+        """
         folder = self._folder(job)
         spec = self._spec(folder)
         if self._watch.status(folder).state == "finished":
@@ -273,18 +203,22 @@ class Training:
         check_training(spec.settings)
         if launcher.is_alive(folder):
             raise JobError(f"{spec.name} is running already.")
-        if not self._jobs.is_starting(job):
-            folder.clear_requests()
-            lift_reached_limits(folder.path, self._watch.status(folder).step)
-        self._jobs.add(job)
+        with self._workspace.changing():
+            if problems := self.not_now(self._workspace.version_of(folder.path)):
+                raise ConfigError(problems)
+            if not self._jobs.is_starting(job):
+                folder.clear_requests()
+                lift_reached_limits(folder.path, self._watch.status(folder).step)
+            self._jobs.add(job)
 
     def delete(self, job: str) -> Undo:
         """Move an ended training with its LoRAs to the trash; published copies stay. Raises JobError while it runs."""
         folder = self._any_folder(job)
         if launcher.is_alive(folder):  # started from the command line
             raise JobError(f"{folder.path.name} is running.", "Stop it first.")
-        self._in_use.require_idle(folder.path, folder.path.name)
-        return Undo(folder.path.name, self._workspace.trash.put(folder.path.name, [folder.path]))
+        with self._workspace.changing():
+            self._in_use.require_idle(folder.path, folder.path.name)
+            return Undo(folder.path.name, self._workspace.trash.put(folder.path.name, [folder.path]))
 
     def draw_previews(self, job: str) -> str:
         """Queue a job that draws the previews of every LoRA that has none; its id. Raises JobError where none lacks."""
@@ -320,8 +254,11 @@ class Training:
         return self._job(job).log_tail(_LOG_LINES)
 
     def events(self, job: str, offset: int) -> tuple[list[dict[str, Any]], int]:
-        """The events from a byte offset on, and the offset to go on from. Raises as `log` does."""
-        found, end = read_events(self._job(job).events_path, max(0, offset))
+        """The events from a byte offset on, as many as stand in a megabyte, and the offset to go on from.
+
+        Raises as `log` does.
+        """
+        found, end = read_events(self._job(job).events_path, max(0, offset), _MOST_EVENTS_BYTES)
         return [msgspec.to_builtins(event) for event in found], end
 
     def file_path(self, job: str, file: str) -> Path:
@@ -356,7 +293,7 @@ class Training:
             family=self._loras.family_label(folder, loras),
             summary=(
                 f"{settings.optimizer} {settings.learning_rate:g} · {capacity(settings)} · "
-                f"batch {settings.batch_size} · {settings.epochs} epochs"
+                f"batch {settings.batch_size} · epochs {settings.epochs}"
             ),
             created=spec.created,
             loras=loras,
@@ -413,7 +350,7 @@ class Training:
         folder = self._job(job)
         if self._cancel(job):
             return
-        if not launcher.is_alive(folder) and not self._jobs.is_starting(job):
+        if not self._jobs.is_starting(job) and not launcher.is_alive(folder):  # in this order, as in `kill`
             raise JobError(f"{folder.path.name} is not running.")
         folder.request(what)
 
@@ -421,40 +358,13 @@ class Training:
         """Take the job out of the queue if it waits there."""
         if (self._jobs.place_of(job) or 0) < 1:
             return False
-        self._jobs.cancel(job)
+        try:
+            self._jobs.cancel(job)
+        except JobError:
+            if (self._jobs.place_of(job) or 0) > 0:
+                raise
+            return False  # its turn has just come
         return True
-
-    def _check_base_model(self, settings: TrainSettings) -> tuple[str, CheckpointFacts | None]:
-        """Why the base model can't be trained on ("" if it can), and what its header tells, if it can be read."""
-        offered = {choice.path for choice in self.base_models()}
-        if settings.base_model and settings.base_model not in offered and not self._host.takes_paths():
-            return "Train base model: choose one of the list; this page is open to others, so it takes no paths.", None
-        if not settings.base_model:
-            return "Train base model: choose a checkpoint.", None
-        try:
-            return "", check_base_model(msgspec.structs.replace(settings, vae=""))
-        except TrainToolsError as error:
-            return f"{error.message}\n{error.hint}".strip(), None
-        except OSError as error:  # a name that is too long, a folder without rights
-            return f"Train base model: {settings.base_model} can't be read ({error.strerror or error}).", None
-
-    def _check_vae(self, settings: TrainSettings) -> str:
-        """Why the VAE can't be used; empty if it can, or none was chosen."""
-        if settings.vae and not self._host.takes_paths():
-            return "VAE: leave it empty; this page is open to others, so it takes no paths."
-        return f"VAE: {settings.vae} does not exist." if settings.vae and not Path(settings.vae).is_file() else ""
-
-    def _check_continued(self, settings: TrainSettings, facts: CheckpointFacts | None) -> str:
-        """Why the LoRA to continue from can't be used; empty if it can, or none was chosen."""
-        if settings.continue_from and not self._host.takes_paths():
-            return "Continue from LoRA: leave it empty; this page is open to others, so it takes no paths."
-        try:
-            check_continued_lora(settings, facts or CheckpointFacts("unknown"))
-        except TrainToolsError as error:
-            return f"{error.message}\n{error.hint}".strip()
-        except OSError as error:
-            return f"Continue from LoRA: {settings.continue_from} can't be read ({error.strerror or error})."
-        return ""
 
 
 def _with_preview_prompt(settings: TrainSettings, words: str) -> TrainSettings:

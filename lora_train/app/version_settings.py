@@ -12,10 +12,18 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
 from lora_train.core.grid_settings import GridSettings
+from lora_train.core.records import Damage
 from lora_train.core.sd_script_args import Effective, effective_settings
 from lora_train.core.settings import Settings, check_settings, unknown_setting
 from lora_train.core.sweep_settings import SweepSettings
 from lora_train.core.workspace import Version, Workspace
+
+_DAMAGES: dict[Damage, str] = {
+    "changed": "The file of these settings, version.json, was changed by another program or is damaged. "
+    "Look through the settings: the next change saves them anew.",
+    "set aside": "The file of these settings, version.json, was damaged. These are the settings before the last "
+    "change, or the usual ones: look through them, then delete version.json.damaged.",
+}
 
 
 class VersionSettings:
@@ -47,11 +55,14 @@ class VersionSettings:
         return msgspec.structs.asdict(sweep_settings(self._workspace.find_version(project, version)))
 
     def notes(self, project: str, version: str) -> list[str]:
-        """A sentence for every setting of the original extension that could not be taken over, until some are saved.
+        """A sentence for every setting of the original extension that could not be taken over, until some are saved;
+        or what became of the file with the settings.
 
         Raises WorkspaceError where there is no such version.
         """
         found = self._workspace.find_version(project, version)
+        if damage := found.damage():
+            return [_DAMAGES[damage]]
         original = found.original_settings()
         if original is None:
             return []
@@ -78,11 +89,11 @@ class VersionSettings:
             new_train, train_problems = check_settings(train or {}, _saved(info.train, TrainSettings))
             new_dataset, dataset_problems = check_settings(dataset or {}, _saved(info.dataset, DatasetSettings))
             new_caption, caption_problems = check_settings(caption or {}, _saved(info.caption, CaptionSettings))
-            info.train, info.dataset = msgspec.to_builtins(new_train), msgspec.to_builtins(new_dataset)
-            info.caption = msgspec.to_builtins(new_caption)
+            info.train, info.dataset = kept_settings(new_train, info.train), kept_settings(new_dataset, info.dataset)
+            info.caption = kept_settings(new_caption, info.caption)
             new_preview, preview_problems = check_settings(preview or {}, _saved(info.preview, GridSettings))
             new_sweep, sweep_problems = check_settings(sweep or {}, _saved(info.sweep, SweepSettings))
-            info.preview, info.sweep = msgspec.to_builtins(new_preview), msgspec.to_builtins(new_sweep)
+            info.preview, info.sweep = kept_settings(new_preview, info.preview), kept_settings(new_sweep, info.sweep)
         return train_problems + dataset_problems + caption_problems + preview_problems + sweep_problems
 
     def change(self, project: str, version: str, values: Mapping[str, Any]) -> None:
@@ -154,6 +165,12 @@ def fallback_caption(version: Version) -> str:
 def known_settings(saved: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]:
     """Without what only another release knows."""
     return {name: value for name, value in saved.items() if name in schema.__struct_fields__}
+
+
+def kept_settings(settings: msgspec.Struct, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """As they are kept, beside what only another release knows."""
+    unknown = {name: value for name, value in saved.items() if name not in settings.__struct_fields__}
+    return {**unknown, **msgspec.to_builtins(settings)}
 
 
 def _saved(saved: Mapping[str, Any], schema: type[Settings]) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from lora_train.core.curves import CurveReader, Point, ValidationPoint
+from lora_train.core.curves import Point, ValidationPoint
 from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
 from lora_train.core.original import finished_train
 from lora_train.core.specs import JobSpec
@@ -18,7 +18,6 @@ class _Readers:
     def __init__(self, job: JobFolder, made: int) -> None:
         self.made = made
         self.status = StatusReader(job)
-        self.curve = CurveReader(job)
         self.spec: JobSpec | None = None
 
 
@@ -47,12 +46,12 @@ class Watch:
     def curve(self, job: JobFolder, most: int) -> list[Point]:
         """Loss and learning rate over the steps, in at most so many points."""
         with self._lock:
-            return self._of(job).curve.read(most)
+            return self._of(job).status.curve(most)
 
     def validations(self, job: JobFolder) -> list[ValidationPoint]:
         """The losses on the held-out pictures, in the order of steps."""
         with self._lock:
-            return self._of(job).curve.validations()
+            return self._of(job).status.validations()
 
     def _of(self, job: JobFolder) -> _Readers:
         """The job's readers; new ones where a project was renamed or deleted, and another made under its name."""

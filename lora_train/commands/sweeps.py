@@ -72,7 +72,7 @@ def _sweep(options: argparse.Namespace) -> Result:
 
 def _path(app: App, given: str) -> str:
     """A base model as it is saved: names of the list stand for their paths."""
-    paths = {choice.name: choice.path for choice in app.training.base_models()}
+    paths = {choice.name: choice.path for choice in app.base_models.offered()}
     return paths.get(given) or (str(Path(given).absolute()) if Path(given).exists() else given)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.private_use import PRIVATE_USE
 
 CardValue = str | float
@@ -96,7 +97,7 @@ def read_card(content: bytes) -> dict[str, Any] | None:
     """A card's keys; None for what no host could read either."""
     try:
         card = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DAMAGED_JSON:
         return None
     return cast("dict[str, Any]", card) if isinstance(card, dict) else None
 

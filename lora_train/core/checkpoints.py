@@ -23,14 +23,20 @@ from lora_train.core.families import (
 )
 from lora_train.core.model_folders import detect_folder
 from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
-from lora_train.core.tensorfiles import TensorFile, TensorInfo, read_tensor_file, tensor_bytes
+from lora_train.core.tensor_infos import TensorFile, TensorInfo, tensor_bytes
+from lora_train.core.tensorfiles import read_tensor_file
 
 _SD2_TELLTALE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _SD2_LARGEST_EPSILON_STD = 0.09
 """Forge tells Stable Diffusion 2's v-prediction models by the spread of this one tensor."""
+_LARGEST_TELLTALE_BYTES = 2**20
+"""It has 640 numbers; a file that is no model may call gigabytes by its name."""
 
-_YAML_V = re.compile(r"^\s*(parameterization:\s*[\"']?v[\"']?|target:\s*\S+\.VScaling)\s*(#.*)?$", re.MULTILINE)
+_YAML_V = re.compile(
+    r"^[ \t]*(parameterization:[ \t]*[\"']?v[\"']?|target:[ \t]*\S+\.VScaling)[ \t]*(#.*)?$", re.MULTILINE
+)
 """Stable Diffusion's configs say it in the first way, SDXL's original ones in the second."""
+_LARGEST_YAML_BYTES = 2**20
 _NUMBERS = {"F16": "e", "F32": "f", "F64": "d"}
 
 
@@ -86,11 +92,11 @@ def with_choices(
 
 def _sd2_prediction(file: TensorFile) -> Prediction:
     telltale = file.tensors.get(_SD2_TELLTALE)
-    if telltale is None or not telltale.nbytes:
+    if telltale is None or not 0 < telltale.nbytes <= _LARGEST_TELLTALE_BYTES:
         return "epsilon"
     numbers = _numbers(file.path, telltale)
     mean = sum(numbers) / len(numbers)
-    deviation = math.sqrt(sum((number - mean) ** 2 for number in numbers) / len(numbers))
+    deviation = math.sqrt(sum((number - mean) * (number - mean) for number in numbers) / len(numbers))
     return "v_prediction" if deviation > _SD2_LARGEST_EPSILON_STD else "epsilon"
 
 
@@ -109,6 +115,8 @@ def _yaml_says_v(checkpoint: Path) -> bool:
     """Whether the original (LDM) config beside the file, under the same name with `.yaml`, says v-prediction."""
     path = checkpoint.with_suffix(".yaml")
     try:
-        return _YAML_V.search(path.read_text(encoding="utf-8")) is not None
+        with path.open("rb") as stream:
+            text = stream.read(_LARGEST_YAML_BYTES).decode("utf-8")
+        return _YAML_V.search(text.replace("\r\n", "\n")) is not None
     except (OSError, UnicodeDecodeError):
         return False

@@ -28,7 +28,7 @@ class CurveRow(msgspec.Struct):
 def curve_rows(events_path: Path) -> list[CurveRow]:
     """Every row in the order of steps. Steps that a resume did again are those of the last time."""
     rows: dict[int, CurveRow] = {}
-    for event in ev.read_events(events_path)[0]:
+    for event in (event for events, _ in ev.each_event(events_path) for event in events):
         if isinstance(event, ev.Step):
             row = rows.setdefault(event.step, CurveRow(event.step))
             row.epoch, row.loss, row.lr, row.s_per_step = event.epoch, event.loss, event.lr, event.s_per_step

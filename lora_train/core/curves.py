@@ -1,12 +1,13 @@
-"""The curves of a training, read from its events: loss and learning rate of every step, and its validations."""
+"""The curves of a training, kept from its events: loss and learning rate of every step, and its validations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from lora_train.core import events as ev
-from lora_train.core.jobs import JobFolder
 
 
 class Point(NamedTuple):
@@ -23,40 +24,54 @@ class ValidationPoint(NamedTuple):
     base_loss: float
 
 
-class CurveReader:
-    """Reads a training's curve again and again, each time only the events that are new."""
+_MOST_KEPT = 1600
+"""Points of a curve that are kept; a curve of more steps is kept in means of 2, 4, 8 ... of them."""
 
-    def __init__(self, job: JobFolder) -> None:
-        self._path = job.events_path
-        self._offset_bytes = 0
-        self._points: list[Point] = []
-        self._validations: dict[int, ValidationPoint] = {}
 
-    def read(self, most: int) -> list[Point]:
-        """The curve in at most `most` points; where there are more steps, the mean of neighbours."""
-        self._read_on()
-        return thinned(self._points, most)
+class Curve(msgspec.Struct):
+    """A curve of any length in bounded memory."""
 
-    def validations(self) -> list[ValidationPoint]:
-        """Every validation, in the order of steps."""
-        self._read_on()
-        return [self._validations[step] for step in sorted(self._validations)]
+    points: list[Point] = []
+    """Each of `steps_per_point` steps: their mean loss, at the last of them."""
+    steps_per_point: int = 1
+    rest: list[Point] = []
+    """The last steps, too few for a point yet."""
+    validations: list[ValidationPoint] = []
+    """In the order of steps."""
 
-    def _read_on(self) -> None:
-        events, self._offset_bytes = ev.read_events(self._path, self._offset_bytes)
-        for event in events:
-            if isinstance(event, ev.Step):
-                self._points.append(Point(event.step, event.loss, event.lr))
-            elif isinstance(event, ev.Validated):
-                self._validations[event.step] = ValidationPoint(event.step, event.loss, event.base_loss)
-            elif isinstance(event, ev.Started) and event.step is not None:
+    def add(self, event: ev.Event) -> None:
+        """Take one more event of the training."""
+        match event:
+            case ev.Step():
+                self.rest.append(Point(event.step, event.loss, event.lr))
+                if len(self.rest) >= self.steps_per_point:
+                    self._close_point()
+            case ev.Validated():
+                while self.validations and self.validations[-1].step >= event.step:
+                    self.validations.pop()
+                self.validations.append(ValidationPoint(event.step, event.loss, event.base_loss))
+            case ev.Started() if event.step is not None:
                 self._forget_after(event.step)
+            case _:
+                pass
+
+    def thinned(self, most: int) -> list[Point]:
+        """The curve in at most `most` points; where there are more steps, the mean of neighbours."""
+        return thinned([*self.points, *thinned(self.rest, 1)], most)
+
+    def _close_point(self) -> None:
+        self.points += thinned(self.rest, 1)
+        self.rest.clear()
+        if len(self.points) >= _MOST_KEPT:
+            self.points = thinned(self.points, _MOST_KEPT // 2)
+            self.steps_per_point *= 2
 
     def _forget_after(self, step: int) -> None:
         """A start from an earlier state does the steps after it again."""
-        while self._points and self._points[-1].step > step:
-            self._points.pop()
-        self._validations = {at: point for at, point in self._validations.items() if at <= step}
+        for points in (self.points, self.rest):
+            while points and points[-1].step > step:
+                points.pop()
+        self.validations = [point for point in self.validations if point.step <= step]
 
 
 def thinned(points: list[Point], most: int) -> list[Point]:

@@ -30,6 +30,7 @@ Title = Literal[
     "Disk of the workspace",
     "Packages",
     "Package",
+    "Not installed",
 ]
 """Fixed texts, which the page translates."""
 
@@ -105,8 +106,8 @@ def without_home(text: str) -> str:
 
 
 def packages_found(versions: Mapping[str, str], verdict: Mapping[str, str], commands: Mapping[str, str]) -> list[Found]:
-    """A line for each package that is there or should be. All are called as in the package index: their `versions`, ""
-    where there is none; the `verdict` on those that can't be imported, and the `commands` that mend them.
+    """A line for each package that training needs. All are called as in the package index: their `versions`, "" where
+    there is none; the `verdict` on those that can't be imported, and the `commands` that mend them.
     """
     lines: list[Found] = []
     for name, version in versions.items():
@@ -125,6 +126,38 @@ def packages_found(versions: Mapping[str, str], verdict: Mapping[str, str], comm
                 if is_missing
                 else "It is installed, but can't be imported. This would change it:",
                 command=commands.get(name, ""),
+            )
+        )
+    return lines
+
+
+def helpful_found(versions: Mapping[str, str], verdict: Mapping[str, str], uses: Mapping[str, str]) -> list[Found]:
+    """The same for packages that training can do without; `uses` tells what each is for. What is not there is no
+    fault: one line names it all.
+    """
+    lines: list[Found] = []
+    for name, version in versions.items():
+        error = verdict.get(name, "")
+        if error == "missing":
+            continue
+        lines.append(
+            Found(
+                title="Package",
+                value=f"{name} {version} ({uses[name]})",
+                state="warning" if error else "good",
+                error=error,
+                remedy="It is installed, but can't be imported. Only what it is for goes without it." if error else "",
+                command=install_command(["--upgrade", name]) if error else "",
+            )
+        )
+    missing = [name for name in versions if verdict.get(name) == "missing"]
+    if missing:
+        lines.append(
+            Found(
+                title="Not installed",
+                value=", ".join(f"{name} ({uses[name]})" for name in missing),
+                remedy="Needed by nothing else. This adds them:",
+                command=install_command(missing),
             )
         )
     return lines

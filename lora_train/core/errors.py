@@ -13,6 +13,20 @@ Exceptions of this tree are shown as they are, without a traceback. Anything els
 
 from __future__ import annotations
 
+MOST_SHOWN = 100
+"""Letters of a value."""
+MOST_OF_REASON = 300
+"""Letters of what a library says about a file, which may quote all of it."""
+
+
+def shown(text: object, most: int = MOST_SHOWN) -> str:
+    """What somebody else wrote, as far as a sentence can show it: that many letters, and none that UTF-8 doesn't have
+    (halves of surrogate pairs).
+    """
+    told = str(text)
+    cut = told if len(told) <= most else f"{told[:most]}…"
+    return cut.encode("utf-8", "replace").decode("utf-8")
+
 
 class TrainToolsError(Exception):
     """An error a person can act on. `hint` says what to do, where the message does not already."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+
+from lora_train.core.files import DAMAGED_JSON
 
 
 class Started(msgspec.Struct, tag="started", tag_field="kind"):
@@ -124,6 +127,7 @@ class Failed(msgspec.Struct, tag="failed", tag_field="kind"):
 
 Event = Started | Phase | Step | Saved | Sampled | Validated | Note | Finished | Stopped | Paused | Failed
 
+_AT_ONCE_BYTES = 2**20
 _DECODER = msgspec.json.Decoder(Event)
 _ENCODER = msgspec.json.Encoder()
 
@@ -168,19 +172,43 @@ class EventWriter:
                 stream.write(b"\n")
 
 
-def read_events(path: Path, offset_bytes: int = 0) -> tuple[list[Event], int]:
-    """Events from `offset_bytes` on, and the offset to go on from. A missing file has no events."""
+def read_events(path: Path, offset_bytes: int = 0, most_bytes: int = -1) -> tuple[list[Event], int]:
+    """Events from `offset_bytes` on, and the offset to go on from. A missing file has no events.
+
+    With `most_bytes` about so much is read at once; the last line of it is read to its end.
+    """
     try:
         with path.open("rb") as stream:
             stream.seek(offset_bytes)
-            content = stream.read()
+            content = stream.read(most_bytes)
+            if most_bytes >= 0:
+                content += stream.readline()
     except FileNotFoundError:
         return [], 0
     end = content.rfind(b"\n") + 1
+    return _decoded(content[:end]), offset_bytes + end
+
+
+def _decoded(content: bytes) -> list[Event]:
+    """The events of whole lines; what is none is left out."""
+    try:
+        return _DECODER.decode_lines(content)
+    except DAMAGED_JSON:
+        pass  # line by line then, which takes three times as long
     events: list[Event] = []
-    for line in content[:end].splitlines():
+    for line in content.splitlines():
         try:
             events.append(_DECODER.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except DAMAGED_JSON:
             continue  # a kind of a later version, or the half line of a killed worker
-    return events, offset_bytes + end
+    return events
+
+
+def each_event(path: Path, offset_bytes: int = 0) -> Iterator[tuple[list[Event], int]]:
+    """`read_events` up to the end of the file, some thousand at a time: a file of a million takes no more memory."""
+    while True:
+        events, end_bytes = read_events(path, offset_bytes, _AT_ONCE_BYTES)
+        if end_bytes <= offset_bytes:
+            return
+        offset_bytes = end_bytes
+        yield events, offset_bytes

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from lora_train.core.tensorfiles import TensorInfo
+from lora_train.core.tensor_infos import TensorInfo
 
 Family = Literal[
     "sd1",

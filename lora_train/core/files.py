@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import platform
+import re
+import shutil
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
+from lora_train.core.sealed import BrokenSealError
+
+DAMAGED_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BrokenSealError)
+"""For JSON that is cut short, is none, has other types, is nested too deeply, or was changed (see `core.sealed`)."""
+
+_NAME_LIMIT_BYTES = 255
+"""Of most file systems."""
+_numbers = count(1)
 _REPLACE_ATTEMPTS = 20
 _REPLACE_PAUSE_S = 0.05
+_LOCK_PAUSE_S = 0.01
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -22,16 +38,66 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises OSError when the disk is full or the folder can't be written; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         replace(temporary, path)
+    except OSError as error:  # a full disk names no file, and nobody knows the temporary one
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, with its times, so that `target` is never half of it; the folder around it is there.
+
+    Raises OSError, as `write_bytes` does.
+    """
+    temporary = temporary_beside(target)
+    try:
+        shutil.copy2(source, temporary)
+        replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Generator[Path, None, None]:
+    """A new folder beside `path` with a name like its own, for the block alone. Raises OSError where none can be."""
+    folder = temporary_beside(path)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that died, and had this one's number
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where to write what is to become `path`. The name tells the machine and the process, so that what one left that
+    died is known (see `launch.leftovers`); nobody else gives files such names.
+    """
+    mark = f".train-tools-{this_machine()}-{os.getpid()}-{next(_numbers)}.tmp"
+    kept = os.fsencode(path.name)[: _NAME_LIMIT_BYTES - len(mark)]
+    return path.with_name(kept.decode("utf-8", "ignore") + mark)
+
+
+TEMPORARY_NAME = re.compile(r"\.train-tools-([0-9a-f]{6})-(\d+)-\d+\.tmp$")
+"""The end of such a name: the machine, and the number of the process there."""
+
+
+@cache
+def this_machine() -> str:
+    """Six hexadecimal digits that stand for the machine, or container, whose processes we can see by their numbers."""
+    numbering = ""
+    with contextlib.suppress(OSError):  # there is none but on Linux
+        numbering = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (it leads nowhere)
+    return hashlib.blake2b(f"{platform.node()} {numbering}".encode(), digest_size=3).hexdigest()
 
 
 def write_text(path: Path, content: str) -> None:
@@ -90,6 +156,14 @@ def lock(path: Path) -> IO[bytes] | None:
             stream.close()
             return None
     return stream
+
+
+def wait_for_lock(path: Path, limit_s: float) -> IO[bytes] | None:
+    """As `lock`, but whoever holds it is waited for so long."""
+    until = time.monotonic() + limit_s
+    while (held := lock(path)) is None and time.monotonic() < until:
+        time.sleep(_LOCK_PAUSE_S)
+    return held
 
 
 def relative_path(path: Path, start: Path) -> str:

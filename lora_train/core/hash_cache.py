@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from lora_train.core.files import write_bytes
+from lora_train.core.files import DAMAGED_JSON, write_bytes
+from lora_train.core.sealed import sealed_json, unsealed
 
 FILE_NAME = "hashes.json"
 _MOST_FILES = 500
@@ -63,7 +64,7 @@ class HashCache:
             files[place] = _Known(size_bytes, mtime_ns, {**others, what: found})
             newest = dict([*files.items()][-_MOST_FILES:])
             try:
-                write_bytes(self._path, msgspec.json.format(msgspec.json.encode(newest), indent=2))
+                write_bytes(self._path, sealed_json(newest))
             except OSError as error:
                 _LOG.warning("Hashes can't be remembered: %s", error)
 
@@ -72,6 +73,6 @@ class HashCache:
         if self._path is None:
             return {}
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Known])
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode(unsealed(self._path.read_bytes()), type=dict[str, _Known])
+        except (OSError, *DAMAGED_JSON):
             return {}

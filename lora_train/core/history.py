@@ -11,7 +11,8 @@ from typing import TypeVar
 import msgspec
 
 from lora_train import __version__
-from lora_train.core.files import write_bytes
+from lora_train.core.files import DAMAGED_JSON, write_bytes
+from lora_train.core.sealed import sealed_json, unsealed
 
 MADE_FROM = "made_from.json"
 VERSIONS = "versions.json"
@@ -90,7 +91,7 @@ def read_versions(folder: Path) -> Versions | None:
 def write_record(folder: Path, record: MadeFrom | Versions) -> None:
     """Put it into a training's folder. Raises OSError where that can't be written."""
     name = MADE_FROM if isinstance(record, MadeFrom) else VERSIONS
-    write_bytes(folder / name, msgspec.json.format(msgspec.json.encode(record), indent=2))
+    write_bytes(folder / name, sealed_json(record))
 
 
 @cache
@@ -124,6 +125,6 @@ def processor_name() -> str:
 
 def _read(path: Path, schema: type[_Record]) -> _Record | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=schema)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(unsealed(path.read_bytes()), type=schema)
+    except (OSError, *DAMAGED_JSON):
         return None

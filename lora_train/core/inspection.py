@@ -13,6 +13,7 @@ from typing import Literal, cast
 import msgspec
 
 from lora_train.core.checkpoints import facts_of
+from lora_train.core.errors import shown
 from lora_train.core.families import FAMILY_NAMES, CheckpointFacts, guess_kind
 from lora_train.core.lora_facts import LoraFacts, lora_facts
 from lora_train.core.model_folders import detect_folder
@@ -65,8 +66,8 @@ def _parsed(text: str) -> object:
     if not text.startswith(("{", "[")):
         return text
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, ValueError):  # ValueError: a number of too many digits
         return text
 
 
@@ -87,7 +88,7 @@ def describe(inspection: Inspection) -> str:
         rows += _checkpoint_rows(inspection.checkpoint)
     if inspection.lora:
         rows += _lora_rows(inspection.lora)
-    rows += [(key, _shortened(value)) for key, value in sorted(inspection.metadata.items())]
+    rows += [(_shortened(key), _shortened(value)) for key, value in sorted(inspection.metadata.items())]
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{_printable(label):<{width}}  {_printable(value)}" for label, value in rows)
 
@@ -156,7 +157,6 @@ def _numbers(values: list[int] | list[float]) -> str:
     return ", ".join(f"{value:g}" for value in cast("list[float]", values)) or "none"
 
 
-def _shortened(value: object, limit: int = 100) -> str:
+def _shortened(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shown(" ".join(text.split()))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal
 
 import msgspec
 
 from lora_train.core import events as ev
-from lora_train.core.errors import JobError
-from lora_train.core.files import lock, write_bytes
+from lora_train.core.caches import digest_of, read_cache, write_cache
+from lora_train.core.curves import Curve, Point, ValidationPoint
+from lora_train.core.errors import MOST_OF_REASON, JobError, shown
+from lora_train.core.files import DAMAGED_JSON, lock, write_bytes
+from lora_train.core.path_limits import require_openable
+from lora_train.core.sealed import sealed_json, unsealed
 from lora_train.core.specs import JobSpec
 
 Request = Literal["stop", "pause"]
@@ -27,6 +32,11 @@ class RequestedEnd(Exception):  # noqa: N818  (no error: the person asked for it
 
 
 _DECODER = msgspec.json.Decoder(JobSpec)
+
+_ROOM_BESIDE_NAME = 70
+"""Characters that a file of a job has below its folder beside a LoRA's name: `samples`, step, prompt, `.tmp` name."""
+
+_PATHS_IN_SPECS = ("dataset", "trash", "cache", "train", "folder")
 
 _LOG_TAIL_BYTES = 64 * 1024
 """More than any tail has; a whole log may be long, and is asked for every second."""
@@ -86,26 +96,33 @@ class JobFolder:
         self.samples_dir = path / "samples"
 
     def create(self, spec: JobSpec) -> None:
-        """Write `job.json`. Raises JobError where there is one already."""
+        """Write `job.json`. Raises JobError where there is one already, WorkspaceError where this Windows could not
+        open all that such a job writes.
+        """
         if self.spec_path.exists():
             raise JobError(f"{self.path} already holds a job.")
+        require_openable(self.path, len(self.path.name) + _ROOM_BESIDE_NAME)
         self.replace_spec(spec)
 
     def replace_spec(self, spec: JobSpec) -> None:
         """Write `job.json` anew: only where what it points to was moved, and while no worker has it."""
-        write_bytes(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=2))
+        write_bytes(self.spec_path, sealed_json(spec))
 
     def read_spec(self) -> JobSpec:
         """Raises JobError when the folder is not a job or `job.json` is damaged."""
         try:
-            return _DECODER.decode(self.spec_path.read_bytes())
+            return _with_slashes(_DECODER.decode(unsealed(self.spec_path.read_bytes())))
         except (FileNotFoundError, NotADirectoryError):
             raise JobError(
                 f"{self.path} is not a job: it has no job.json.",
                 "Give the folder that `lora-train train` printed first.",
             ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise JobError(f"{self.spec_path} can't be read: {error}.") from None
+        except DAMAGED_JSON as error:
+            raise JobError(
+                f"{self.spec_path} can't be used: {shown(error, MOST_OF_REASON)}.",
+                "It is damaged, or a newer release of Train Tools wrote it: put it back as it was, update Train Tools, "
+                "or begin anew. Pictures and finished LoRAs are untouched.",
+            ) from None
 
     def lock(self) -> IO[bytes] | None:
         """Hold this while working on the job; None when another process does (`files.lock`)."""
@@ -129,6 +146,11 @@ class JobFolder:
 
     def events(self) -> list[ev.Event]:
         return ev.read_events(self.events_path)[0]
+
+    def each_event(self) -> Iterator[ev.Event]:
+        """`events` one after the other, for jobs that may have told very much."""
+        for events, _ in ev.each_event(self.events_path):
+            yield from events
 
     def told_bytes(self) -> int:
         """How much the job's workers have told so far, for `has_told_since`."""
@@ -159,34 +181,98 @@ class JobFolder:
 
 
 _SMOOTHING = 0.02
+_KEEP_EVERY_BYTES = 2**20
+_TAIL_BYTES = 256
+
+
+def _with_slashes(spec: JobSpec) -> JobSpec:
+    """Earlier releases wrote relative paths with backslashes on Windows; the workspace may have moved since."""
+    written = {name: getattr(spec, name, "") for name in _PATHS_IN_SPECS}
+    changed = {name: path.replace("\\", "/") for name, path in written.items() if path.startswith("..\\")}
+    return msgspec.structs.replace(spec, **changed) if changed else spec
+
+
+class _Summary(msgspec.Struct):
+    """`events.summary.json`: what the first `offset_bytes` of the events come to, so that nobody reads them again."""
+
+    offset_bytes: int = 0
+    tail: str = ""
+    """A digest of the last bytes of them: another file of this name is not taken for it."""
+    status: JobStatus = msgspec.field(default_factory=JobStatus)
+    curve: Curve = msgspec.field(default_factory=Curve)
 
 
 class StatusReader:
-    """Reads a job's status again and again, each time only the events that are new."""
+    """Reads what a job's events come to again and again, each time only those that are new.
+
+    Of a long training a summary is kept beside the events, by whoever reads them: a new reader goes on from there.
+    """
 
     def __init__(self, job: JobFolder) -> None:
         self._path = job.events_path
-        self._offset_bytes = 0
-        self._status = JobStatus()
+        self._summary_path = job.path / "events.summary.json"
+        self._summary: _Summary | None = None
+        self._kept_bytes = 0
 
     def read(self) -> JobStatus:
         """A copy, which the caller may change."""
-        events, self._offset_bytes = ev.read_events(self._path, self._offset_bytes)
-        for event in events:
-            update_status(self._status, event)
-        return msgspec.structs.replace(self._status, notes=list(self._status.notes))
+        status = self._read_on().status
+        return msgspec.structs.replace(status, notes=list(status.notes))
 
+    def curve(self, most: int) -> list[Point]:
+        """Loss and learning rate over the steps (see `Curve.thinned`)."""
+        return self._read_on().curve.thinned(most)
 
-def status_from_events(events: list[ev.Event]) -> JobStatus:
-    """Fold events into a status. Whether a "running" worker is really alive is for the launcher to say."""
-    status = JobStatus()
-    for event in events:
-        update_status(status, event)
-    return status
+    def validations(self) -> list[ValidationPoint]:
+        """Every validation, in the order of steps."""
+        return list(self._read_on().curve.validations)
+
+    def _read_on(self) -> _Summary:
+        summary = self._summary or self._read_kept()
+        if self._size_bytes() < summary.offset_bytes:  # cut off, or another file
+            summary = _Summary()
+        self._summary = summary
+        for events, end_bytes in ev.each_event(self._path, summary.offset_bytes):
+            for event in events:
+                update_status(summary.status, event)
+                summary.curve.add(event)
+            summary.offset_bytes = end_bytes
+        if summary.offset_bytes - self._kept_bytes >= _KEEP_EVERY_BYTES:
+            self._keep(summary)
+        return summary
+
+    def _size_bytes(self) -> int:
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _read_kept(self) -> _Summary:
+        """The summary on the disk; a new one where there is none of these events."""
+        kept = read_cache(self._summary_path, _Summary)
+        if kept is None or not kept.tail or kept.tail != self._tail(kept.offset_bytes):
+            return _Summary()
+        self._kept_bytes = kept.offset_bytes
+        return kept
+
+    def _keep(self, summary: _Summary) -> None:
+        self._kept_bytes = summary.offset_bytes
+        summary.tail = self._tail(summary.offset_bytes)
+        write_cache(self._summary_path, summary)
+
+    def _tail(self, offset_bytes: int) -> str:
+        """Empty where the events can't be read."""
+        start_bytes = max(0, offset_bytes - _TAIL_BYTES)
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(start_bytes)
+                return digest_of(stream.read(offset_bytes - start_bytes))
+        except OSError:
+            return ""
 
 
 def update_status(status: JobStatus, event: ev.Event) -> None:
-    """Take one more event into `status`."""
+    """Take one more event into `status`. Whether a "running" worker is really alive is for the launcher to say."""
     status.last_event_t = event.t
     match event:
         case ev.Started():

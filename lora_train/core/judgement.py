@@ -63,6 +63,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """For each of `samples` how much of a copy it is, 0 to 1."""
 
 
+BASE_MODEL = "the base model"
+"""What looked at the pictures where no encoder was given."""
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """The table, and the recommendation."""
 
@@ -74,7 +78,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """In one sentence."""
     encoder: str = ""
-    """What looked at the pictures, for a person to read."""
+    """What looked at the pictures: the name of an encoder's file, or `BASE_MODEL`."""
     made: float = 0.0
     """Unix seconds."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lora_train.core.workspace import read_json, write_json
+from lora_train.core.records import read_json, write_json
 
 _FILE = "limits.json"
 

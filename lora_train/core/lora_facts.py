@@ -16,7 +16,8 @@ import msgspec
 
 from lora_train.core.errors import ModelError
 from lora_train.core.families import Family
-from lora_train.core.tensorfiles import TensorFile, TensorInfo, read_span, tensor_part_sha256
+from lora_train.core.tensor_infos import TensorFile, TensorInfo, read_span
+from lora_train.core.tensorfiles import tensor_part_sha256
 
 
 class LoraFacts(msgspec.Struct, frozen=True):

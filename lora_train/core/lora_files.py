@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lora_train.core.errors import ModelError
-from lora_train.core.tensorfiles import TensorFile
+from lora_train.core.tensor_infos import TensorFile
+from lora_train.core.tensorfiles import read_tensor_file, tensor_part_sha256
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 """The parts of a layer; like the hosts we take a missing alpha for the rank."""
@@ -33,3 +36,12 @@ def plain_lora_modules(file: TensorFile) -> set[str]:
 
 def _is_network_part(part: str) -> bool:
     return part == DOWN or part.startswith(("hada_", "lokr_", "oft_", "dora_scale"))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a LoRA's tensors are those that were saved, as its own metadata tell; true where they don't.
+
+    Raises ModelError for what is no safetensors file, OSError where there is none.
+    """
+    told = read_tensor_file(path).metadata.get("sshs_model_hash", "")
+    return not told or told == tensor_part_sha256(path)

@@ -5,6 +5,7 @@ A plan never changes what is learned, but for rounding.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import msgspec
 
 from lora_train.core.config import TrainSettings
 from lora_train.core.memory_settings import BaseWeights
-from lora_train.core.workspace import read_json, write_json
+from lora_train.core.records import read_json, write_json
 
 Checkpointing = Literal["none", "some", "all"]
 
@@ -76,6 +77,12 @@ def ladder(settings: TrainSettings, *, on_cpu: bool = False) -> tuple[MemoryPlan
         if share > plans[-1].offload_share:
             add(offload_share=share)
     return tuple(plans)
+
+
+def backward_passes(settings: TrainSettings, plan: MemoryPlan) -> int:
+    """How many backward passes an optimizer step has at most."""
+    parts = math.ceil(settings.batch_size / (plan.views_at_once or settings.batch_size))
+    return settings.gradient_accumulation_steps * parts
 
 
 class Measure(NamedTuple):

@@ -1,9 +1,8 @@
 """What a training will take on its device, foretold from sizes alone; the worker's trial is what counts.
 
-The tables were counted, not measured: tensors that live during a forward and a backward pass of diffusers' UNet with
-the true topology of SD 1.5, SD 2.1 and SDXL, traced with FakeTensors, one fused function for each LoRA layer, and
-attention that keeps no product of queries and keys. Within a family the count was proportional to latent pixels
-(512, 768 and 1024 px), to views (1 and 4) and to bytes per number (bf16 and fp32), each to half a percent.
+The tables were counted, not measured: what `lora-train bench --count` finds of a step of SD 1.5 and SDXL at its peak,
+less weights, LoRA, optimizer and caches. Within a family the count was proportional to latent pixels (512, 768 and
+1024 px), to views (1 and 4) and to bytes per number (bf16 and fp32), each to half a percent.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import msgspec
 
 from lora_train.core.conditioning import trains_text_encoders
 from lora_train.core.config import TrainSettings
-from lora_train.core.memory import Checkpointing, MemoryNeed, MemoryPlan
-from lora_train.core.optimizers import OPTIMIZERS
+from lora_train.core.memory import Checkpointing, MemoryNeed, MemoryPlan, backward_passes
+from lora_train.core.optimizers import OPTIMIZERS, sees_shapes
 from lora_train.core.ranks import ranks_of
 
 VAE_FACTOR = 8
@@ -41,6 +40,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_number: Literal[2, 4]
     """Of the compute precision."""
     on_cpu: bool = False
+    stays_half: bool = False
+    """On a CPU that computes in float32: the file has the UNet in 16 bits, in which the largest convolutions stay."""
 
 
 class _Activations(NamedTuple):
@@ -55,6 +56,8 @@ class _Activations(NamedTuple):
 
 class _Family(NamedTuple):
     unet_weights: int
+    large_conv_weights: int
+    """Those of the UNet that stay in 16 bits on a CPU (`engine.lowered`), where the file has them so."""
     text_weights: int
     text_width: int
     """Of a token's embedding."""
@@ -71,6 +74,7 @@ class _Family(NamedTuple):
 
 _SD1 = _Family(
     unet_weights=859_520_964,
+    large_conv_weights=464_486_400,
     text_weights=123_060_480,
     text_width=768,
     pooled_width=0,
@@ -79,9 +83,9 @@ _SD1 = _Family(
     text_lora_weights=165_888,
     text_activations=390e3,
     activations={
-        "none": _Activations(230_065, 133.5, 51.0e3),
-        "some": _Activations(129_359, 85.9, 24.8e3),
-        "all": _Activations(58_360, 43.2, 1.3e3),
+        "none": _Activations(188_769, 132.8, 54.0e3),
+        "some": _Activations(105_276, 77.3, 27.9e3),
+        "all": _Activations(45_100, 29.2, 4.4e3),
     },
 )
 _OF = {
@@ -96,6 +100,7 @@ _OF = {
     ),
     "sdxl": _Family(
         unet_weights=2_567_463_684,
+        large_conv_weights=243_302_400,
         text_weights=817_720_320,
         text_width=2048,
         pooled_width=1280,
@@ -104,25 +109,26 @@ _OF = {
         text_lora_weights=903_168,
         text_activations=1739e3,
         activations={
-            "none": _Activations(415_845, 107.8, 337.0e3),
-            "some": _Activations(208_603, 53.1, 166.0e3),
-            "all": _Activations(38_672, 6.5, 0.0),
+            "none": _Activations(349_297, 107.8, 345.5e3),
+            "some": _Activations(177_577, 51.3, 174.2e3),
+            "all": _Activations(32_629, 6.5, 8.2e3),
         },
     ),
 }
 _FULL_CHANNELS = 320
-_CONV_PER_LATENT_PIXEL, _CONV_PER_RANK = 4_000.0, 300.0
-"""With LoRA on the other convolutions too, their inputs are kept: as counted with rank 16 and 128, rounded up."""
-_LARGEST_LAYER_WEIGHTS = 1280 * 2560 * 9
-"""The widest 3x3 convolution of all three families, which exists unpacked for a moment where weights have 8 bits."""
+_CONV_PER_LATENT_PIXEL, _CONV_PER_RANK = 22_000.0, 40.0
+"""With LoRA on the other convolutions too, their inputs are kept: about as counted with rank 16 and 128."""
+_WIDEST_CONV_WEIGHTS = 2560 * 1280 * 9
+"""Of the widest convolution of all three families."""
 _LARGEST_UNIT_WEIGHTS = (2560 + 1280) * 1280 * 9 + 2560 * 1280
 """The widest residual block of all three. Where weights wait in main memory, there is room for two: the one that
 computes, and the one that comes next."""
 _FLOAT32 = 4
 _TEXTS_ON_DEVICE_BYTES = 256_000_000
 """Embeddings that are more than this are kept in main memory."""
-_CPU_PROCESS_BYTES = 500_000_000
-"""Python with torch and diffusers, before any model: 0.44 GB measured on Linux."""
+_CPU_PROCESS_BYTES, _CPU_UNUSED_SHARE = 450_000_000, 0.09
+"""Python with torch and diffusers, before any model, as measured on Linux; and what convolutions take besides, and the
+C library keeps between tensors: as measured with SD 1.5 at 256 and 512 px."""
 _CUDA_CONTEXT_BYTES = 500_000_000
 _UNUSED_SHARE = 0.06
 """Of an NVIDIA card: its driver's context with cuBLAS's and cuDNN's workspace, and memory between tensors. Rules of
@@ -137,14 +143,23 @@ def predicted_need(settings: TrainSettings, work: Workload, plan: MemoryPlan) ->
     """
     family = _OF[work.family.removesuffix("-inpaint")]
     trains_text = trains_text_encoders(settings, work.family)
+    numbers = int(_lora_weights(settings, family, trains_text=trains_text) * _width(work))
+    network = int(numbers * _bytes_of_a_weight(settings))
+    activations = _activations(settings, family, work, plan, trains_text=trains_text)
+    if work.bytes_per_number != _FLOAT32:
+        sums = numbers * _FLOAT32
+        if backward_passes(settings, plan) > 1 or sees_shapes(settings):
+            network += sums
+        else:  # they are there when no activations are
+            activations = max(activations, sums)
     tensors = MemoryNeed(
         weights_bytes=_weights(settings, family, work, plan, trains_text=trains_text),
-        activations_bytes=_activations(settings, family, work, plan, trains_text=trains_text),
-        network_bytes=int(_network(settings, family, trains_text=trains_text) * _width(work)),
+        activations_bytes=activations,
+        network_bytes=network,
         caches_bytes=_caches(settings, family, work, trains_text=trains_text),
     )
-    on_card = _CUDA_CONTEXT_BYTES + int(_UNUSED_SHARE * tensors.tensors_bytes)
-    return msgspec.structs.replace(tensors, workspace_bytes=_CPU_PROCESS_BYTES if work.on_cpu else on_card)
+    fixed, share = (_CPU_PROCESS_BYTES, _CPU_UNUSED_SHARE) if work.on_cpu else (_CUDA_CONTEXT_BYTES, _UNUSED_SHARE)
+    return msgspec.structs.replace(tensors, workspace_bytes=fixed + int(share * tensors.tensors_bytes))
 
 
 def _width(work: Workload) -> float:
@@ -153,15 +168,21 @@ def _width(work: Workload) -> float:
 
 
 def _weights(settings: TrainSettings, family: _Family, work: Workload, plan: MemoryPlan, *, trains_text: bool) -> int:
-    """UNet, and text encoders where they can't be let go: trained, or with captions that change with every epoch."""
+    """UNet, and text encoders where they can't be let go: trained, or with captions that change with every epoch.
+
+    Weights of 8 bits are unpacked where they are used; the widest ones are, when few activations are there. For those
+    that stay in 16 bits there is room for one in 32. On a CPU nothing waits elsewhere.
+    """
     size = work.bytes_per_number
     stored = size if plan.base_weights == "full" else 1
-    unet = family.unet_weights * stored * (1 - plan.offload_share)
-    places = 2 * _LARGEST_UNIT_WEIGHTS * stored if plan.offload_share else 0
-    unpacked = _LARGEST_LAYER_WEIGHTS * size if plan.base_weights != "full" else 0
+    offload_share = 0 if work.on_cpu else plan.offload_share
+    unet = family.unet_weights * stored * (1 - offload_share)
+    if work.stays_half and plan.base_weights == "full" and _width(work) == 1:
+        unet += _WIDEST_CONV_WEIGHTS * _FLOAT32 - family.large_conv_weights * (_FLOAT32 - 2)
+    places = 2 * _LARGEST_UNIT_WEIGHTS * stored if offload_share else 0
     stays = trains_text or settings.shuffle_captions or settings.caption_dropout > 0
     text = family.text_weights * size if stays else 0
-    return int((unet + places + unpacked + text) * _width(work) ** 2)
+    return int((unet + places + text) * _width(work) ** 2)
 
 
 def _activations(
@@ -180,10 +201,11 @@ def _activations(
     return int(each * views * work.bytes_per_number / 2 * _width(work))
 
 
-def _network(settings: TrainSettings, family: _Family, *, trains_text: bool) -> int:
-    """Weights and gradients in float32, the optimizer's state, and the averages where they are kept."""
-    each = 2 * _FLOAT32 + OPTIMIZERS[settings.optimizer].state_bytes + (_FLOAT32 if settings.ema_decay else 0)
-    return int(_lora_weights(settings, family, trains_text=trains_text) * each)
+def _bytes_of_a_weight(settings: TrainSettings) -> float:
+    """Of a LoRA: in float32 with its gradient, or in float32, with a copy and its gradient of 2 bytes each; the
+    optimizer's state, and the averages where they are kept.
+    """
+    return 2 * _FLOAT32 + OPTIMIZERS[settings.optimizer].state_bytes + (_FLOAT32 if settings.ema_decay else 0)
 
 
 def _lora_weights(settings: TrainSettings, family: _Family, *, trains_text: bool) -> int:

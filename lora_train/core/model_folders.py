@@ -7,8 +7,9 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from lora_train.core.errors import ModelError
+from lora_train.core.errors import MOST_OF_REASON, ModelError, shown
 from lora_train.core.families import CheckpointFacts, Family, Prediction, commonest_dtype
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.tensorfiles import read_tensor_file
 
 
@@ -147,5 +148,5 @@ def _read_config(path: Path, kind: type[_Config]) -> _Config:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return kind()
-    except (OSError, msgspec.DecodeError) as error:
-        raise ModelError(f"{path} can't be read: {error}.") from None
+    except (OSError, *DAMAGED_JSON) as error:
+        raise ModelError(f"{path} can't be read: {shown(error, MOST_OF_REASON)}.") from None

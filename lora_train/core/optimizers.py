@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from lora_train.core.config import Optimizer, TrainSettings
+from lora_train.core.errors import shown
 from lora_train.core.installing import install_command
 
 Value = float | int | bool | tuple[float, ...] | None
@@ -211,7 +212,7 @@ def _read_arguments(settings: TrainSettings) -> tuple[dict[str, Value], list[str
     for line in settings.optimizer_args:
         name, separator, text = (part.strip() for part in line.partition("="))
         if not separator or not name or not text:
-            problems.append(f"{_BOX}: {line!r} is not written as key=value, for example betas=0.9,0.99")
+            problems.append(f"{_BOX}: {shown(repr(line))} is not written as key=value, for example betas=0.9,0.99")
             continue
         problem, value = _read_argument(settings.optimizer, name, text)
         if problem:
@@ -233,9 +234,9 @@ def _read_argument(optimizer: Optimizer, name: str, text: str) -> tuple[str, Val
     if name not in facts.arguments:
         close = difflib.get_close_matches(name, facts.arguments, n=1)
         advice = f"did you mean {close[0]}?" if close else f"it takes {', '.join(facts.arguments)}"
-        return f"{optimizer} takes no {name} ({advice})", None
+        return f"{optimizer} takes no {shown(name)} ({advice})", None
     kind, value = facts.arguments[name], _value(text)
-    return ("", value) if _FITS[kind](value) else (f"{name}: {text!r} is not {_WORDS[kind]}", None)
+    return ("", value) if _FITS[kind](value) else (f"{name}: {shown(repr(text))} is not {_WORDS[kind]}", None)
 
 
 def _value(text: str) -> Value:

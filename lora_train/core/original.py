@@ -20,6 +20,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ModelError
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.host import BaseModelChoice
 from lora_train.core.jobs import JobStatus
@@ -107,6 +108,7 @@ _TRAIN_NAME = re.compile(
     r"-lr-(?P<rate>[0-9e_-]+)-net-(?P<rank>\d+)-ap-(?P<alpha>[0-9_]+)"
 )
 _EPOCH = re.compile(r"-(\d{6})$")
+_MOST_DIGITS = 9
 _HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]$")
 
 
@@ -148,7 +150,7 @@ def _read_settings(files: tuple[tuple[Path, int], ...]) -> OriginalSettings:
     for path, _ in files:
         try:
             values |= msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except DAMAGED_JSON:
             notes.append(f"{path.name} is damaged; its settings are the usual ones.")
     title = values.get("train_base_model")
     preview = _taken_over(values, _PREVIEW_LISTS, GridSettings(), [])
@@ -226,7 +228,7 @@ def read_selection(projects_dir: Path) -> tuple[str, str]:
     """The folders of the project and version that were looked at last; empty where that is not known."""
     try:
         saved = msgspec.json.decode((projects_dir / "train_tools_config.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *DAMAGED_JSON):
         return "", ""
     project, version = saved.get("select_project"), saved.get("select_version")
     return project if isinstance(project, str) else "", version if isinstance(version, str) else ""
@@ -279,7 +281,11 @@ def _read_save(lora: Path, mtime_ns: int) -> tuple[int, int]:  # noqa: ARG001  (
     except (ModelError, OSError):  # damaged: it is listed all the same
         return 0, 0
     step, epoch = (metadata.get(name, "") for name in ("ss_steps", "ss_epoch"))
-    return int(step) if step.isdecimal() else 0, int(epoch) if epoch.isdecimal() else 0
+    return _number(step), _number(epoch)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else 0
 
 
 def read_facts(train_name: str) -> TrainFacts:
@@ -289,6 +295,6 @@ def read_facts(train_name: str) -> TrainFacts:
         return TrainFacts("", "", 0)
     summary = (
         f"{match['optimizer']} {match['rate'].replace('_', '.')} · rank {match['rank']} · batch {match['batch']} · "
-        f"{match['epochs']} epochs"
+        f"epochs {match['epochs']}"
     )
     return TrainFacts(match[1], summary, int(match["epochs"]))

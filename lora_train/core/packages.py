@@ -95,12 +95,13 @@ def helpful_not_found() -> list[str]:
     return _not_there(HELPFUL)
 
 
-def judge() -> dict[str, str]:
-    """The packages that can't be imported in a fresh process: "missing", or the first line of the error.
+def judge(others: Iterable[str] = ()) -> dict[str, str]:
+    """The packages, those that are needed and `others`, that can't be imported in a fresh process: "missing", or the
+    first line of the error.
 
     Takes seconds: torch and diffusers are imported. Raises OSError or subprocess.SubprocessError.
     """
-    tried = {name: _TRIED.get(name, f"import {name}") for name in (*OF_THE_HOST, *ADDED)}
+    tried = {name: _TRIED.get(name, f"import {name}") for name in (*OF_THE_HOST, *ADDED, *others)}
     command = [sys.executable, "-c", _JUDGE, json.dumps(tried)]
     environment = {**os.environ, "PYTHONUTF8": "1"}
     done = subprocess.run(

@@ -11,11 +11,20 @@ from __future__ import annotations
 
 import io
 import pickletools  # nosec B403
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, NamedTuple, cast
 
 from lora_train.core.errors import ModelError
+from lora_train.core.pickle_names import (
+    MAPPINGS,
+    STORAGE_DTYPES,
+    TENSORS,
+    TORCH_DTYPES,
+    WITH_TYPE,
+    WRAPPERS,
+    is_known,
+)
 
 MAX_PICKLE_BYTES = 64 * 1024 * 1024
 """A checkpoint's pickle holds names and shapes: about 1 MB. More than this is not a checkpoint."""
@@ -26,84 +35,10 @@ MAX_OPERATIONS = 2_000_000
 MAX_DIMENSIONS = 8
 """No model's tensors have more."""
 
-STORAGE_DTYPES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64",
-    "UntypedStorage": "U8",
-}
-
-TORCH_DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-}
-
-_MAPPINGS = {
-    "collections.OrderedDict",
-    "collections.defaultdict",
-    "collections.Counter",
-}
-
-_TENSORS = {
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor_v3",
-}
-
-_WRAPPERS = {
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch.nn.parameter.Parameter",
-    "torch.nn.parameter.Buffer",
-}
-
-_WITH_TYPE = "torch._tensor._rebuild_from_type_v2"
-
-# What else plain checkpoints hold beside their tensors: never needed, so never looked into.
-_IGNORED = {
-    "torch.Size",
-    "torch.Tensor",
-    "torch.device",
-    "torch.nn.modules.container.ParameterDict",
-    "_codecs.encode",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "typing.Any",
-    "argparse.Namespace",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-}
-
-_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "bytearray", "complex"}
-
-# Training frameworks whose settings public checkpoints carry along, as Stable Diffusion 1.4 does.
-_FRAMEWORKS = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf")
+_MAX_LINE_BYTES = 4_000
+"""Of a number or text that is written as a line: torch writes names so. A number of a million digits takes minutes."""
+_MAX_NAME_LENGTH = 200
+"""Characters of a module and a class: they are joined each time that they are called."""
 
 # Opcodes that push the value they carry.
 _LITERALS = {
@@ -166,11 +101,11 @@ def read_pickle(stream: IO[bytes], source: str) -> Described:
     is too large (`MAX_PICKLE_BYTES`, `MAX_OPERATIONS`).
     """
     start = stream.tell()
-    content = io.BytesIO(stream.read(MAX_PICKLE_BYTES))
+    content = _Lines(stream.read(MAX_PICKLE_BYTES))
     machine = _Machine(source)
     try:
         value = machine.run(content)
-    except (ValueError, TypeError, LookupError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
         limit = f" (only {MAX_PICKLE_BYTES:,} bytes of it are read)"
         raise ModelError(
             f"{source} is damaged: its list of tensors can't be read"
@@ -181,24 +116,23 @@ def read_pickle(stream: IO[bytes], source: str) -> Described:
     return Described(value, machine.storages)
 
 
+class _Lines(io.BytesIO):
+    """A pickle whose lines are short."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        del size  # pickletools asks for whole lines
+        line = super().readline(_MAX_LINE_BYTES + 1)
+        if len(line) > _MAX_LINE_BYTES:
+            raise ValueError
+        return line
+
+
 def refused(source: str, name: str) -> ModelError:
     """The error for a pickle that wants `name`."""
     return ModelError(
         f"{source} asks to run `{name[:100]}`, which no checkpoint needs. It was not opened.",
         "Such files can carry programs. Use the .safetensors version, from people you trust.",
     )
-
-
-def _is_known(path: str) -> bool:
-    module, _, name = path.rpartition(".")
-    if path in _MAPPINGS | _TENSORS | _WRAPPERS | _IGNORED or path == _WITH_TYPE:
-        return True
-    if module in ("builtins", "__builtin__"):
-        return name in _BUILTINS
-    if module in ("torch", "torch.cuda", "torch.storage"):
-        return name in STORAGE_DTYPES or name in TORCH_DTYPES
-    # Their classes only (by the capital letter); their functions are refused like all others.
-    return path.split(".")[0] in _FRAMEWORKS and name[:1].isupper()
 
 
 class _Machine:
@@ -325,9 +259,11 @@ class _Machine:
     def _name(self, module: object, attribute: object) -> Name:
         if not isinstance(module, str) or not isinstance(attribute, str):
             raise TypeError
+        if len(module) + len(attribute) > _MAX_NAME_LENGTH:
+            raise refused(self.source, module[:_MAX_NAME_LENGTH])
         path = f"{module}.{attribute}"
         # A dot in the attribute would lead from a harmless module to whatever it imports.
-        if "." in attribute or not _is_known(path):
+        if "." in attribute or not is_known(path):
             raise refused(self.source, path)
         return Name(path)
 
@@ -337,41 +273,49 @@ class _Machine:
 
     def _reduce(self) -> None:
         function, arguments = self.pop_many(2)
-        self.push(self._call(function, list(cast("tuple[object, ...]", arguments))))
+        self.push(self._call(function, _tuple(arguments)))
 
     def _new_with_keywords(self) -> None:
         function, arguments, _ = self.pop_many(3)
-        self.push(self._call(function, list(cast("tuple[object, ...]", arguments))))
+        self.push(self._call(function, _tuple(arguments)))
 
     def _obj(self) -> None:
         function, *arguments = self.pop_to_mark()
         self.push(self._call(function, arguments))
 
-    def _call(self, function: object, arguments: list[object]) -> object:
+    def _call(self, function: object, arguments: Sequence[object]) -> object:
         """What calling `function` would give, described by a stand-in."""
         if not isinstance(function, Name):
             raise TypeError
-        if function.path in _MAPPINGS:
+        if function.path in MAPPINGS:
             return _mapping(arguments)
-        if function.path in _TENSORS:
+        if function.path in TENSORS:
             return _tensor(arguments)
-        if function.path in _WRAPPERS:
+        if function.path in WRAPPERS:
             return arguments[0] if arguments else Opaque()
-        if function.path == _WITH_TYPE:
-            return self._call(arguments[0], list(cast("tuple[object, ...]", arguments[2])))
+        if function.path == WITH_TYPE:
+            return self._call(arguments[0], _tuple(arguments[2]))
         return Opaque()
 
     def _storage(self, reference: object) -> StorageReference:
         """("storage", class, key, device, numel[, view]) as torch.save writes it; views never."""
-        if not isinstance(reference, tuple):
-            raise TypeError
-        kind, storage_type, key, _, numel, *view = cast("tuple[object, ...]", reference)
+        told = _tuple(reference)
+        if not 5 <= len(told) <= 6:
+            raise ValueError
+        kind, storage_type, key, _, numel, *view = told
         if kind != "storage" or not isinstance(storage_type, Name) or any(view):
             raise ValueError(kind)
         dtype = STORAGE_DTYPES[storage_type.path.rpartition(".")[2]]
-        storage = StorageReference(str(key), dtype, _count(numel))
+        storage = StorageReference(storage_key(key), dtype, _count(numel))
         self.storages[storage.key] = storage
         return storage
+
+
+def storage_key(key: object) -> str:
+    """What a storage is called. Raises TypeError or ValueError for what no checkpoint has: a list that holds another
+    one twice, and so on, has more text than there is memory for.
+    """
+    return key if isinstance(key, str) else str(_count(key))
 
 
 def _count(value: object) -> int:
@@ -380,22 +324,27 @@ def _count(value: object) -> int:
     return value
 
 
-def _counts(values: object) -> tuple[int, ...]:
-    if not isinstance(values, tuple):
+def _tuple(value: object) -> tuple[object, ...]:
+    """The value itself: a copy would let a short file ask for a long one again and again."""
+    if not isinstance(value, tuple):
         raise TypeError
-    numbers = cast("tuple[object, ...]", values)
+    return cast("tuple[object, ...]", value)
+
+
+def _counts(values: object) -> tuple[int, ...]:
+    numbers = _tuple(values)
     if len(numbers) > MAX_DIMENSIONS:
         raise ValueError
     return tuple(_count(number) for number in numbers)
 
 
-def _mapping(arguments: list[object]) -> dict[str, object]:
+def _mapping(arguments: Sequence[object]) -> dict[str, object]:
     """From nothing or from a dict. No copy: a hostile file could ask for a million of them."""
     content = arguments[-1] if arguments else None
     return cast("dict[str, object]", content) if isinstance(content, dict) else {}
 
 
-def _tensor(arguments: list[object]) -> StoredTensor:
+def _tensor(arguments: Sequence[object]) -> StoredTensor:
     """(storage, offset, shape, stride, …); version 3 names its number format in seventh place."""
     storage, offset, shape, stride = arguments[:4]
     if not isinstance(storage, StorageReference):

@@ -16,8 +16,9 @@ import msgspec
 
 from lora_train.core.assets import PRESETS
 from lora_train.core.config import TrainSettings
-from lora_train.core.errors import WorkspaceError
+from lora_train.core.errors import MOST_OF_REASON, WorkspaceError, shown
 from lora_train.core.families import FAMILY_LABELS, CheckpointFacts
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.presets import is_small_model
 from lora_train.core.purposes import MOST_PRESET_BYTES, PRESET_FAMILIES, PresetFamily
 from lora_train.core.settings import check_settings
@@ -99,7 +100,7 @@ def read_preset(content: bytes) -> tuple[Preset, list[str]]:
         raise WorkspaceError(f"A preset has {MOST_PRESET_BYTES / 1e6:.0f} MB at most; this file has more.", hint)
     try:
         preset = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=Preset)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DAMAGED_JSON as error:
         raise WorkspaceError(f"This file is no preset: {_sentence(error)}", hint) from None
     problems: list[str] = []
     checked = msgspec.structs.replace(
@@ -158,7 +159,7 @@ def _has_path(value: object) -> bool:
 
 
 def _sentence(error: Exception) -> str:
-    return f"{str(error).rstrip('.') or 'it is nested too deeply'}."
+    return f"{shown(error, MOST_OF_REASON).rstrip('.') or 'it is nested too deeply'}."
 
 
 def preset_bytes(preset: Preset) -> bytes:

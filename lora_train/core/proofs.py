@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from lora_train.core.jobs import JobFolder
-from lora_train.core.workspace import read_json
+from lora_train.core.records import read_json
 
 FILE_NAME = "proofs.json"
 SAMPLES_FOLDER = "samples/proof"

@@ -9,7 +9,7 @@ import msgspec
 
 from lora_train.core.jobs import JobFolder
 from lora_train.core.judgement import CHOICE_NAME, FILE_NAME, Choice, Judgement
-from lora_train.core.workspace import read_json
+from lora_train.core.records import read_json
 
 _NO_JUDGEMENT = Judgement(rows=())
 _NO_CHOICE = Choice(lora="", weight=1.0)

@@ -14,8 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lora_train.core.config import TrainSettings
+from lora_train.core.errors import MOST_OF_REASON, shown
 from lora_train.core.optimizers import OPTIMIZERS
 from lora_train.core.settings import check_settings, setting_fields
+
+_LONGEST_TEXT = 10_000
+"""Characters: all options there are, with values, take about 2,000."""
+_MOST_UNKNOWN = 10
 
 _Read = Callable[[Sequence[str], TrainSettings], dict[str, Any]]
 """The values of an option, and the settings before it -> the settings that it changes. Raises ValueError."""
@@ -206,6 +211,8 @@ def _split(text: str) -> tuple[dict[str, list[str]], list[str]]:
 
     Quotes are those of a shell; a backslash is no escape, but part of a Windows path.
     """
+    if len(text) > _LONGEST_TEXT:
+        return {}, [f"sd_script_args: {len(text):,} characters are too many, the limit is {_LONGEST_TEXT:,}"]
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:
@@ -220,11 +227,14 @@ def _split(text: str) -> tuple[dict[str, list[str]], list[str]]:
             name, separator, value = word[2:].partition("=")
             values = found[name] = [value] if separator else []
         elif values is None:
-            problems.append(f"sd_script_args: {word} belongs to no option; options begin with --")
+            problems.append(f"sd_script_args: {shown(word)} belongs to no option; options begin with --")
             values = []
         else:
             values.append(word)
-    problems += [_unknown(name) for name in found if name not in OPTIONS]
+    unknown = [name for name in found if name not in OPTIONS]
+    problems += [_unknown(name) for name in unknown[:_MOST_UNKNOWN]]
+    if more := len(unknown[_MOST_UNKNOWN:]):
+        problems.append(f"sd_script_args: {more} more options are not known here")
     return {name: found[name] for name in OPTIONS if name in found}, problems
 
 
@@ -235,7 +245,7 @@ _SAME_BUT_FOR_A_SLIP = 0.85
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=_SAME_BUT_FOR_A_SLIP)
-    return f"sd_script_args: --{name} is not known here" + (f" (did you mean --{close[0]}?)" if close else "")
+    return f"sd_script_args: --{shown(name)} is not known here" + (f" (did you mean --{close[0]}?)" if close else "")
 
 
 def _read(name: str, given: Sequence[str], settings: TrainSettings) -> tuple[dict[str, Any], str]:
@@ -243,7 +253,7 @@ def _read(name: str, given: Sequence[str], settings: TrainSettings) -> tuple[dic
     try:
         return OPTIONS[name].read(given, settings), ""
     except ValueError as error:
-        return {}, f"sd_script_args: --{name}: {error}"
+        return {}, f"sd_script_args: --{name}: {shown(error, MOST_OF_REASON)}"
 
 
 def _differences(before: TrainSettings, after: TrainSettings, changed: Mapping[str, Any]) -> list[str]:
@@ -258,10 +268,10 @@ def _differences(before: TrainSettings, after: TrainSettings, changed: Mapping[s
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"  # type: ignore[reportUnknownArgumentType]
+        return shown(" ".join(map(str, value))) or "none"  # type: ignore[reportUnknownArgumentType]
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+    return f"{value:g}" if isinstance(value, float) else shown(value) or "none"
 
 
 def _quoted(word: str) -> str:

@@ -14,7 +14,7 @@ from msgspec import Meta
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
-from lora_train.core.errors import ConfigError
+from lora_train.core.errors import MOST_SHOWN, ConfigError, shown
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.optimizers import argument_problems
 
@@ -40,6 +40,9 @@ class SettingField(msgspec.Struct, frozen=True):
 
 _SWEPT = ("learning_rate", "rank", "alpha", "batch_size", "clip_skip")
 """Settings of which a sweep takes comma lists."""
+
+_MOST_UNKNOWN = 10
+"""Unknown settings that are told by name: to look for a similar one takes a while."""
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -92,24 +95,39 @@ def check_settings(values: Mapping[str, Any], base: Settings) -> tuple[Settings,
     A wrong combination, say a size that is no multiple of 8, is told but taken over: it is what the person wants to
     go on from.
     """
-    problems: list[str] = []
-    parsed: dict[str, Any] = {}
     known = _annotations(type(base))
+    problems: list[str] = []
+    unknown = 0
+    parsed: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            problems.append(unknown_setting(name, known))
+            unknown += 1
+            problems += [unknown_setting(name, known)] if unknown <= _MOST_UNKNOWN else []
             continue
         hint, meta = known[name]
         try:
-            parsed[name] = msgspec.convert(_from_text(hint, value), Annotated[hint, meta], strict=False)
-        except (msgspec.ValidationError, ValueError):
+            right = msgspec.convert(_from_text(hint, value), Annotated[hint, meta], strict=False)
+            msgspec.json.encode(right)  # half of a surrogate pair can't be written
+            parsed[name] = right
+        except (msgspec.ValidationError, ValueError, OverflowError, RecursionError):
             if value == "":
                 problems.append(f"{meta.title}: type {_limits(hint, meta)}.")
                 continue
-            several = "; for several, use Sweep" if name in _SWEPT and "," in str(value) else ""
-            problems.append(f"{name} ({meta.title}): {value!r} is not {_limits(hint, meta)}{several}")
+            several = "; for several, use Sweep" if name in _SWEPT and "," in _shown(value) else ""
+            problems.append(f"{name} ({meta.title}): {_shown(value)} is not {_limits(hint, meta)}{several}")
+    if unknown > _MOST_UNKNOWN:
+        problems.append(f"{unknown - _MOST_UNKNOWN:,} more settings that there are not")
     settings = msgspec.structs.replace(base, **parsed)
     return settings, problems + _cross_checks(settings)
+
+
+def _shown(value: object) -> str:
+    """A wrong value, as far as anybody wants to read it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or lists of lists of lists
+        return "this"
+    return shown(text)
 
 
 def _cross_checks(settings: msgspec.Struct) -> list[str]:
@@ -248,5 +266,7 @@ def _plain(number: float | None) -> str:
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
     """What to tell somebody who asked for a setting that is none of the `known` ones."""
+    if len(name) > MOST_SHOWN or not name.isprintable():
+        return f"{_shown(name)}: there is no setting of this name"
     close = difflib.get_close_matches(name, [*known], n=1)
     return f"{name}: there is no setting of this name" + (f" (did you mean {close[0]}?)" if close else "")

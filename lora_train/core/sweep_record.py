@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 from lora_train.core.halving import Basis, Rung
-from lora_train.core.workspace import Version, read_json, write_json
+from lora_train.core.records import read_json, write_json
+from lora_train.core.workspace import Version
 
 Ending = Literal["", "finished", "stopped", "out of time"]
 """Empty as long as it goes on."""

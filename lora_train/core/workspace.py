@@ -1,12 +1,10 @@
 """The folders of a person's work: projects, their versions, the versions' trains, and the trash.
 
-<workspace>/projects/<project>/versions/<version>/trains/<train>/      names as in `folder_name`
+<workspace>/projects/<project>/versions/<version>/trains/<train>/      names as in `names.folder_name`
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import re
 import threading
 import time
@@ -14,40 +12,26 @@ import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from lora_train.core.errors import WorkspaceError
-from lora_train.core.files import replace, write_bytes
+from lora_train.core.files import replace, wait_for_lock
+from lora_train.core.names import fold, folder_name, free_name, typed
 from lora_train.core.original import OriginalSettings, read_settings
+from lora_train.core.path_limits import require_openable
 from lora_train.core.purposes import PresetFamily
+from lora_train.core.records import Damage, damage_of, read_json, write_json
 from lora_train.core.trash import Trash
 
-_STEERING = {*map(chr, (0x61C, 0x200E, 0x200F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)))}
-"""C1 controls, and what turns the direction of text around: a name must not show as another."""
-
-_INVISIBLE = ("Cc", "Cf", "Zs")
-
-NAME_LIMIT_BYTES = 96
-"""UTF-8 bytes of a folder name: project, version, run and step together must fit into 255."""
-
-_FORBIDDEN = re.compile(r"[<>:\"/\\|?*,='`{}\[\]()\x00-\x1f\x7f]")
-"""What Windows forbids in a file name, and what ends or bends a name inside `<lora:NAME:1>` in a prompt."""
-
-_RESERVED = {"con", "prn", "aux", "nul", "none", "addams"} | {
-    f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"
-}
-"""Device names on Windows, and the two names that Automatic1111 never resolves as a LoRA."""
-
-Struct = TypeVar("Struct", bound=msgspec.Struct)
+_LEAST_ROOM = 120
+"""Characters of a path below a version: `dataset`, `processed`, the concept's folder, and a picture."""
 
 _SAVE_SUFFIX = re.compile(r"-(\d{6}|step\d{6,})$")
 
+_LOCK_WAIT_S = 10.0
 _version_lock = threading.Lock()
 """Of all `version.json`: a page saves a setting while it starts a job that is noted in the same file."""
-
-_log = logging.getLogger(__name__)
 
 
 class ProjectInfo(msgspec.Struct):
@@ -101,48 +85,6 @@ class VersionInfo(msgspec.Struct):
     settings_before: SettingsBefore | None = None
 
 
-def folder_name(name: str) -> str:
-    """A folder name in the person's own script: NFC, without what Windows or the prompt syntax forbids.
-
-    Raises WorkspaceError when nothing is left of it.
-    """
-    if not name.strip():
-        raise WorkspaceError("Type a name first.")
-    text = unicodedata.normalize("NFC", name)
-    text = "".join(" " if unicodedata.category(char) in ("Zl", "Zp", "Zs") else char for char in text)
-    text = "".join(char for char in text if unicodedata.category(char) != "Cs" and char not in _STEERING)
-    text = _FORBIDDEN.sub("_", text).strip(" .")
-    if all(char == "_" or unicodedata.category(char) in _INVISIBLE for char in text):
-        raise WorkspaceError(
-            f"{name!r} can't be a name: no letter, digit or sign that a file name may have is left of it.",
-            "Type at least one letter or digit, in any script.",
-        )
-    head, dot, tail = text.partition(".")
-    if is_reserved(text):
-        text = f"{head.rstrip()}_{dot}{tail}"
-    return _shorten(text)
-
-
-def is_reserved(name: str) -> bool:
-    """Whether Windows, which looks at what stands before the first dot, or a host takes the name for something else."""
-    return name.partition(".")[0].strip().lower() in _RESERVED
-
-
-def _shorten(text: str) -> str:
-    """Cut at NAME_LIMIT_BYTES between characters; a hash keeps long names with equal beginnings apart."""
-    raw = text.encode("utf-8")
-    if len(raw) <= NAME_LIMIT_BYTES:
-        return text
-    mark = "~" + hashlib.blake2b(raw, digest_size=3).hexdigest()
-    head = raw[: NAME_LIMIT_BYTES - len(mark)].decode("utf-8", errors="ignore")
-    return head.rstrip(" .") + mark
-
-
-def fold(name: str) -> str:
-    """The form in which two names are the same file on some system."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 class Workspace:
     """The root of all projects. Creating the object touches nothing on the disk."""
 
@@ -155,8 +97,27 @@ class Workspace:
         self.cache_dir = self.root / "cache"
         """Latents, encoded captions and hashes that other starts can use; may be deleted at any time."""
         self.trash = Trash(self.trash_dir, self.root)
+        self._changing = threading.Lock()
         self.path_of_title: Callable[[str], str] = lambda _title: ""
         """The checkpoint that a host calls by this title, for workspaces of the original extension; set by `App`."""
+
+    @contextmanager
+    def changing(self) -> Generator[None, None, None]:
+        """Within the block nobody else, in no program, begins something that needs pictures as they are, or changes
+        them. Not to be entered again within it. Raises WorkspaceError where another program stays too long.
+        """
+        with self._changing, self.locked("changes"):
+            yield
+
+    @contextmanager
+    def locked(self, name: str) -> Generator[None, None, None]:
+        """Within the block nobody else, in no program, is in a block of this name. Raises as `changing`."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        held = wait_for_lock(self.root / f"{name}.lock", _LOCK_WAIT_S)
+        if held is None:
+            raise WorkspaceError(f"{self.root} is being changed by another program.", "Try again in a moment.")
+        with held:
+            yield
 
     def projects(self) -> list[Project]:
         """Newest first."""
@@ -169,9 +130,10 @@ class Workspace:
         for project in self.projects():
             if project.info().name == name:
                 return project
-        folder = _free_name(folder_name(name), (path.name for path in _folders(self.projects_dir)))
+        folder = free_name(folder_name(name), (path.name for path in _folders(self.projects_dir)))
         project = Project(self, self.projects_dir / folder)
-        project.write_info(ProjectInfo(name=name, created=time.time()))
+        with _nothing_left_of(project.path):
+            project.write_info(ProjectInfo(name=name, created=time.time()))
         return project
 
     def find_project(self, folder: str) -> Project:
@@ -181,6 +143,10 @@ class Workspace:
     def find_version(self, project: str, version: str) -> Version:
         """The version in these folders. Raises WorkspaceError where there is none."""
         return self.find_project(project).find_version(version)
+
+    def version_of(self, train: Path) -> Version:
+        """The version that a training's folder lies in. Raises WorkspaceError where there is none."""
+        return self.find_version(train.parents[3].name, train.parents[1].name)
 
     def find_job(self, job: str) -> Path:
         """The folder of a job, by its path relative to the root. Raises WorkspaceError for what is none of ours."""
@@ -218,7 +184,7 @@ class Workspace:
     def new_job_dir(self, kind: str) -> Path:
         """A free folder under `jobs/` for a job that is no training."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = _free_name(f"{stamp}-{kind}", (path.name for path in _folders(self.jobs_dir)))
+        folder = free_name(f"{stamp}-{kind}", (path.name for path in _folders(self.jobs_dir)))
         return self.jobs_dir / folder
 
 
@@ -233,10 +199,10 @@ class Project:
         """Called by its folder's name where `project.json` is missing or damaged."""
         path = self.path / "project.json"
         created = 0.0 if path.exists() else _oldest(self.path)
-        return read_json(path, ProjectInfo, ProjectInfo(self.path.name, created))
+        return read_json(path, ProjectInfo, ProjectInfo(self.path.name, created), is_by_hand=True)
 
     def write_info(self, info: ProjectInfo) -> None:
-        write_json(self.path / "project.json", info)
+        write_json(self.path / "project.json", info, keeps_before=True)
 
     def versions(self) -> list[Version]:
         """Newest first."""
@@ -244,15 +210,17 @@ class Project:
         return sorted(found, key=lambda version: version.info().created, reverse=True)
 
     def version(self, name: str) -> Version:
-        """The version of this name as typed; made if there is none yet."""
+        """The version of this name as typed; made if there is none yet. Raises WorkspaceError where it can't be."""
         name = typed(name)
         for version in self.versions():
             if version.info().name == name:
                 return version
         versions_dir = self.path / "versions"
-        folder = _free_name(folder_name(name), (path.name for path in _folders(versions_dir)))
+        folder = free_name(folder_name(name), (path.name for path in _folders(versions_dir)))
         version = Version(self, versions_dir / folder)
-        version.write_info(VersionInfo(name=name, created=time.time()))
+        require_openable(version.path, _LEAST_ROOM)
+        with _nothing_left_of(version.path):
+            version.write_info(VersionInfo(name=name, created=time.time()))
         return version
 
     def find_version(self, folder: str) -> Version:
@@ -263,9 +231,13 @@ class Project:
         """Give the project another name, and its folder. Raises WorkspaceError where another has it."""
         name = typed(name)
         _require_free(name, ((other.path, other.info().name) for other in self.workspace.projects()), self.path)
-        project = Project(self.workspace, _rename_folder(self.path, name))
-        project.write_info(msgspec.structs.replace(project.info(), name=name))
-        return project
+        before = self.info()
+        self.write_info(msgspec.structs.replace(before, name=name))
+        try:
+            return Project(self.workspace, _rename_folder(self.path, name))
+        except OSError:
+            self.write_info(before)
+            raise
 
 
 class Version:
@@ -285,7 +257,7 @@ class Version:
         """
         path = self.path / "version.json"
         usual = VersionInfo(self.path.name, created=0.0) if path.exists() else self._usual_info()
-        return read_json(path, VersionInfo, usual)
+        return read_json(path, VersionInfo, usual, is_by_hand=True)
 
     def _usual_info(self) -> VersionInfo:
         info = VersionInfo(self.path.name, _oldest(self.path))
@@ -300,13 +272,17 @@ class Version:
         """What the original extension saved, as long as nothing was saved by us; else None."""
         return None if (self.path / "version.json").exists() else read_settings(self.path)
 
+    def damage(self) -> Damage:
+        """What became of `version.json` without us."""
+        return damage_of(self.path / "version.json")
+
     def write_info(self, info: VersionInfo) -> None:
-        write_json(self.path / "version.json", info)
+        write_json(self.path / "version.json", info, keeps_before=True)
 
     @contextmanager
     def changing(self) -> Generator[VersionInfo, None, None]:
-        """The info to change, written back at the end; other threads that change it wait."""
-        with _version_lock:
+        """The info to change, written back at the end; others that change it wait, in whatever program they are."""
+        with _version_lock, self.project.workspace.locked("settings"):
             info = self.info()
             before = msgspec.json.encode(info)
             yield info
@@ -317,19 +293,18 @@ class Version:
         """Give the version another name, and its folder. Raises WorkspaceError where another has it."""
         name = typed(name)
         _require_free(name, ((other.path, other.info().name) for other in self.project.versions()), self.path)
-        version = Version(self.project, _rename_folder(self.path, name))
-        with version.changing() as info:
-            info.name = name
-        return version
+        with self.changing() as info:
+            before, info.name = info.name, name
+        try:
+            return Version(self.project, _rename_folder(self.path, name))
+        except OSError:
+            with self.changing() as info:
+                info.name = before
+            raise
 
     def stem(self) -> str:
         """What this version's LoRA files are called, before `-r2` and `-000002`."""
         return f"{self.project.path.name}-{self.path.name}"
-
-
-def typed(name: str) -> str:
-    """A name as its person typed it; macOS hands over decomposed letters."""
-    return unicodedata.normalize("NFC", name.strip())
 
 
 def _found(parent: Path, folder: str, what: str) -> Path:
@@ -346,10 +321,21 @@ def _require_free(name: str, others: Iterable[tuple[Path, str]], own: Path) -> N
         raise WorkspaceError(f"{name} exists already.", "Choose another name.")
 
 
+@contextmanager
+def _nothing_left_of(folder: Path) -> Generator[None, None, None]:
+    """Where a new folder's first file can't be written: an empty one would have taken the name."""
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
 def _rename_folder(path: Path, name: str) -> Path:
     """The folder under the name that suits `name` best."""
     taken = (other.name for other in _folders(path.parent) if other != path)
-    target = path.with_name(_free_name(folder_name(name), taken))
+    target = path.with_name(free_name(folder_name(name), taken))
     if target != path:
         replace(path, target)
     return target
@@ -359,32 +345,9 @@ def move_to_trash(path: Path, trash_dir: Path) -> Path:
     """Move a file or folder into `trash_dir` under a name that says when, and return where it is now."""
     trash_dir.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = trash_dir / _free_name(f"{stamp} {path.name}", (item.name for item in trash_dir.iterdir()))
+    target = trash_dir / free_name(f"{stamp} {path.name}", (item.name for item in trash_dir.iterdir()))
     replace(path, target)
     return target
-
-
-def write_json(path: Path, content: msgspec.Struct) -> None:
-    """Write a struct as indented JSON, atomically."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(content), indent=2))
-
-
-def read_json(path: Path, kind: type[Struct], default: Struct) -> Struct:
-    """The struct in a JSON file, or `default` where there is no file, or a damaged one.
-
-    A damaged file is set aside as `<name>.damaged`: one broken file must not stop all the others, and a person may
-    still find something in it. Raises OSError when the file can't be read.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return default
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        aside = path.with_name(f"{path.name}.damaged")
-        _log.warning("%s can't be read (%s); it is set aside as %s.", path, error, aside.name)
-        with suppress(OSError):
-            replace(path, aside)
-        return default
 
 
 def _oldest(folder: Path) -> float:
@@ -401,12 +364,3 @@ def _folders(parent: Path) -> Iterator[Path]:
     for path in sorted(parent.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
             yield path
-
-
-def _free_name(wanted: str, taken: Iterable[str]) -> str:
-    folded = {fold(name) for name in taken}
-    number, name = 1, wanted
-    while fold(name) in folded:
-        number += 1
-        name = f"{wanted}-{number}"
-    return name

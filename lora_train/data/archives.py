@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from lora_train.core.errors import DatasetError
+from lora_train.core.errors import DatasetError, shown
 from lora_train.data.captions import CAPTION_SUFFIXES, decode_text
 from lora_train.data.images import PICTURE_SUFFIXES
 
@@ -23,6 +23,10 @@ LARGEST_ENTRY_BYTES = 256 * 2**20
 """Of one picture or caption, unpacked."""
 LARGEST_TOTAL_BYTES = 4 * 2**30
 """Of everything, unpacked."""
+_UNSUSPICIOUS_BYTES = 256 * 2**20
+_MOST_TIMES = 100
+"""What unpacks to more than that, and to so many times its own size, is no archive of pictures: even plain ones hardly
+get smaller. Four gigabytes of zeros fit into four megabytes."""
 
 _BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _DIRECTORY_ENTRY = b"PK\x01\x02"
@@ -71,20 +75,21 @@ def unpack(archive: Path, told: str, folder: Path) -> tuple[list[tuple[str, Path
             entries = _entries(file)
             for entry in entries:
                 _require_harmless(entry, told)
-            if sum(entry.info.file_size for entry in entries) > LARGEST_TOTAL_BYTES:
-                raise _too_large(told)
+            room_bytes = min(LARGEST_TOTAL_BYTES, max(_UNSUSPICIOUS_BYTES, _MOST_TIMES * archive.stat().st_size))
+            if sum(entry.info.file_size for entry in entries) > room_bytes:
+                raise _too_large(told, room_bytes)
             folder.mkdir()
-            return _unpack_all(file, entries, told, folder)
+            return _unpack_all(file, entries, told, folder, room_bytes)
     except _DAMAGED as error:
-        raise _refused(told, f"it is damaged or cut short ({error})") from None
+        raise _refused(told, f"it is damaged or cut short ({shown(error)})") from None
 
 
 def _unpack_all(
-    file: zipfile.ZipFile, entries: list[_Entry], told: str, folder: Path
+    file: zipfile.ZipFile, entries: list[_Entry], told: str, folder: Path, room_bytes: int
 ) -> tuple[list[tuple[str, Path]], list[str]]:
     unpacked: list[tuple[str, Path]] = []
     problems: list[str] = []
-    left_bytes = LARGEST_TOTAL_BYTES
+    left_bytes = room_bytes
     for number, (info, name) in enumerate(entries):
         if is_hidden(name) or name.endswith("/"):
             continue
@@ -93,10 +98,10 @@ def _unpack_all(
         if path.exists():
             left_bytes -= path.stat().st_size
             if left_bytes < 0:
-                raise _too_large(told)
+                raise _too_large(told, room_bytes)
         if why:
             path.unlink(missing_ok=True)
-            problems.append(f"{name} in {told} can't be used: {why}.")
+            problems.append(f"{shown(name)} in {told} can't be used: {why}.")
         else:
             unpacked.append((name, path))
     return unpacked, problems
@@ -130,7 +135,7 @@ def _unpack_one(file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, left_b
                 if read_bytes > left_bytes:
                     return "the archive is too large"
     except _DAMAGED as error:
-        return f"it is damaged ({error})"
+        return f"it is damaged ({shown(error)})"
     return ""
 
 
@@ -186,13 +191,14 @@ def _unicode_path(info: zipfile.ZipInfo, raw_name: bytes) -> str:
 def _require_harmless(entry: _Entry, told: str) -> None:
     """Raise DatasetError for an entry that no archive of pictures has."""
     info, name = entry
+    quoted = repr(shown(name))
     if name.startswith("/") or "\x00" in name or ".." in name.split("/"):
-        raise _refused(told, f"its entry {name!r} leads out of it")
+        raise _refused(told, f"its entry {quoted} leads out of it")
     if name[1:2] == ":":
-        raise _refused(told, f"its entry {name!r} names a drive")
+        raise _refused(told, f"its entry {quoted} names a drive")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _refused(told, f"its entry {name!r} is a link or a device, no file")
+        raise _refused(told, f"its entry {quoted} is a link or a device, no file")
     if info.flag_bits & _ENCRYPTED_FLAGS:
         raise _refused(told, "it is encrypted", "Unpack it, and add the pictures.")
 
@@ -207,8 +213,9 @@ def _count(path: Path, mark: bytes) -> int:
     return count
 
 
-def _too_large(told: str) -> DatasetError:
-    return _refused(told, f"it is too large: the limit is {LARGEST_TOTAL_BYTES / 2**30:g} GB, unpacked")
+def _too_large(told: str, limit_bytes: int) -> DatasetError:
+    for_this = "" if limit_bytes == LARGEST_TOTAL_BYTES else " for an archive of its size"
+    return _refused(told, f"it is too large: the limit{for_this} is {limit_bytes / 2**30:g} GB, unpacked")
 
 
 def _refused(told: str, reason: str, hint: str = "Nothing of it was added.") -> DatasetError:

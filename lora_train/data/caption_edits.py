@@ -20,6 +20,8 @@ from lora_train.data.expressions import LONGEST_CAPTION, replace_all
 
 _LONGEST_TEXT = 5_000
 """Characters that a person may type into an edit."""
+_MOST_COMPARED = 50_000_000
+"""Characters of a text to find, times those of all captions: more than this may take minutes, and gets a time limit."""
 
 
 class _Edit(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -237,6 +239,8 @@ def _with_trigger(tags: list[str], trigger_word: str) -> list[str]:
 def _replaced(operation: Replace, texts: Sequence[str]) -> Iterable[str]:
     match operation.within:
         case "text":
+            if len(operation.find) * sum(map(len, texts)) > _MOST_COMPARED:
+                return replace_all(re.escape(operation.find), operation.replacement.replace("\\", "\\\\"), texts)
             found = re.compile(re.escape(operation.find), re.IGNORECASE)
             return (found.sub(lambda _: operation.replacement, text) for text in texts)
         case "caption expression":

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from lora_train.core.errors import ConfigError
+from lora_train.core.errors import ConfigError, shown
 from lora_train.data.caption_tags import tag_key
 from lora_train.data.captions import split_tags
 from lora_train.data.expressions import search_all
@@ -64,7 +64,7 @@ def _term(quoted: str | None, expression: str | None, bare: str) -> Term | None:
     if expression is not None:
         return Term("expression", expression)
     if bare[:1] in ('"', "/") and bare:
-        raise ConfigError([f"The filter can't be read at {bare}: what begins with {bare[0]} must end with it."])
+        raise ConfigError([f"The filter can't be read at {shown(bare)}: what begins with {bare[0]} must end with it."])
     if len(bare) > 2 and bare.startswith("*") and bare.endswith("*"):
         return Term("text", bare[1:-1])
     return Term("tag", bare) if bare else None
@@ -96,7 +96,8 @@ def _verdicts(terms: Sequence[Term], texts: Sequence[str]) -> list[list[bool]]:
     """For each term, whether it holds for each text."""
     expressions = [term.text for term in terms if term.kind == "expression"]
     verdicts = search_all(expressions, texts) if expressions else []
-    keys = [{tag_key(tag) for tag in split_tags(text)} for text in texts]
+    asks_for_tags = any(term.kind == "tag" for term in terms)
+    keys = [{tag_key(tag) for tag in split_tags(text)} for text in texts] if asks_for_tags else []
     for term in terms:
         key = tag_key(term.text)
         if term.kind == "tag":

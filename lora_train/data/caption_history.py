@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from lora_train.core.files import write_bytes
-from lora_train.core.workspace import read_json
+from lora_train.core.records import read_json
 
 Direction = Literal["undo", "redo"]
 

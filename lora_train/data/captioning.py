@@ -7,7 +7,6 @@ step back, and the replaced files themselves go to the trash.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,8 +18,9 @@ from lora_train.core.caption_settings import CaptionPolicy
 from lora_train.core.dataset_settings import CaptionAction
 from lora_train.core.errors import DatasetError, JobError, ModelError, WorkspaceError
 from lora_train.core.events import EventWriter, Note, Phase
-from lora_train.core.files import lock, write_text
+from lora_train.core.files import DAMAGED_JSON, copy, lock, write_text
 from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.sealed import sealed, unsealed
 from lora_train.core.specs import CaptionSpec
 from lora_train.core.trash import Trash
 from lora_train.data.captioner import Captioner
@@ -64,8 +64,8 @@ def read_changes(job: JobFolder) -> dict[str, Change]:
     except OSError:
         return {}
     for line in lines:
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # the last one may be half written
-            told = msgspec.json.decode(line, type=_Line)
+        with suppress(*DAMAGED_JSON):  # the last one may be half written
+            told = msgspec.json.decode(unsealed(line), type=_Line)
             before = changes[told.file].before if told.file in changes else told.before
             changes[told.file] = Change(before, told.after)
     return changes
@@ -212,7 +212,7 @@ class _Writing:
                 *(part for part in PurePosixPath(picture.folder).parts if part != ".."), old.name
             )
             kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(old, kept)
+            copy(old, kept)
         is_text = old is not None and old.suffix.lower() == ".txt"
         write_text(old if old is not None and is_text else path.with_suffix(".txt"), after)
 
@@ -227,7 +227,7 @@ class _Writing:
     def _tell(self, file: str, before: str, after: str) -> None:
         """A line more in the record, on the disk before the caption is."""
         with self._record.open("ab") as record:
-            record.write(msgspec.json.encode(_Line(before, after, file)) + b"\n")
+            record.write(sealed(msgspec.json.encode(_Line(before, after, file))) + b"\n")
             record.flush()
             os.fsync(record.fileno())
 

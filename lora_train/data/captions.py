@@ -14,6 +14,8 @@ from lora_train.core.errors import DatasetError
 CAPTION_SUFFIXES = (".txt", ".caption")
 """In the order of preference, lower-case; letter case does not matter in file names."""
 
+LARGEST_CAPTION_BYTES = 2**20
+
 _PLAIN_ASCII = re.compile(rb"[\x20-\x7e\t\r\n\x00]*")
 """Without the control characters that are halves of Cyrillic or Greek letters in UTF-16."""
 
@@ -88,6 +90,8 @@ def read_caption(picture: Path) -> str:
 def read_caption_bytes(path: Path) -> bytes:
     """The caption file as it is. Raises DatasetError naming it and the reason."""
     try:
+        if path.stat().st_size > LARGEST_CAPTION_BYTES:
+            raise DatasetError(f"{path} is no caption: the limit is {LARGEST_CAPTION_BYTES / 2**20:g} MB.")
         return path.read_bytes()
     except OSError as error:
         raise DatasetError(f"The caption {path} can't be read ({error.strerror}).") from error

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,10 +30,13 @@ from lora_train.data.captions import (
 )
 from lora_train.data.images import PICTURE_SUFFIXES, open_picture
 from lora_train.data.masks import is_mask_folder, masks_by_stem
+from lora_train.data.seen import Seen, SeenPictures
 
 AUTOMATIC = -1
 """Repeats: the folder's number, or else as `auto_repeats` says."""
 
+MOST_REPEATS = 10_000
+"""As the setting of this name."""
 _REGULARISATION_FOLDER = "reg"
 _TRAINED_SET = ("dataset", "processed")
 _BESIDE = "../"
@@ -115,8 +118,8 @@ class _Candidate(msgspec.Struct, frozen=True):
     mask: Path | None
 
 
-def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
-    """Find and check all pictures below `root`; each is really decoded once.
+def scan_dataset(root: Path, *, repeats: int = AUTOMATIC, seen: SeenPictures | None = None) -> Dataset:
+    """Find and check all pictures below `root`; each is really decoded once, but for those that `seen` knows.
 
     `repeats` of 1 or more replaces the numbers of the training folders (not of regularisation
     ones, which have their folder's number or 1). Files that can't be used end up in `problems`.
@@ -130,11 +133,13 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
 
     pictures: list[Picture] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for result in pool.map(partial(_check, root), candidates):
+        for result in pool.map(partial(_check, root, seen), candidates):
             if isinstance(result, Picture):
                 pictures.append(result)
             else:
                 problems.append(result)
+    if seen is not None:
+        seen.keep()
     training_count = sum(not picture.is_regularisation for picture in pictures)
     if training_count == 0:
         raise _no_pictures(root, problems)
@@ -255,18 +260,30 @@ def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -
     if repeats == 0:
         problems.append(f"{path} is skipped: the 0 in its name means no repeats.")
         return []
+    if repeats > MOST_REPEATS:
+        problems.append(f"{path} is skipped: its name asks for more than {MOST_REPEATS:,} repeats.")
+        return []
     return [_Folder(path, numbered[2], repeats, is_regularisation)]
 
 
 def _sub_folders(path: Path) -> list[Path]:
     """Where pictures may be: not those of masks."""
-    return [entry for entry in _entries(path) if entry.is_dir() and not is_mask_folder(entry.name)]
+    return [path / entry.name for entry in _entries(path) if _holds(entry.is_dir) and not is_mask_folder(entry.name)]
 
 
-def _entries(path: Path) -> list[Path]:
+def _holds(is_so: Callable[[], bool]) -> bool:
+    """Also for a link that leads nowhere, or to itself."""
+    try:
+        return is_so()
+    except OSError:
+        return False
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
     """What is in a folder, in a fixed order, without hidden things and what macOS adds."""
     try:
-        entries = sorted(path.iterdir())
+        with os.scandir(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DatasetError(
             f"The folder {path} can't be read ({error.strerror}).",
@@ -276,7 +293,7 @@ def _entries(path: Path) -> list[Path]:
 
 
 def _find_candidates(folder: _Folder, problems: list[str]) -> list[_Candidate]:
-    files = [entry for entry in _entries(folder.path) if entry.is_file()]
+    files = [folder.path / entry.name for entry in _entries(folder.path) if _holds(entry.is_file)]
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
     captions = captions_by_stem(files)
     stems = {caption_stem(picture) for picture in pictures}
@@ -293,7 +310,7 @@ def _find_candidates(folder: _Folder, problems: list[str]) -> list[_Candidate]:
     return [_Candidate(folder, path, captions.get(stem), masks.get(stem)) for path, stem in found]
 
 
-def _check(root: Path, candidate: _Candidate) -> Picture | str:
+def _check(root: Path, known: SeenPictures | None, candidate: _Candidate) -> Picture | str:
     """The picture, or a sentence that says why it can't be used."""
     path = _told(candidate.path, root)
     try:
@@ -302,13 +319,12 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         readable = path.encode("utf-8", errors="replace").decode("utf-8")
         return f"{readable} can't be used: its name is not valid Unicode; rename it."
     try:
-        told = candidate.path.stat()
-        (width_px, height_px), begun_digest = _read_picture(candidate.path, told.st_mtime_ns, told.st_size)
-        caption = b"" if candidate.caption is None else read_caption_bytes(candidate.caption)
-        digest = begun_digest.copy()
-        digest.update(caption)
-        if candidate.mask is not None:
-            digest.update(b"\0mask\0" + candidate.mask.read_bytes())
+        stamps = _stamps(candidate)
+        seen = known.of(path, stamps) if known is not None else None
+        if seen is None:
+            seen = _look(candidate, stamps)
+            if known is not None:
+                known.add(path, seen)
     except DatasetError as error:
         return error.message
     except OSError as error:
@@ -320,13 +336,30 @@ def _check(root: Path, candidate: _Candidate) -> Picture | str:
         concept=folder.concept,
         repeats=folder.repeats,
         is_regularisation=folder.is_regularisation,
-        caption=caption_text(caption),
-        width_px=width_px,
-        height_px=height_px,
-        digest=digest.hexdigest(),
-        content=begun_digest.hexdigest(),
+        caption=seen.caption,
+        width_px=seen.width_px,
+        height_px=seen.height_px,
+        digest=seen.digest,
+        content=seen.content,
         mask="" if candidate.mask is None else _told(candidate.mask, root),
     )
+
+
+def _stamps(candidate: _Candidate) -> tuple[int, ...]:
+    """Of the picture, its caption and its mask; zeros for what there is not."""
+    told = [path.stat() if path is not None else None for path in (candidate.path, candidate.caption, candidate.mask)]
+    return tuple(number for its in told for number in ((its.st_mtime_ns, its.st_size) if its is not None else (0, 0)))
+
+
+def _look(candidate: _Candidate, stamps: tuple[int, ...]) -> Seen:
+    """Decode a picture and read what belongs to it. Raises DatasetError or OSError for what can't be used."""
+    (width_px, height_px), begun_digest = _read_picture(candidate.path, *stamps[:2])
+    caption = b"" if candidate.caption is None else read_caption_bytes(candidate.caption)
+    digest = begun_digest.copy()
+    digest.update(caption)
+    if candidate.mask is not None:
+        digest.update(b"\0mask\0" + candidate.mask.read_bytes())
+    return Seen(stamps, width_px, height_px, caption_text(caption), digest.hexdigest(), begun_digest.hexdigest())
 
 
 @lru_cache(maxsize=10_000)

@@ -29,12 +29,30 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         compiled[0].sub(replacement, "")  # a wrong one is told even where nothing is found
     except (re.error, IndexError) as error:
         return _problem(error, replacement)
-    edited: list[str] = []
-    for text in texts:
-        edited.append(compiled[0].sub(replacement, text))
-        if len(edited[-1]) > max(asked["longest"], len(text)):
-            return {"too_long": True}
-    return {"texts": edited}
+    try:
+        return {
+            "texts": [_replaced(compiled[0], replacement, text, max(asked["longest"], len(text))) for text in texts]
+        }
+    except OverflowError:
+        return {"too_long": True}
+
+
+def _replaced(expression: re.Pattern[str], replacement: str, text: str, longest: int) -> str:
+    """Counted as it grows: of a short text and a short replacement all memory can be filled. Raises OverflowError."""
+    written = 0
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal written
+        new = found.expand(replacement)
+        written += len(new)
+        if written > longest:
+            raise OverflowError
+        return new
+
+    edited = expression.sub(replace, text)
+    if len(edited) > longest:
+        raise OverflowError
+    return edited
 
 
 def _problem(error: Exception, of: str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 
 from lora_train.core.errors import DatasetError
 from lora_train.core.events import EventWriter, Phase
-from lora_train.core.files import write_bytes
+from lora_train.core.files import DAMAGED_JSON, write_bytes
 from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.sealed import sealed, unsealed
 from lora_train.core.specs import CheckSpec
 from lora_train.data.dataset import training_files
 from lora_train.data.images import open_picture
@@ -85,9 +86,18 @@ def laplacian_variance(grey: NDArray[np.float32]) -> float:
 def read_facts(dataset_dir: Path) -> dict[str, PictureFacts]:
     """Digest of a picture file's content -> what it is like. Empty where nothing is kept, or it is damaged."""
     try:
-        return msgspec.json.decode(_path(dataset_dir).read_bytes(), type=dict[str, PictureFacts])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(unsealed(_path(dataset_dir).read_bytes()), type=dict[str, PictureFacts])
+    except (OSError, *DAMAGED_JSON):
         return {}
+
+
+def facts_stamp(dataset_dir: Path) -> tuple[int, int]:
+    """Another stamp, other facts: time in ns and size of their file; zeros where there is none."""
+    try:
+        told = _path(dataset_dir).stat()
+    except OSError:
+        return 0, 0
+    return told.st_mtime_ns, told.st_size
 
 
 def is_known(content: str, facts: Mapping[str, PictureFacts], with_imagehash: bool) -> bool:
@@ -122,7 +132,7 @@ def update_facts(
                 facts = kept | facts  # those that were not reached may be known from before
                 break
     if facts != kept and dataset_dir.is_dir():  # a version that was deleted meanwhile must not come back
-        write_bytes(_path(dataset_dir), msgspec.json.encode(facts))
+        write_bytes(_path(dataset_dir), sealed(msgspec.json.encode(facts)))
     return unknown
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,7 +46,8 @@ def held_out(dataset: Dataset, settings: TrainSettings) -> tuple[str, ...]:
     if not chosen:
         smallest = min(by_chance, key=len)
         chosen = smallest if len(smallest) <= len(training) // 2 else []
-    return tuple(picture.path for picture in training if picture.path in set(chosen))
+    held = set(chosen)
+    return tuple(picture.path for picture in training if picture.path in held)
 
 
 def lasting_name(path: str) -> str:
@@ -84,20 +86,35 @@ def parted(dataset: Dataset, held: Collection[str]) -> tuple[Dataset, Dataset]:
 
 def _groups(pictures: list[Picture], origins: dict[str, str]) -> list[list[str]]:
     """Paths that belong together, each group in the order of the dataset."""
-    group_of: dict[str, list[str]] = {}
+    group_of: dict[str, _Group] = {}
     for picture in pictures:
         keys = [f"origin {_origin(picture, origins)}", f"content {picture.content or picture.path}"]
-        known = {id(group_of[key]): group_of[key] for key in keys if key in group_of}
-        joined = [path for group in known.values() for path in group] + [picture.path]
-        group_of.update({key: joined for key, group in group_of.items() if id(group) in known})
-        group_of.update(dict.fromkeys(keys, joined))
-    return list({id(group): group for group in group_of.values()}.values())
+        known = [group_of[key] for key in keys if key in group_of]
+        group = known[0] if known else _Group([], [])
+        for other in known[1:]:
+            if other is not group:
+                group.paths.extend(other.paths)
+                group.keys.extend(other.keys)
+                group_of.update(dict.fromkeys(other.keys, group))
+        group.paths.append(picture.path)
+        group.keys.extend(keys)
+        group_of.update(dict.fromkeys(keys, group))
+    return [group.paths for group in {id(group): group for group in group_of.values()}.values()]
+
+
+class _Group(NamedTuple):
+    """Pictures that belong together, and what they are known by."""
+
+    paths: list[str]
+    keys: list[str]
 
 
 def _origin(picture: Picture, origins: dict[str, str]) -> str:
     """What the picture was made from, as well as the set's memory or its name tells."""
-    stem = Path(picture.path).stem
-    return origins.get(picture.path) or origin_stem(stem) or picture.path
+    if origin := origins.get(picture.path):
+        return origin
+    name = picture.path.rpartition("/")[2]
+    return origin_stem(name.rpartition(".")[0] or name) or picture.path
 
 
 def _origins(root: Path) -> dict[str, str]:

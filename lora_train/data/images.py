@@ -5,14 +5,15 @@ Legend: H height_px, W width_px. Sizes are (width_px, height_px) everywhere, arr
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -34,6 +35,14 @@ LARGEST_MEGAPIXELS = 178
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
 _USUAL_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
+
+_MOST_HEADER_READS = 20_000
+"""A camera's header takes about a hundred."""
+_MOST_READS = 400_000
+"""The largest PNG, in parts of 8 kB, takes 200,000."""
+
+_STRIP_PX = 256
+"""Rows that are worked out together."""
 
 _ORIENTATION_TAG = 0x0112
 _EXIF_IFD_TAG, _USER_COMMENT_TAG = 0x8769, 0x9286
@@ -179,12 +188,29 @@ def _cut(picture: Image.Image, how: Fit, bucket: tuple[int, int], resampling: Im
     return np.array(resized.crop((left_px, top_px, left_px + width_px, top_px + height_px)), dtype=np.uint8)
 
 
+class _Parts(io.BufferedReader):
+    """A file that is read so many times and no more. Pillow goes from part to part in Python, and joins the comments of
+    a GIF block by block: a file of some megabytes with nothing but tiny parts would keep it busy for minutes.
+    """
+
+    left = _MOST_HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("it has too many parts")
+        return super().read(size)
+
+
 @contextmanager
 def _opened(path: Path) -> Generator[Image.Image, None, None]:
     """The picture with its header read; whatever goes wrong inside becomes a DatasetError."""
     try:
-        with path.open("rb") as file:
+        with _Parts(io.FileIO(path)) as file:
             image = _read_header(file)
+            file.left = _MOST_READS
+            if image.format == "BMP":  # Pillow reads a compressed one byte by byte
+                file.left = max(_MOST_READS, path.stat().st_size)
             _check_size(path, image.size)
             yield image
     except Image.DecompressionBombError as error:
@@ -275,11 +301,18 @@ def _alpha_of(image: Image.Image) -> Image.Image:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if _has_wide_numbers(image):
         return _grey_to_8_bit(image).convert("RGB")
-    if _has_transparency(image):
-        layer = image.convert("RGBA")
+    return _on_white(image) if _has_transparency(image) else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Strip by strip: whole layers of the largest pictures take gigabytes."""
+    width_px, height_px = image.size
+    flat = Image.new("RGB", image.size)
+    for top_px in range(0, height_px, _STRIP_PX):
+        layer = image.crop((0, top_px, width_px, min(height_px, top_px + _STRIP_PX))).convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        flat.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top_px))
+    return flat
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:
@@ -288,16 +321,28 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     Full scale is 65535 for 16-bit pictures. 32-bit and float TIFFs don't say theirs: it is the
     smallest usual one (1 for float only, 255, 65535, 2^32 - 1) that holds the brightest value.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0).clip(min=0)
+    values = np.asarray(image)
     # Old Pillow opens 16-bit PNG as I.
     if image.mode.startswith("I;16") or image.format == "PNG":
         full_scale = 65535.0
     else:
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        brightest = float(values.max())
+        brightest = max(float(strip.max()) for _, strip in _strips(values))
         full_scale = next((scale for scale in usual if brightest <= scale), 2.0**32 - 1)
-    grey = np.rint(values.clip(max=full_scale) * (255.0 / full_scale))
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey.astype(np.uint8))
+    grey = np.empty(values.shape, dtype=np.uint8)
+    for top_px, strip in _strips(values):
+        scaled = np.rint(strip.clip(max=full_scale) * (255.0 / full_scale))
+        if isinstance(transparent, int):
+            scaled[strip == transparent] = 255
+        grey[top_px : top_px + _STRIP_PX] = scaled
+    return Image.fromarray(grey)
+
+
+def _strips(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Top of each strip, and its values, none of them negative or not finite. All at once they take eight times the
+    memory of the picture.
+    """
+    for top_px in range(0, len(values), _STRIP_PX):
+        strip = values[top_px : top_px + _STRIP_PX].astype(np.float64)
+        yield top_px, np.nan_to_num(strip, posinf=0.0, neginf=0.0).clip(min=0)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lora_train.core.errors import DatasetError
-from lora_train.core.files import replace, write_text
-from lora_train.core.workspace import folder_name, move_to_trash
+from lora_train.core.errors import DatasetError, JobError
+from lora_train.core.files import copy as copy_file
+from lora_train.core.files import lock, write_text
+from lora_train.core.names import folder_name
+from lora_train.core.trash import Trash
 from lora_train.data.captions import caption_path
 from lora_train.data.dataset import Dataset, Picture, fingerprint, own_pictures, scan_dataset
 from lora_train.data.masks import MASK_FOLDER
+from lora_train.data.swapping import finish_swap, swap
 
 
 def take_in(found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir: Path, concept: str) -> None:
@@ -19,19 +22,29 @@ def take_in(found: Dataset, *, origin_dir: Path, processed_dir: Path, trash_dir:
     A training picture without a caption gets one, its folder's concept or else `concept`; a regularisation picture
     gets its class, if its folder names one. Nothing is lost: the files also go to `origin_dir` (one of the same name
     and other content gets a new name), and a processed set that was there before and differs goes to the trash.
+
+    Raises JobError while another process makes this set.
     """
+    processed_dir.parent.mkdir(parents=True, exist_ok=True)
+    held = lock(processed_dir.parent / ".update-lock")
+    if held is None:
+        raise JobError("The dataset is being updated already.", "Wait for its end.")
+    with held:
+        _take_in(found, origin_dir, processed_dir, Trash(trash_dir, trash_dir.parent), concept)
+
+
+def _take_in(found: Dataset, origin_dir: Path, processed_dir: Path, trash: Trash, concept: str) -> None:
+    finish_swap(processed_dir, trash)
     fresh = processed_dir.with_name(f"{processed_dir.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for picture in found.pictures:
         mask = found.root / picture.mask if picture.mask else None
         kept = _keep_original(found.root / picture.path, mask, origin_dir)
         _place(kept, mask, picture, fresh, concept)
-    if processed_dir.exists():
-        if _fingerprint_of(processed_dir) == _fingerprint_of(fresh):
-            shutil.rmtree(fresh)
-            return
-        move_to_trash(processed_dir, trash_dir)
-    replace(fresh, processed_dir)
+    if processed_dir.exists() and _fingerprint_of(processed_dir) == _fingerprint_of(fresh):
+        shutil.rmtree(fresh)
+        return
+    swap(processed_dir, fresh, trash)
 
 
 def _fingerprint_of(folder: Path) -> str:
@@ -63,7 +76,7 @@ def _keep_original(path: Path, mask: Path | None, origin_dir: Path) -> Path:
     for copy, own in copies.items():
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
-            shutil.copy2(own, copy)
+            copy_file(own, copy)
     return target
 
 

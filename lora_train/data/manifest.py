@@ -7,6 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from lora_train.core.files import DAMAGED_JSON
+from lora_train.core.sealed import unsealed
+
 
 class Made(msgspec.Struct, frozen=True):
     """A picture of the trained set: the original it came from, and the caption that was written with it."""
@@ -56,8 +59,8 @@ def read_manifest(dataset_dir: Path) -> Manifest:
     """
     processed = dataset_dir / "processed"
     try:
-        manifest = msgspec.json.decode((processed / ".made.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        manifest = msgspec.json.decode(unsealed((processed / ".made.json").read_bytes()), type=Manifest)
+    except (OSError, *DAMAGED_JSON):
         return Manifest()
     for file, made in manifest.gone.items():
         if file not in manifest.files and _digest(processed / file) == made.digest:

@@ -64,7 +64,7 @@ def caption_of_prompt(prompt: str) -> str:
     becomes, or what it was before it goes; `[a|b]` both; BREAK and AND become commas, and a part that AND gives a
     negative weight goes. `\\(` and its like are the sign itself.
     """
-    text = _EXTRA_NETWORK.sub("", prompt[:_LONGEST_PROMPT])
+    text = _EXTRA_NETWORK.sub("", prompt[:_LONGEST_PROMPT].replace("\x00", ""))
     for escaped, stand_in in _ESCAPED.items():
         text = text.replace(escaped, stand_in)
     parts = _AND.split(_BETWEEN_PARTS.sub(",", text))

@@ -16,7 +16,7 @@ from PIL import Image
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import DatasetError
 from lora_train.core.files import write_bytes
-from lora_train.core.workspace import fold
+from lora_train.core.names import fold
 from lora_train.data.images import open_picture, picture_size
 from lora_train.data.masks import mask_path, open_mask
 from lora_train.data.preprocess import (

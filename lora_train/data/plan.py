@@ -6,6 +6,7 @@ The page's sum and the loop use the same functions, so what is promised is what 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from lora_train.core.config import TrainSettings
 from lora_train.data.buckets import choose_bucket, make_buckets
@@ -21,17 +22,17 @@ def place_in_buckets(dataset: Dataset, settings: TrainSettings, *, resolution_px
     """
     resolution_px = settings.resolution or resolution_px
     step_px = settings.bucket_step_px or step_px
-    buckets = make_buckets(resolution_px, step_px, resolution_px // 2, resolution_px * 2)
+    make_buckets(resolution_px, step_px, resolution_px // 2, resolution_px * 2)  # also for no pictures: it may raise
     return [
-        choose_bucket(
-            picture.width_px,
-            picture.height_px,
-            buckets,
-            step_px=step_px,
-            upscale_limit=settings.upscale_limit,
-        )
+        _bucket_of(picture.width_px, picture.height_px, resolution_px, step_px, settings.upscale_limit)
         for picture in dataset.pictures
     ]
+
+
+@lru_cache(maxsize=20_000)  # the page asks every second, and fractions take their time
+def _bucket_of(width_px: int, height_px: int, resolution_px: int, step_px: int, upscale_limit: float) -> Bucket:
+    buckets = make_buckets(resolution_px, step_px, resolution_px // 2, resolution_px * 2)
+    return choose_bucket(width_px, height_px, buckets, step_px=step_px, upscale_limit=upscale_limit)
 
 
 def make_planner(dataset: Dataset, buckets: Sequence[Bucket], settings: TrainSettings, concept: str) -> EpochPlanner:

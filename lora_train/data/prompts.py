@@ -11,8 +11,8 @@ a BREAK b    b begins a chunk of its own
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from lora_train.data.tokens import chunk_borders
@@ -21,9 +21,9 @@ _STEP = 1.1
 """What a bracket without a number multiplies or divides by."""
 _WEIGHT = r":\s*(?P<weight>[-+]?[.\d]+)\s*\)"
 _PIECE = re.compile(rf"\\(?P<escaped>[()\[\]\\]?)|{_WEIGHT}|[()\[\]:]|[^\\()\[\]:]+")
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"(?<!\s)\s*\bBREAK\b\s*")
 _TAG = re.compile(r"<\w+:[^>]+>")
-_UNREAD = re.compile(r"\[[^\[\]]*:\s*[\d.]+\s*\]|\[[^\[\]]*\|[^\[\]]*\]|\bAND\b")
+_UNREAD = re.compile(r"\[[^\[\]]*:\s*[\d.]+\s*\]|\[[^\[\]|]*\|[^\[\]]*\]|\bAND\b")
 
 
 class Part(NamedTuple):
@@ -66,28 +66,38 @@ def read_attention(prompt: str) -> list[Part]:
         if match["escaped"] is not None:
             parts.add(match["escaped"])
         elif piece in parts.open:
-            parts.open[piece].append(len(parts.found))
+            parts.begin(piece)
         elif piece == ")" and parts.open["("]:
-            parts.multiply_from(parts.open["("].pop(), _STEP)
+            parts.end("(")
         elif piece == "]" and parts.open["["]:
-            parts.multiply_from(parts.open["["].pop(), 1 / _STEP)
+            parts.end("[")
         elif weight is not None and parts.open["("]:
-            parts.multiply_from(parts.open["("].pop(), weight)
+            parts.end("(", weight)
         else:
             parts.add_words(piece)
-    for bracket, factor in (("(", _STEP), ("[", 1 / _STEP)):
-        for start in parts.open[bracket]:
-            parts.multiply_from(start, factor)
     return parts.joined()
+
+
+class _Bracket:
+    """A bracket and what it multiplies by, which only its end tells."""
+
+    def __init__(self, sign: str) -> None:
+        self.sign = sign
+        self.factor = _STEP if sign == "(" else 1 / _STEP
+
+
+class _End(NamedTuple):
+    """Of the last bracket of this sign that is still open."""
+
+    sign: str
 
 
 class _Parts:
     """What was found so far. A BREAK is a word of the weight -1 until its brackets are known."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, float]] = []
-        self.open: dict[str, list[int]] = {"(": [], "[": []}
-        """For each bracket that is still open, where what it holds begins."""
+        self.found: list[tuple[str, float] | _Bracket | _End] = []
+        self.open: dict[str, list[_Bracket]] = {"(": [], "[": []}
 
     def add(self, text: str) -> None:
         self.found.append((text, 1.0))
@@ -99,17 +109,33 @@ class _Parts:
             self.found.append(("BREAK", -1.0))
             self.add(other)
 
-    def multiply_from(self, start: int, factor: float) -> None:
-        self.found[start:] = [(text, weight * factor) for text, weight in self.found[start:]]
+    def begin(self, sign: str) -> None:
+        bracket = _Bracket(sign)
+        self.open[sign].append(bracket)
+        self.found.append(bracket)
+
+    def end(self, sign: str, factor: float | None = None) -> None:
+        bracket = self.open[sign].pop()
+        bracket.factor = bracket.factor if factor is None else factor
+        self.found.append(_End(sign))
+
+    def weighted(self) -> Iterator[tuple[str, float]]:
+        """The texts with their weights. Brackets of one sign nest, so that each has a stack of products; those of
+        both may overlap."""
+        products = {"(": [1.0], "[": [1.0]}
+        for each in self.found:
+            if isinstance(each, _Bracket):
+                products[each.sign].append(products[each.sign][-1] * each.factor)
+            elif isinstance(each, _End):
+                products[each.sign].pop()
+            else:
+                text, weight = each
+                yield text, weight * products["("][-1] * products["["][-1]
 
     def joined(self) -> list[Part]:
         """Neighbours of the same weight are one text: tokens may reach over an escaped sign."""
-        joined: list[Part] = []
-        for text, weight in self.found:
-            if joined and joined[-1].weight == weight:
-                joined[-1] = Part(joined[-1].text + text, weight)
-            else:
-                joined.append(Part(text, weight))
+        groups = groupby(self.weighted(), key=lambda found: found[1])
+        joined = [Part("".join(text for text, _ in group), weight) for weight, group in groups]
         return [part._replace(is_break=part[:2] == ("BREAK", -1.0)) for part in joined] or [Part("", 1.0)]
 
 

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from lora_train.core.files import write_text
-from lora_train.core.workspace import fold, folder_name
+from lora_train.core.names import fold, folder_name
 from lora_train.data.dataset import regularisation_folders
 
 _LAST_NUMBER = ".last-number"

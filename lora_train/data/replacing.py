@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from lora_train.core.errors import DatasetError
-from lora_train.core.files import replace, write_text
+from lora_train.core.files import replace, temporary_folder, write_text
 from lora_train.core.trash import Trash
 from lora_train.data.captions import caption_path
 from lora_train.data.images import usual_suffix
@@ -33,8 +32,8 @@ def replace_picture(old: Path, name: str, path: Path, trash: Trash) -> str:
     caption = old.with_suffix(".txt")
     prompt = prompt_in(old) if caption_path(old) is None else ""
     try:
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=old.parent) as incoming:
-            copy = Path(shutil.copyfile(path, Path(incoming) / "picture"))
+        with temporary_folder(old.with_name(".incoming")) as incoming:
+            copy = Path(shutil.copyfile(path, incoming / "picture"))
             in_the_way = [target] if target != old and target.exists() else []
             written = [target, caption] if prompt else [target]
             entry = trash.put(old.name, [old, *in_the_way], replaced_by=written)
@@ -45,6 +44,7 @@ def replace_picture(old: Path, name: str, path: Path, trash: Trash) -> str:
             except OSError:
                 trash.restore(entry)
                 raise
+            trash.keep(entry)
     except OSError as error:
         raise DatasetError(
             f"{old.name} can't be replaced: {error.strerror or error}.",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lora_train.core.files import walk
+from lora_train.core.names import fold
 from lora_train.core.original import origin_stem
-from lora_train.core.workspace import fold
 from lora_train.data.captions import caption_stem, caption_text, captions_by_stem, read_caption_bytes
 from lora_train.data.images import PICTURE_SUFFIXES
 from lora_train.data.manifest import Manifest

@@ -17,13 +17,15 @@ from pathlib import Path
 import msgspec
 
 from lora_train.core.dataset_settings import CaptionAction, DatasetSettings
-from lora_train.core.errors import DatasetError, JobError, WorkspaceError
+from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import EventWriter, Note, Phase
-from lora_train.core.files import lock, replace, write_bytes, write_text
+from lora_train.core.failures import file_of
+from lora_train.core.files import lock, write_bytes, write_text
 from lora_train.core.jobs import JobFolder, RequestedEnd
+from lora_train.core.names import fold, folder_name
+from lora_train.core.sealed import sealed
 from lora_train.core.specs import DatasetSpec
 from lora_train.core.trash import Trash
-from lora_train.core.workspace import fold, folder_name
 from lora_train.data.captioner import Captioner
 from lora_train.data.captions import caption_stem, captions_by_stem
 from lora_train.data.dataset import auto_repeats
@@ -34,6 +36,7 @@ from lora_train.data.manifest import Aside, Made, Manifest, gone_from, read_mani
 from lora_train.data.masks import MASK_FOLDER, masks_by_stem
 from lora_train.data.pieces import Room, Task, Written, cores, free_targets, piece_count, upright_size, write_pieces
 from lora_train.data.preprocess import candidate_sizes, why_not
+from lora_train.data.swapping import finish_swap, swap
 from lora_train.data.trained_set import Key, OldSet, files_in, is_regularisation, origins, read_old_set
 
 _Result = tuple[Task, list[Written]]
@@ -53,7 +56,7 @@ def update_dataset(
     try:
         return _update(dataset_dir, spec, job, events, captioner)
     except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
+        place = f" ({file})" if (file := file_of(error)) else ""
         raise DatasetError(
             f"The trained set in {dataset_dir} can't be updated, and stays as it was: "
             f"{error.strerror or error}{place}.",
@@ -72,12 +75,12 @@ def _update(
         raise JobError("The dataset is being updated already.", "Wait for its end.")
     with held:
         trash = Trash(trash_dir, trash_dir.parent)
-        _finish_swap(dataset_dir, trash)
-        fresh = dataset_dir / "processed.new"
+        processed, fresh = dataset_dir / "processed", dataset_dir / "processed.new"
+        finish_swap(processed, trash)
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             made = _build(dataset_dir, fresh, spec, job, events, captioner)
-            _swap(dataset_dir, fresh, trash)
+            swap(processed, fresh, trash)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         with suppress(OSError, DatasetError):  # the new set is in place; the health check can look again
@@ -113,7 +116,7 @@ def _build(
     made = {path.relative_to(fresh).as_posix(): its for path, its in files.items()}
     gone = {file: its for file, its in gone_from(manifest, dataset_dir).items() if file not in made}
     told = Manifest(made, concept, _fallback(spec), gone, _aside(written, old, dataset_dir))
-    write_bytes(fresh / ".made.json", msgspec.json.encode(told))
+    write_bytes(fresh / ".made.json", sealed(msgspec.json.encode(told)))
     return len(made) + len(kept)
 
 
@@ -270,31 +273,3 @@ def caption_of(existing: str, generated: str, action: CaptionAction) -> str:
         return existing or generated
     parts = {"ignore": (generated,), "prepend": (existing, generated), "append": (generated, existing)}[action]
     return ", ".join(part for part in parts if part)
-
-
-def _swap(dataset_dir: Path, fresh: Path, trash: Trash) -> None:
-    """Put the new set in the place of the old one, which goes to the trash."""
-    processed, old = dataset_dir / "processed", dataset_dir / "processed.old"
-    if processed.exists():
-        replace(processed, old)
-    try:
-        replace(fresh, processed)
-    except OSError:
-        if old.exists():
-            replace(old, processed)
-        raise
-    with suppress(WorkspaceError):  # the new set is in place; the next update tries again
-        _put_away(old, trash)
-
-
-def _finish_swap(dataset_dir: Path, trash: Trash) -> None:
-    """A worker may have died within a swap: between its two renames the old set comes back, else it is put away."""
-    processed, old = dataset_dir / "processed", dataset_dir / "processed.old"
-    if old.exists() and not processed.exists():
-        replace(old, processed)
-    _put_away(old, trash)
-
-
-def _put_away(old: Path, trash: Trash) -> None:
-    if old.exists():
-        trash.put("the trained set before the update", [old])

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from lora_train.core.errors import DatasetError
-from lora_train.core.files import replace, walk, write_bytes
-from lora_train.core.workspace import fold, is_reserved, move_to_trash
+from lora_train.core.files import replace, temporary_folder, walk, write_bytes
+from lora_train.core.names import fold, is_reserved
+from lora_train.core.workspace import move_to_trash
 from lora_train.data.archives import is_archive, is_hidden, unpack
-from lora_train.data.captions import CAPTION_SUFFIXES
+from lora_train.data.captions import CAPTION_SUFFIXES, LARGEST_CAPTION_BYTES
 from lora_train.data.images import PICTURE_SUFFIXES, picture_size, usual_suffix
 from lora_train.data.masks import MASK_FOLDER, is_mask_folder
 
 MOST_FILES = 5_000
 """In a folder that is added."""
-LARGEST_CAPTION_BYTES = 2**20
 
 _MOST_PROBLEMS = 10
 """Sentences about the files of one folder or archive."""
@@ -48,31 +48,50 @@ class _File(NamedTuple):
     """Which folder it comes from: a caption belongs to a picture of its own, a mask to one beside its folder."""
     is_mask: bool = False
 
+    @property
+    def is_caption(self) -> bool:
+        return not self.is_mask and self.name.suffix.lower() in CAPTION_SUFFIXES
 
-_NewStems = dict[tuple[tuple[int, str], str], str]
-"""Folder and folded stem of a picture that came in -> the stem that it has now."""
+
+_Source = tuple[tuple[int, str], str]
+"""Folder and folded stem of a picture that came in."""
 
 
-def keep_uploads(files: Iterable[tuple[str, Path]], origin_dir: Path, trash_dir: Path) -> list[str]:
+def keep_uploads(
+    files: Iterable[tuple[str, Path]],
+    origin_dir: Path,
+    trash_dir: Path,
+    receiving: AbstractContextManager[None] | None = None,
+) -> list[str]:
     """Copy uploads (name as told, file) to `origin_dir`: pictures, and caption files of the same names.
+
+    What takes long is done first, and changes nothing that others see: archives are unpacked, pictures copied and
+    looked at. Within `receiving`, entered once, everything gets its place.
 
     Pictures in a folder `mask` are masks of the pictures beside that folder, and go to `origin_dir/mask`.
     A folder gives its files and those of its sub-folders, a zip archive what is in it; hidden files are passed over.
     A picture that is there already, by name and content, is not kept twice; one of the same name and other content
     gets a number. A new caption or mask takes the place of an old one, which goes to the trash. Returns a sentence for
-    everything that can't be used. Raises DatasetError when the folder can't be written.
+    everything that can't be used. Raises DatasetError when the folder can't be written, and what `receiving` raises.
     """
     problems: list[str] = []
     try:
         origin_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=origin_dir) as incoming:
-            found = _find_all(files, Path(incoming), origin_dir, problems)
-            stems = {fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
-            others, new_stems = _keep_pictures(found, Path(incoming), origin_dir, stems, problems)
-            captions = [file for file in others if not file.is_mask]
-            _keep_captions(captions, new_stems, origin_dir, stems, trash_dir, problems)
-            masks = [file for file in others if file.is_mask]
-            _keep_masks(masks, new_stems, origin_dir, stems, trash_dir, problems)
+        with temporary_folder(origin_dir / ".incoming") as incoming:
+            found = list(_brought_in(_find_all(files, incoming, origin_dir, problems), incoming, problems))
+            masks = [file for file in found if file.is_mask]
+            captions = [file for file in found if file.is_caption]
+            pictures = [file for file in found if not file.is_mask and not file.is_caption]
+            with receiving or nullcontext():
+                stems = {
+                    fold(path.stem): path for path in origin_dir.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES
+                }
+                new_stems = {
+                    (file.folder, fold(file.name.stem)): _keep_picture(file.name, file.path, origin_dir, stems)
+                    for file in pictures
+                }
+                _keep_captions(captions, new_stems, origin_dir, stems, trash_dir, problems)
+                _keep_masks(masks, new_stems, origin_dir, stems, trash_dir, problems)
     except OSError as error:
         raise DatasetError(
             f"{origin_dir} can't be written: {error.strerror or error}.",
@@ -143,24 +162,16 @@ def _shortened(problems: list[str], what: str) -> list[str]:
     return [*problems[:_MOST_PROBLEMS], f"{more} more files in {what} can't be used."]
 
 
-def _keep_pictures(
-    files: Iterable[_File], incoming: Path, origin_dir: Path, stems: dict[str, Path], problems: list[str]
-) -> tuple[list[_File], _NewStems]:
-    """Keep the pictures; the captions and masks among `files`, and the stems that the pictures have now.
-
-    `stems` tells the pictures that are there by their folded stems, and gets the new ones.
-    """
-    others: list[_File] = []
-    new_stems: _NewStems = {}
-    for file in files:
-        if file.is_mask or file.name.suffix.lower() in CAPTION_SUFFIXES:
-            others.append(file)
+def _brought_in(files: Iterable[_File], incoming: Path, problems: list[str]) -> Iterator[_File]:
+    """Captions and masks as they are; pictures under their whole names, each as a copy of its own in `incoming`."""
+    for number, file in enumerate(files):
+        if file.is_mask or file.is_caption:
+            yield file
             continue
-        copy = incoming / "picture"
+        copy = file.path
         try:
-            if file.path.is_relative_to(incoming):
-                file.path.replace(copy)
-            else:
+            if not copy.is_relative_to(incoming):
+                copy = incoming / f"picture-{number}"
                 shutil.copyfile(file.path, copy)
             suffix = _picture_suffix(file.name, copy)
         except DatasetError as error:
@@ -168,14 +179,16 @@ def _keep_pictures(
         except OSError as error:
             problems.append(f"{file.name} can't be kept ({error.strerror}).")
         else:
-            stem = _keep_picture(file.name.stem, suffix, copy, origin_dir, stems)
-            new_stems[file.folder, fold(file.name.stem)] = stem
-    return others, new_stems
+            yield file._replace(name=file.name._replace(suffix=suffix), path=copy)
+            continue
+        if copy != file.path:
+            with suppress(OSError):  # it makes room for others; there may be none
+                copy.unlink()
 
 
 def _keep_captions(
     captions: list[_File],
-    new_stems: _NewStems,
+    new_stems: Mapping[_Source, str],
     origin_dir: Path,
     stems: Mapping[str, Path],
     trash_dir: Path,
@@ -207,7 +220,7 @@ def _keep_captions(
 
 def _keep_masks(
     masks: list[_File],
-    new_stems: _NewStems,
+    new_stems: Mapping[_Source, str],
     origin_dir: Path,
     stems: Mapping[str, Path],
     trash_dir: Path,
@@ -231,7 +244,7 @@ def _keep_masks(
             problems.append(f"The mask {name} can't be kept ({error.strerror}).")
 
 
-def _masked_stem(mask: _File, new_stems: _NewStems) -> str | None:
+def _masked_stem(mask: _File, new_stems: Mapping[_Source, str]) -> str | None:
     """The stem that its picture has now: the one beside its folder, or else the only one of the name deeper there."""
     source, parent = mask.folder
     wanted = fold(mask.name.stem)
@@ -256,8 +269,8 @@ def _keep_mask(folder: Path, stem: str, suffix: str, content: bytes, trash_dir: 
 
 def _file_name(told: str) -> _Name:
     """The last part of an uploaded name, as every system allows it."""
-    last = unicodedata.normalize("NFC", told).replace("\\", "/").rpartition("/")[2]
-    last = "".join(char for char in last if unicodedata.category(char) != "Cs")
+    last = told.replace("\\", "/").rpartition("/")[2]
+    last = unicodedata.normalize("NFC", "".join(char for char in last if unicodedata.category(char) != "Cs"))
     last = _FORBIDDEN.sub("_", last).strip()
     stem, dot, ending = last.rpartition(".")
     suffix = f"{dot}{ending}"
@@ -273,7 +286,7 @@ def _file_name(told: str) -> _Name:
 
 def _spoken(told: str) -> str:
     """What a folder or archive is called in sentences: the last part of its name."""
-    return told.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return told.replace("\\", "/").rstrip("/").rpartition("/")[2][:_STEM_LIMIT_BYTES]
 
 
 def _is_archive(path: Path) -> bool:
@@ -300,15 +313,18 @@ def _picture_suffix(name: _Name, path: Path) -> str:
         raise DatasetError(f"{name} is neither a picture ({known}) nor a caption ({captions}).") from None
 
 
-def _keep_picture(wanted: str, suffix: str, copy: Path, origin_dir: Path, stems: dict[str, Path]) -> str:
-    """Give the copied picture its place unless it is there already, and return the stem that it has."""
-    number, stem = 1, wanted
+def _keep_picture(name: _Name, copy: Path, origin_dir: Path, stems: dict[str, Path]) -> str:
+    """Give the copied picture its place unless it is there already, and return the stem that it has.
+
+    `stems` tells the pictures that are there by their folded stems, and gets the new one.
+    """
+    number, stem = 1, name.stem
     while fold(stem) in stems:
         if _have_same_content(stems[fold(stem)], copy):
             return stems[fold(stem)].stem
         number += 1
-        stem = f"{wanted}-{number}"
-    stems[fold(stem)] = origin_dir / f"{stem}{suffix}"
+        stem = f"{name.stem}-{number}"
+    stems[fold(stem)] = origin_dir / f"{stem}{name.suffix}"
     replace(copy, stems[fold(stem)])
     return stem
 

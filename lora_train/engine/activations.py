@@ -5,8 +5,11 @@ channel, while convolutions in half precision want the channels of a pixel side 
 the pair and of its gradient keeps the layout it is given, and copies are made around it. Here the SiLU and its
 gradient, which run over all numbers anyway, write in the layout that is read next.
 
-The gated GELU opens every feed-forward layer. Autograd's gradient makes one tensor of either half and copies both into
-a third; here each is written into its half at once.
+The gated GELU opens every feed-forward layer, the widest tensor of its block. Autograd keeps the opened gate for the
+way back, makes one gradient of either half and copies both into a third; here nothing but the input is kept, the gate
+is opened again, and the gradients are written over the input.
+
+Written over is what was kept for the way back alone, which so can be gone but once: autograd refuses a second time.
 
 torch.compile sees the plain mathematics, and makes its own gradients of it.
 
@@ -28,7 +31,7 @@ aten: Any = torch.ops.aten
 _DEVICES = ("cpu", "cuda", "meta")
 """Where PyTorch has group norm and its gradient as kernels of their own."""
 
-_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)  # not in torch before 2.3
+is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)  # not in torch before 2.3
 
 
 def layout_of(x: torch.Tensor) -> torch.memory_format:
@@ -39,7 +42,7 @@ def layout_of(x: torch.Tensor) -> torch.memory_format:
 
 def norm_silu(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) in the layout of x. The norm is frozen: its weights get no gradients."""
-    if x.device.type not in _DEVICES or _is_compiling():
+    if x.device.type not in _DEVICES or is_compiling():
         return functional.silu(norm(x))
     output: torch.Tensor = _NormSilu.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # pyright: ignore[reportAssignmentType]
     return output
@@ -62,7 +65,8 @@ class _NormSilu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         read, weight, normed, mean, rstd = ctx.saved_tensors
-        inner = aten.silu_backward.grad_input(gradients[0], normed, grad_input=torch.empty_like(normed))
+        # Over what was kept for this alone.
+        inner = aten.silu_backward.grad_input(gradients[0], normed, grad_input=normed)
         wanted = [True, False, False]
         found, _, _ = aten.native_group_norm_backward(inner, read, mean, rstd, weight, *ctx.sizes, wanted)
         return found, None, None, None, None
@@ -70,7 +74,7 @@ class _NormSilu(torch.autograd.Function):
 
 def gated_gelu(projected: torch.Tensor) -> torch.Tensor:
     """(.., 2 n) -> (.., n): the first half times the exact GELU of the second (Shazeer 2020, GEGLU)."""
-    if _is_compiling():
+    if is_compiling():
         hidden, gate = projected.chunk(2, dim=-1)
         return hidden * functional.gelu(gate)
     output: torch.Tensor = _GatedGelu.apply(projected)  # pyright: ignore[reportAssignmentType]
@@ -80,18 +84,16 @@ def gated_gelu(projected: torch.Tensor) -> torch.Tensor:
 class _GatedGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(projected)
         hidden, gate = projected.chunk(2, dim=-1)
-        opened = functional.gelu(gate)
-        ctx.save_for_backward(projected, opened)
-        return hidden * opened
+        return functional.gelu(gate).mul_(hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        projected, opened = ctx.saved_tensors
+        projected = ctx.saved_tensors[0].detach()
         hidden, gate = projected.chunk(2, dim=-1)
-        whole = torch.empty_like(projected)
-        for_hidden, for_gate = whole.chunk(2, dim=-1)
-        torch.mul(gradients[0], opened, out=for_hidden)
-        aten.gelu_backward.grad_input(gradients[0] * hidden, gate, approximate="none", grad_input=for_gate)
-        return whole
+        for_opened = gradients[0] * hidden
+        aten.gelu.out(gate, out=hidden).mul_(gradients[0])
+        aten.gelu_backward.grad_input(for_opened, gate, approximate="none", grad_input=gate)
+        return projected

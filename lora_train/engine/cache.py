@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from lora_train.core.errors import DatasetError
+from lora_train.core.heap import keeping_freed_memory
 from lora_train.data.epochs import Batch, Bucket
 from lora_train.data.images import fit_to_bucket, open_picture
 from lora_train.engine.devices import to_device
 from lora_train.engine.disk_cache import DiskCache, Tensors
-from lora_train.engine.heap import keeping_freed_memory
 
 
 class LatentCache:

@@ -31,6 +31,19 @@ class CheckpointHashes:
         """Begin to read the files."""
         self._thread.start()
 
+    def known(self) -> tuple[str, ...]:
+        """SHA-256 of base model and VAE, "" for what is no file. Empty until all are known, and where one can't be
+        read.
+        """
+        if self._thread.is_alive() or any(path not in self._sha256 for path in self._files):
+            return ()
+        return self._both()
+
+    def wait(self) -> tuple[str, ...]:
+        """`known`, when they are. A file that nobody has touched since the last start is not read again."""
+        self._thread.join()
+        return self.known()
+
     def fill(self, facts: RunFacts) -> None:
         """Wait for the hashes (they are long done at the first save) and put them into `facts`."""
         self._thread.join()
@@ -44,6 +57,15 @@ class CheckpointHashes:
     def _work(self) -> None:
         for path in self._files:
             self._sha256[path] = self._known.get(path, "sha256", partial(file_sha256, path))
-        self._when_known(
-            self._sha256.get(self._checkpoint, ""), self._sha256.get(self._vae, "") if self._vae is not None else ""
-        )
+        self._when_known(*self._both())
+
+    def _both(self) -> tuple[str, str]:
+        vae = self._sha256.get(self._vae, "") if self._vae is not None else ""
+        return self._sha256.get(self._checkpoint, ""), vae
+
+
+def are_others(before: tuple[str, ...], now: tuple[str, ...]) -> bool:
+    """Whether the files that `CheckpointHashes.known` told of have changed, as far as both times tell."""
+    if len(before) == 1:  # of an earlier release, which noted no "": the base model's, unless that is a folder
+        before = ("", *before) if now[:1] == ("",) else before
+    return any(one and other and one != other for one, other in zip(before, now, strict=False))

@@ -13,14 +13,17 @@ from lora_train.engine.devices import Device
 
 _BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 """diffusers' names of what a UNet is built from: small enough to be compiled in seconds, and alike."""
+_LIMITS = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit")
+"""Of torch's configuration; the second two are the names before 2.6."""
+_MOST_SHAPES = 32
 
 
 def why_not_compiled(device: Device) -> str:
-    """What keeps blocks from being compiled, as a part of a sentence; "" where nothing does."""
+    """What keeps blocks from being compiled, in a sentence; "" where nothing does."""
     if not device.is_cuda:
-        return f"Triton writes no kernels for {device.label}"
+        return "Blocks are not compiled: Triton writes no kernels for this device."
     if find_spec("triton") is None:
-        return "Triton is not installed here"
+        return "Blocks are not compiled: Triton is not installed here."
     return ""
 
 
@@ -36,8 +39,15 @@ class CompiledBlocks:
         self._kept: list[Callable[..., Any] | None] = []
 
     def attach(self) -> None:
-        """Let the blocks be compiled. What torch fails to compile runs as it is."""
+        """Let the blocks be compiled. What torch fails to compile runs as it is.
+
+        Blocks of a kind share a `forward`, of which torch compiles eight at most by itself: one for every block and
+        shape is wanted.
+        """
         torch._dynamo.config.suppress_errors = True
+        for name in _LIMITS:
+            if hasattr(torch._dynamo.config, name):
+                setattr(torch._dynamo.config, name, len(self._blocks) * _MOST_SHAPES)
         for block in self._blocks:
             self._kept.append(vars(block).get("forward"))
             block.forward = torch.compile(block.forward, backend=self._backend, dynamic=False)

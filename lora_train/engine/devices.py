@@ -67,22 +67,29 @@ def _cpu_label(threads: int) -> str:
     return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
 
 
+_AS_ASKED = {
+    "fp32": "Precision fp32, as asked for.",
+    "bf16": "Precision bf16, as asked for.",
+    "fp16": "Precision fp16, as asked for.",
+}
+
+
 def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, str]:
-    """The compute dtype of the frozen weights, and the reason in words. Raises ConfigError for what can't be."""
+    """The compute dtype of the frozen weights, and a sentence that says why. Raises ConfigError for what can't be."""
     if wanted == "fp16" and device.is_cpu and torch_version() < (2, 3):
         raise ConfigError([f"precision: torch {torch.__version__} has no fp16 on a CPU; choose fp32 or bf16"])
     if wanted != "auto":
-        return DTYPES[wanted], f"{wanted}: as asked for"
+        return DTYPES[wanted], _AS_ASKED[wanted]
     if device.is_cuda:
-        major, minor = torch.cuda.get_device_capability(device.torch)
+        major, _ = torch.cuda.get_device_capability(device.torch)
         if major >= 8:
-            return torch.bfloat16, f"bf16: compute capability {major}.{minor} has it"
-        return torch.float16, f"fp16 with loss scaling: compute capability {major}.{minor} has no bf16"
+            return torch.bfloat16, "Precision bf16: this card has it."
+        return torch.float16, "Precision fp16 with loss scaling: this card has no bf16."
     if device.torch.type == "xpu":
-        return torch.bfloat16, "bf16: Intel XPUs have it"
+        return torch.bfloat16, "Precision bf16: Intel XPUs have it."
     if device.is_cpu:
-        return torch.float32, "fp32: the fastest on most CPUs"
-    return torch.float32, "fp32: the safe choice on this device"
+        return torch.float32, "Precision fp32: the fastest on most CPUs."
+    return torch.float32, "Precision fp32: the safe choice on this device."
 
 
 def torch_version() -> tuple[int, int]:
@@ -126,6 +133,7 @@ class ToHost:
     def __init__(self, tensor: torch.Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
         self._tensor = tensor
+        self._device = tensor.device
         if tensor.device.type == "cuda":
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._tensor = host.copy_(tensor, non_blocking=True)
@@ -133,12 +141,16 @@ class ToHost:
             self._arrived.record()
 
     def has_arrived(self) -> bool:
-        return self._arrived is None or self._arrived.query()
+        if self._arrived is None:
+            return True
+        with torch.cuda.device(self._device):  # a thread begins with the first card, and would claim memory there
+            return self._arrived.query()
 
     def values(self) -> list[float]:
         """The numbers; waits for them if need be."""
         if self._arrived is not None:
-            self._arrived.synchronize()
+            with torch.cuda.device(self._device):
+                self._arrived.synchronize()
         return self._tensor.tolist()
 
 

@@ -1,9 +1,10 @@
 """diffusers' UNet without what costs time and changes nothing, for Stable Diffusion 1, 2 and XL.
 
 Left out are divisions by 1, copies into a layout that the next layer undoes, tables that are the same every time, the
-time embedding's SiLU in every residual block, and products that can be one. As with a LoRA, `forward` is replaced on
-the instances: names, types and state dicts stay, LoRAs and hooks work as before, and detached the model is what it was.
-Blocks are left alone, so gradient checkpointing works as diffusers does it.
+time embedding's SiLU in every residual block, products that can be one, and the inputs that autograd keeps of frozen
+convolutions. As with a LoRA, `forward` is replaced on the instances (convolutions get another class): names and state
+dicts stay, LoRAs and hooks work as before, and detached the model is what it was. Blocks are left alone, so gradient
+checkpointing works as diffusers does it.
 
 Legend: B pictures, T tokens (of a picture or a text), C channels.
 """
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import nn
+from torch.utils import checkpoint
 
-from lora_train.engine.activations import gated_gelu, layout_of, norm_silu
+from lora_train.engine.activations import gated_gelu, is_compiling, layout_of, norm_silu
+from lora_train.engine.frozen import convolved
 from lora_train.engine.joint import JointProduct, SharedInput
 
 Forward = Callable[..., torch.Tensor]
@@ -57,6 +60,7 @@ class FastUnet:
     def __init__(self, unet: Any) -> None:
         self._unet = unet
         self._replaced: list[tuple[Any, str, Any]] = []
+        self._convolutions: list[Any] = []
 
     def attach(self) -> None:
         """Make the UNet lean. Its LoRA is attached before: layers without one are joined. Twice is as once."""
@@ -82,6 +86,9 @@ class FastUnet:
         for transformer in self._all(Transformer2DModel):
             self._replace(transformer, "_operate_on_continuous_inputs", _input_of(transformer))
             self._replace(transformer, "_get_output_for_continuous_inputs", _output_of(transformer))
+        self._convolutions = [layer for layer in self._all(nn.Conv2d) if type(layer) is nn.Conv2d]
+        for convolution in self._convolutions:
+            convolution.__class__ = _LeanConv2d
         for waves in self._all(Timesteps):
             self._replace(waves, "forward", _waves_forward(waves, self._unet.device))
 
@@ -92,6 +99,9 @@ class FastUnet:
             if own is not _NOTHING:
                 vars(owner)[name] = own
         self._replaced = []
+        for convolution in self._convolutions:
+            convolution.__class__ = nn.Conv2d
+        self._convolutions = []
 
     def _all(self, kind: type) -> list[Any]:
         return [module for module in self._unet.modules() if isinstance(module, kind)]
@@ -135,6 +145,13 @@ def _resnet_forward(resnet: Any, place: int) -> Forward:
     return forward
 
 
+class _LeanConv2d(nn.Conv2d):
+    """A layer that got a LoRA, or gets one later, asks its class for what it does without."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) if is_compiling() else convolved(self, input)
+
+
 def _self_attention_forward(attention: Any) -> Forward:
     def forward(hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         key, value = attention.to_k(hidden_states), attention.to_v(hidden_states)
@@ -166,17 +183,25 @@ def _geglu_forward(geglu: Any) -> Forward:
 
 
 def _input_of(transformer: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, int]]:
-    """How a picture becomes tokens (B, T, C): the norm's output gets the layout that the picture came in."""
+    """How a picture becomes tokens (B, T, C): the norm's output gets the layout that the picture came in.
+
+    Where the transformer's blocks are checkpointed this is too, which diffusers leaves out.
+    """
 
     def tokens(hidden: torch.Tensor) -> torch.Tensor:
         return hidden.permute(0, 2, 3, 1).flatten(1, 2)
 
-    def forward(hidden_states: torch.Tensor) -> tuple[torch.Tensor, int]:
-        hidden = transformer.norm(hidden_states).contiguous(memory_format=layout_of(hidden_states))
+    def tokens_of(picture: torch.Tensor) -> torch.Tensor:
+        hidden = transformer.norm(picture).contiguous(memory_format=layout_of(picture))
         if isinstance(transformer.proj_in, nn.Linear):
-            hidden = transformer.proj_in(tokens(hidden))
+            return transformer.proj_in(tokens(hidden))
+        return tokens(transformer.proj_in(hidden))
+
+    def forward(hidden_states: torch.Tensor) -> tuple[torch.Tensor, int]:
+        if transformer.gradient_checkpointing and torch.is_grad_enabled():
+            hidden: Any = checkpoint.checkpoint(tokens_of, hidden_states, use_reentrant=False)
         else:
-            hidden = tokens(transformer.proj_in(hidden))
+            hidden = tokens_of(hidden_states)
         return hidden, hidden.shape[-1]
 
     return forward

@@ -16,12 +16,15 @@ class FlatPart:
     """Parameters side by side in the order given. Legend: n numbers in all of them.
 
     weights          (n,) float32, a parameter of its own whose `.grad` is `gradients`; the optimizer's masters
-    gradients        (n,) float32; each parameter's `.grad` is a view of it. Never None, never another tensor
     copy             (n,) the weights in the number format that is computed with, as of the last `refresh`;
                      the weights themselves where that is float32
-    copy_gradients   (n,) what a backward pass adds its gradients to, in the same format, until `collect`;
-                     `gradients` itself where that is float32
+    copy_gradients   (n,) what a backward pass adds its gradients to, in the same format
+    gradients        (n,) float32, what the optimizer works with; each parameter's `.grad` is a view of it.
+                     `copy_gradients` itself where that is float32. Else there from `gather` to `forget`, when nothing
+                     is there of what a backward pass needs; or always, once `keep_sums` was called
     """
+
+    gradients: torch.Tensor | None
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], dtype: torch.dtype = torch.float32) -> None:
         """Each parameter (float32) becomes a view of `weights`, with the numbers it has. Names must be unique."""
@@ -29,15 +32,30 @@ class FlatPart:
         own = [parameter.detach() for parameter in self.parameters.values()]
         self.sizes = [tensor.numel() for tensor in own]
         self.weights = nn.Parameter(torch.cat([tensor.flatten() for tensor in own]))
-        self.gradients = torch.zeros_like(self.weights, requires_grad=False)
-        self.weights.grad = self.gradients
-        is_same = dtype == self.weights.dtype
-        self.copy = self.weights.detach() if is_same else self.weights.detach().to(dtype)
-        self.copy_gradients = self.gradients if is_same else torch.zeros_like(self.copy)
-        weights, gradients = self.split(self.weights.detach()), self.split(self.gradients)
+        self._is_float32 = dtype == torch.float32
+        self.copy = self.weights.detach() if self._is_float32 else self.weights.detach().to(dtype)
+        self.copy_gradients = torch.zeros_like(self.copy)
+        self._keeps_sums = False
+        weights = self.split(self.weights.detach())
         for name, parameter in self.parameters.items():
             parameter.data = weights[name]
-            parameter.grad = gradients[name]
+        self.gradients = None
+        if self._is_float32:
+            self._hold(self.copy_gradients)
+
+    def _hold(self, gradients: torch.Tensor) -> None:
+        self.gradients = self.weights.grad = gradients
+        views = self.split(gradients)
+        for name, parameter in self.parameters.items():
+            parameter.grad = views[name]
+
+    def keep_sums(self) -> None:
+        """From now on `gradients` stays: for steps of several backward passes, whose sums are too fine for `copy`'s
+        format, and for what looks at the gradients of single parameters.
+        """
+        if not self._is_float32 and not self._keeps_sums:
+            self._hold(torch.zeros_like(self.weights, requires_grad=False))
+            self._keeps_sums = True  # not before: there may be no memory for it
 
     def split(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of (n,) numbers by the names, and in the shapes, of the parameters."""
@@ -47,26 +65,38 @@ class FlatPart:
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring `copy` up to date: before the first forward pass after the weights changed."""
-        if self.copy.dtype != self.weights.dtype:
+        if not self._is_float32:
             self.copy.copy_(self.weights)
 
     @torch.no_grad()
     def collect(self) -> None:
-        """After each backward pass: add what it left in `copy_gradients` to `gradients`."""
-        if self.copy_gradients is not self.gradients:
+        """After each backward pass: add what it left in `copy_gradients` to `gradients`, where sums are kept."""
+        if self._keeps_sums and self.gradients is not None:
             self.gradients.add_(self.copy_gradients)
             self.copy_gradients.zero_()
 
+    @torch.no_grad()
+    def gather(self) -> None:
+        """After the last backward pass of a step: let `gradients` be there. What an update left that did not come to
+        its end, such as one that could not be recorded, is made anew.
+        """
+        if not (self._is_float32 or self._keeps_sums):
+            self.gradients = self.weights.grad = self.copy_gradients.float()
+
     def forget(self) -> None:
         """Set all gradients to zero, where they are."""
-        self.gradients.zero_()
-        if self.copy_gradients is not self.gradients:
-            self.copy_gradients.zero_()
+        self.copy_gradients.zero_()
+        if self._keeps_sums and self.gradients is not None:
+            self.gradients.zero_()
+        elif not self._is_float32:
+            self.gradients = self.weights.grad = None
 
 
 def gradients(parts: Iterable[FlatPart]) -> list[torch.Tensor]:
-    """The gradients of all parts, one tensor (n,) each: what processes add up, and what is clipped."""
-    return [part.gradients for part in parts]
+    """The gradients of all parts, one tensor (n,) each: what processes add up, and what is clipped. To be there, they
+    have been gathered or are kept.
+    """
+    return [part.gradients for part in parts if part.gradients is not None]
 
 
 @torch.no_grad()

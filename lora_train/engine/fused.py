@@ -19,6 +19,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from lora_train.engine.dropout import LayerMasks
+from lora_train.engine.frozen import convolution, convolution_back, weight_of
 
 
 class Factors(NamedTuple):
@@ -99,11 +100,6 @@ class _Fused(torch.autograd.Function):
         return dx, down_returned, up_returned, None
 
 
-def _weight(layer: Any) -> torch.Tensor:
-    """In the number format that is computed with; a frozen layer (see `frozen`) unpacks or fetches it each time."""
-    return layer.weight if not hasattr(layer, "unpacked_weight") else layer.unpacked_weight()
-
-
 _Sums = tuple[torch.Tensor | None, torch.Tensor | None]
 """Where the gradients of `down` and `up` are added; None for one that is not trained."""
 
@@ -115,7 +111,7 @@ def _linear_forward(x: torch.Tensor, use: _Use) -> tuple[torch.Tensor, torch.Ten
     """(.., in) -> (.., out), and the inner values (N, r) that were kept."""
     layer, own = use.layer, use.factors
     rows = x.reshape(-1, x.shape[-1])
-    y = functional.linear(rows, _weight(layer), layer.bias)
+    y = functional.linear(rows, weight_of(layer), layer.bias)
     inner = _kept_rows(rows @ own.down.t(), x, use.masks)
     y.addmm_(inner, own.up.t(), alpha=use.scale)
     return y.view(*x.shape[:-1], -1), inner
@@ -133,7 +129,7 @@ def _linear_backward(
         down_sum.addmm_(d_inner.t(), rows, alpha=use.scale)
     if not wants_x:
         return None
-    dx = d_rows @ _weight(use.layer)
+    dx = d_rows @ weight_of(use.layer)
     return dx.addmm_(d_inner, own.down, alpha=use.scale).view(x.shape)
 
 
@@ -164,7 +160,7 @@ def _for_each(matrix: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
 def _conv_forward(x: torch.Tensor, use: _Use) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, in, h, w) -> (B, out, h', w'), and the inner values (B, r, P') that were kept."""
     layer, own = use.layer, use.factors
-    y = functional.conv2d(x, _weight(layer), layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    y = convolution(layer, x)
     if _is_wide(layer):
         inner = _planes(functional.conv2d(x, own.down, None, layer.stride, layer.padding, layer.dilation))
     else:
@@ -182,10 +178,10 @@ def _conv_backward(
     if up_sum is not None:
         up_sum.addbmm_(d_planes, inner.transpose(1, 2), alpha=use.scale)
     d_inner = _kept_planes(torch.bmm(_for_each(own.up.t(), d_planes), d_planes), use.masks)
-    dx = _convolved_back(use, dy, x, _weight(layer), (wants_x, False), layer.groups)[0] if wants_x else None
+    dx = convolution_back(layer, x, dy) if wants_x else None
     if _is_wide(layer):
         wants = (wants_x, down_sum is not None)
-        part, down_gradient = _convolved_back(use, d_inner.view(dy.shape[0], -1, *dy.shape[2:]), x, own.down, wants, 1)
+        part, down_gradient = _convolved_back(use, d_inner.view(dy.shape[0], -1, *dy.shape[2:]), x, wants)
         if down_sum is not None:
             down_sum.add_(down_gradient, alpha=use.scale)
         return None if dx is None else dx.add_(part, alpha=use.scale)
@@ -196,14 +192,12 @@ def _conv_backward(
     return dx
 
 
-def _convolved_back(
-    use: _Use, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wants: tuple[bool, bool], groups: int
-) -> tuple[Any, Any]:
-    """Gradients of a convolution's input and weight, as wanted."""
+def _convolved_back(use: _Use, d_inner: torch.Tensor, x: torch.Tensor, wants: tuple[bool, bool]) -> tuple[Any, Any]:
+    """Gradients of the input and the weight of `down`, as wanted."""
     layer = use.layer
     places = (list(layer.stride), list(layer.padding), list(layer.dilation))
     dx, d_weight, _ = torch.ops.aten.convolution_backward(
-        dy, x, weight, None, *places, False, [0, 0], groups, [*wants, False]
+        d_inner, x, use.factors.down, None, *places, False, [0, 0], 1, [*wants, False]
     )
     return dx, d_weight
 

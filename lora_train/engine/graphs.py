@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,22 +33,37 @@ class CudaRecorder:
     def run(self, work: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
         outer = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(outer)
-        with torch.cuda.stream(self._stream):
-            found = work()
-        outer.wait_stream(self._stream)
-        return found
+        try:
+            with torch.cuda.stream(self._stream):
+                return work()
+        finally:  # also after an error: what comes next must not overtake what was begun
+            outer.wait_stream(self._stream)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         outer = torch.cuda.current_stream(self._stream.device)
         # The outer block: a capture that fails leaves its own stream the current one. Threads of ours may ask for
         # events meanwhile, hence "thread_local".
-        with (
-            torch.cuda.stream(outer),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            work()
+        try:
+            with (
+                torch.cuda.stream(outer),
+                torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                work()
+        except Exception:
+            self._end_allocation()
+            raise
         return graph.replay
+
+    def _end_allocation(self) -> None:
+        """After a capture that CUDA broke off, torch before 2.13 goes on as if it were under way: from then on it
+        refuses to hand memory back. After one that came to its end, it says that there is nothing to end.
+        """
+        for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):  # the second before 2.3
+            end = getattr(torch._C, name, None)
+            if end is not None:
+                with suppress(Exception):
+                    end(self._stream.device.index, self._pool)
 
 
 def recordings_of(run: Run, report: Reporter) -> Recordings:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note, Phase
-from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.jobs import JobFolder, StatusReader
 from lora_train.core.judgement import (
+    BASE_MODEL,
     FILE_NAME,
     JUDGING,
     Judged,
@@ -23,8 +24,8 @@ from lora_train.core.judgement import (
     recommend,
     score_of,
 )
+from lora_train.core.records import read_json, write_json
 from lora_train.core.specs import JudgeSpec, TrainSpec
-from lora_train.core.workspace import read_json, write_json
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.images import fit_to_bucket, open_picture
 from lora_train.engine.copying import CopyFinder
@@ -89,13 +90,13 @@ def judge(spec: JudgeSpec, job: JobFolder, report: Reporter) -> dict[str, object
     for lora in loras:
         _measure(train.path / lora, spec.weights, model, drawer, measures, kept)
     report.events.write(Phase(JUDGING, total, total))
-    steps = status_from_events(train.events()).step_of_file
+    steps = StatusReader(train).read().step_of_file
     rows = [
         msgspec.structs.replace(row, step=steps.get(lora, 0))
         for lora in loras
         for row in kept.of(train.path / lora, spec.weights)
     ]
-    return _conclude(rows, train, Path(spec.encoder).name or "the base model")
+    return _conclude(rows, train, Path(spec.encoder).name or BASE_MODEL)
 
 
 def _measure(

@@ -17,14 +17,18 @@ from torch import nn
 from lora_train.core import presets
 from lora_train.core.assets import ASSETS
 from lora_train.core.checkpoints import facts_of, read_checkpoint, require_supported, with_choices
-from lora_train.core.errors import ModelError
+from lora_train.core.errors import MOST_OF_REASON, ModelError, shown
 from lora_train.core.families import CheckpointFacts
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.hash_cache import HashCache
 from lora_train.core.memory_settings import BaseWeights
 from lora_train.core.noise_settings import PredictionChoice, ZeroTerminalSnr
-from lora_train.core.tensorfiles import TensorFile, read_tensor_file
+from lora_train.core.tensor_infos import TensorFile
+from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.engine import ldm_names
+from lora_train.engine.frozen import block_layers, freeze
 from lora_train.engine.ldm_names import Place
+from lora_train.engine.lowered import may_stay_half
 from lora_train.engine.quantised import Packer
 from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
 from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights, identity
@@ -176,7 +180,15 @@ class _UNetForm(NamedTuple):
 
     def fill(self, unet: Any, source: Weights, places: Callable[[str], Iterable[str | Place]]) -> None:
         packed = Packer(unet, self.base_weights).packed
-        fill(unet, source, places, self.device, self.dtype, self.layout, packed)
+        layers = {f"{name}.weight": layer for name, layer in block_layers(unet)} if self.base_weights == "full" else {}
+
+        def stays_half(name: str, own: torch.dtype) -> bool:
+            return name in layers and may_stay_half(layers[name], own, self.dtype, self.device)
+
+        fill(unet, source, places, self.device, self.dtype, self.layout, packed, stays_half)
+        for layer in layers.values():
+            if layer.weight.dtype != self.dtype:
+                freeze(layer, self.dtype)
 
 
 class _File:
@@ -410,5 +422,7 @@ def _config(folder: Path) -> dict[str, Any]:
         return msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise ModelError(f"{folder / 'config.json'} can't be read ({error.strerror or error}).", WHOLE_FOLDER) from None
-    except msgspec.DecodeError as error:
-        raise ModelError(f"{folder / 'config.json'} can't be read: {error}.", WHOLE_FOLDER) from None
+    except DAMAGED_JSON as error:
+        raise ModelError(
+            f"{folder / 'config.json'} can't be read: {shown(error, MOST_OF_REASON)}.", WHOLE_FOLDER
+        ) from None

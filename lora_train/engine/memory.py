@@ -13,12 +13,14 @@ from lora_train.core.memory import (
     MemoryPlan,
     Trial,
     asked_plan,
+    backward_passes,
     ladder,
     read_memory,
     write_memory,
 )
 from lora_train.core.memory_need import Workload, predicted_need
 from lora_train.core.numbers import gigabytes_text
+from lora_train.core.optimizers import sees_shapes
 from lora_train.engine import devices
 from lora_train.engine.checkpointing import checkpoint_blocks
 from lora_train.engine.graphs import WAITS
@@ -48,8 +50,13 @@ def take_plan(run: Run, plan: MemoryPlan) -> None:
     unet = run.model.unet
     run.plan = plan
     run.recordings.forget()
+    if run.processes is not None or backward_passes(run.settings, plan) > 1 or sees_shapes(run.settings):
+        for part in run.groups.values():
+            part.keep_sums()
     checkpoint_blocks(unet, plan.checkpointing)
-    lean = run.fast_unet
+    lean, compiled = run.fast_unet, run.compiled
+    if compiled is not None:
+        compiled.detach()
     lean.detach()
     run.network.detach()  # layers become others, and what replaces their `forward` has to know
     try:
@@ -61,6 +68,8 @@ def take_plan(run: Run, plan: MemoryPlan) -> None:
     finally:
         run.network.attach()
         lean.attach()
+        if compiled is not None:
+            compiled.attach()
     devices.free_cached_memory(run.device)
 
 
@@ -101,6 +110,7 @@ def need_of(run: Run, plan: MemoryPlan) -> MemoryNeed:
         captions=run.texts.count if isinstance(run.texts, CachedTexts) else 0,
         bytes_per_number=2 if run.dtype.itemsize == 2 else 4,
         on_cpu=run.device.is_cpu,
+        stays_half=run.dtype.itemsize == 4 and any(own.dtype.itemsize == 2 for own in run.model.unet.parameters()),
     )
     return predicted_need(run.settings, work, plan)
 

@@ -18,7 +18,8 @@ from lora_train.core.errors import ModelError
 from lora_train.core.inspection import inspect_file
 from lora_train.core.lora_files import ALPHA, DOWN, UP, plain_lora_modules
 from lora_train.core.specs import MergeSpec
-from lora_train.core.tensorfiles import TensorFile, read_tensor_file
+from lora_train.core.tensor_infos import TensorFile
+from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.engine.devices import DTYPES
 from lora_train.engine.merged_metadata import merged_metadata
 from lora_train.engine.network_file import checked, save_lora

@@ -18,10 +18,11 @@ from torch import nn
 
 from lora_train.core.errors import ModelError, TrainToolsError
 from lora_train.core.families import FAMILY_LABELS
-from lora_train.core.files import replace
+from lora_train.core.files import replace, temporary_beside
 from lora_train.core.lora_facts import family_of_lora
 from lora_train.core.lora_files import ALPHA, DOWN, UP, plain_lora_modules
-from lora_train.core.tensorfiles import TensorFile, file_sha256, read_tensor_file, tensor_part_sha256
+from lora_train.core.tensor_infos import TensorFile
+from lora_train.core.tensorfiles import file_sha256, read_tensor_file, tensor_part_sha256
 from lora_train.engine.network import LoraLayer, LoraNetwork, Target
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.weights import read_tensor
@@ -77,7 +78,7 @@ def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping
     if path.exists():
         raise TrainToolsError(f"{path} exists already; a LoRA file is never overwritten.")
     content = save(dict(tensors), metadata=with_hashes(tensors, metadata))
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)

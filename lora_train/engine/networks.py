@@ -19,6 +19,9 @@ from lora_train.engine.network_file import LoraFile
 from lora_train.engine.network_protocol import Network
 from lora_train.engine.reporting import Reporter
 
+_GOES_ON = "Goes on from a LoRA: its layers, ranks and alphas are kept; those of the settings don't count."
+_NO_TEXT_ENCODER = "The LoRA that it goes on from has no text encoder, so none is trained."
+
 
 class Continued:
     """A finished LoRA that a run begins with. Its file decides which layers there are, and their ranks and alphas.
@@ -35,11 +38,10 @@ class Continued:
 
     def settle(self, settings: TrainSettings, report: Reporter) -> TrainSettings:
         """The settings as this file allows them, told of in notes."""
-        message = f"Goes on from {self.name}: its layers, ranks and alphas are kept; those of the settings don't count."
-        report.events.write(Note("info", message))
+        report.events.write(Note("info", _GOES_ON))
         if self.has_text_encoder or not (settings.train_text_encoder or settings.train_sdxl_text_encoders):
             return settings
-        report.events.write(Note("info", f"{self.name} has no text encoder, so none is trained."))
+        report.events.write(Note("info", _NO_TEXT_ENCODER))
         return msgspec.structs.replace(settings, train_text_encoder=False, train_sdxl_text_encoders=False)
 
     def attach_texts(self, model: BaseModel) -> None:

@@ -18,6 +18,7 @@ from lora_train.engine.frozen import block_layers, freeze
 
 _UNIT = re.compile(r"(.*\.(?:resnets|transformer_blocks|downsamplers|upsamplers)\.\d+)\.")
 _ALIGNED_BYTES = 512
+_PINNED_AT_ONCE_BYTES = 2**29
 _GOLDEN = 0.6180339887498949
 """Multiples of it, less their whole part, are spread evenly however many there are (Weyl)."""
 
@@ -38,7 +39,7 @@ class Mover(Protocol):
         ...
 
     def bring(self, place: torch.Tensor, waiting: torch.Tensor, after: Any) -> Any:
-        """Start a copy that begins after a mark (or None); returns the mark of its end."""
+        """Start a copy that begins after a mark; returns the mark of its end."""
         ...
 
     def wait(self, mark: Any) -> None:
@@ -52,9 +53,14 @@ class CudaMover:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
+        self._room = torch.empty(0, dtype=torch.uint8)
 
     def waiting(self, size_bytes: int) -> torch.Tensor:
-        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+        """From a large piece: torch rounds each up to a power of two, which for SDXL's blocks is twice their size."""
+        if size_bytes > len(self._room):
+            self._room = torch.empty(max(size_bytes, _PINNED_AT_ONCE_BYTES), dtype=torch.uint8, pin_memory=True)
+        found, self._room = self._room[:size_bytes], self._room[size_bytes:]
+        return found
 
     def place(self, size_bytes: int) -> torch.Tensor:
         return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
@@ -64,9 +70,8 @@ class CudaMover:
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def bring(self, place: torch.Tensor, waiting: torch.Tensor, after: torch.cuda.Event | None) -> torch.cuda.Event:
-        if after is not None:
-            self._stream.wait_event(after)
+    def bring(self, place: torch.Tensor, waiting: torch.Tensor, after: torch.cuda.Event) -> torch.cuda.Event:
+        self._stream.wait_event(after)
         event = torch.cuda.Event()
         with torch.cuda.stream(self._stream):
             place.copy_(waiting, non_blocking=True)
@@ -107,12 +112,12 @@ def _aligned_bytes(layer: Any) -> int:
 class _Slot:
     """A place on the device, and what is in it."""
 
-    def __init__(self, memory: torch.Tensor) -> None:
+    def __init__(self, memory: torch.Tensor, left: Any) -> None:
         self.memory = memory
         self.unit: _Unit | None = None
         self.arrived: Any = None
-        self.left: Any = None
-        """What used the memory last."""
+        self.left = left
+        """What used the memory last: before the first unit, whatever had the same memory."""
         self.weights: dict[_Unit, list[torch.Tensor]] = {}
 
 
@@ -153,8 +158,11 @@ class Offload:
                 break
             if self._units[index].waiting is None:
                 self._put_out(self._units[index])
+        for slot in self._slots:  # they are about to go: nothing may be on its way into them
+            if slot.arrived is not None:
+                self._mover.wait(slot.arrived)
         largest = max((unit.size_bytes for unit in self._units if unit.waiting is not None), default=0)
-        self._slots = [_Slot(self._mover.place(largest)) for _ in range(2)] if largest else []
+        self._slots = [_Slot(self._mover.place(largest), self._mover.mark()) for _ in range(2)] if largest else []
         self._before = self._now = None
         self._next.clear()
 

@@ -32,9 +32,9 @@ from lora_train.core.proofs import (
     metadata_problem,
     read_proofs,
 )
+from lora_train.core.records import write_json
 from lora_train.core.specs import ProofSpec
 from lora_train.core.tensorfiles import read_tensor_file, tensor_part_sha256
-from lora_train.core.workspace import write_json
 from lora_train.data.levels import largest_difference, spread
 from lora_train.data.sheets import save_png
 from lora_train.engine.loading import BaseModel

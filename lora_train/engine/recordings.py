@@ -55,6 +55,8 @@ class Recordings:
         self._seen: Counter[Any] = Counter()
         self._steps = 0
         self._steps_left = 0
+        self.pauses = False
+        """While it is set nothing is recorded, and what was recorded before is replayed."""
 
     @property
     def is_on(self) -> bool:
@@ -111,7 +113,7 @@ class Recordings:
     def _pays(self, key: Any) -> bool:
         """Whether this work came up often enough, and will, if it goes on so to the end of the run."""
         seen = self._seen[key]
-        return seen > RUNS_BEFORE and seen / self._steps * self._steps_left >= FEWEST_REPLAYS
+        return not self.pauses and seen > RUNS_BEFORE and seen / self._steps * self._steps_left >= FEWEST_REPLAYS
 
     def _record(
         self, recorder: Recorder, key: Any, work: Callable[..., Any], inputs: tuple[Any, ...]
@@ -127,7 +129,8 @@ class Recordings:
         try:
             self._made[key] = _Recording(recorder.record(onto_own), own, result)
         except Exception as error:  # whatever a library does that can't be recorded
-            self.end(f"recording failed ({type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]})")
+            cause = error.__context__ or error  # the end of a capture fails too, and knows nothing of the reason
+            self.end(f"recording failed ({type(cause).__name__}: {(str(cause) or 'no reason given').splitlines()[0]})")
         return self._made.get(key)
 
 

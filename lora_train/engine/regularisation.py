@@ -49,8 +49,7 @@ def draw_regularisation(spec: RegularisationSpec, job: JobFolder, report: Report
     folder = (job.path / spec.folder).resolve()
     model, prompts = load_for_drawing(spec.settings, report)
     drawn = _Class(spec, model, prompts)
-    for prompt, cut in prompts.cut_captions.items():
-        report.events.write(Note("warning", f"{cut} tokens over {prompts.max_tokens} were cut off: {prompt[:80]}"))
+    report.events.write(*prompts.cut_notes())
     del prompts
     model.drop_text_encoders()
     numbers = free_numbers(folder, spec.count)

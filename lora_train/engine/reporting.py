@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 
 from lora_train.core.events import EventWriter, Note, Phase, Step
-from lora_train.core.jobs import JobFolder, Request, RequestedEnd
+from lora_train.core.jobs import JobFolder, Request, RequestedEnd, StatusReader
 from lora_train.core.limits import read_limits
 from lora_train.engine import devices
 from lora_train.engine.devices import ToHost, peak_device_bytes, peak_process_bytes
@@ -62,6 +63,7 @@ class Reporter:
         self.usual_s_per_step = 0.0
         """What a step takes where all its memory is on the device; 0 where nobody knows."""
         self._job = job
+        self._summary = StatusReader(job)
         self._hears_requests = hears_requests
         self._stop_at = read_limits(job.path).stop_at
         self._told: list[_Told] = []
@@ -73,6 +75,8 @@ class Reporter:
         self._thread = threading.Thread(target=self._watch, name="reporter", daemon=True)
 
     def __enter__(self) -> Reporter:
+        if self._hears_requests:
+            self._hear()  # what came while libraries were imported; a small model may be trained before the next look
         self._thread.start()
         return self
 
@@ -132,6 +136,8 @@ class Reporter:
                     self._hear()
                 self._write_arrived(wait=False)
                 if time.monotonic() - beaten_at >= _BEAT_EVERY_S:
+                    with suppress(Exception):  # whatever is in the events: beat, stop and pause must go on
+                        self._summary.read()  # keeps a summary of a long training: nobody else has to read it all
                     self.events.beat()
                     beaten_at = time.monotonic()
             except OSError as error:  # a full disk, a network drive that is gone: for the loop to raise

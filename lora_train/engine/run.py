@@ -17,6 +17,7 @@ from lora_train.data.epochs import Batch, Bucket, EpochPlanner, parts_of_at_most
 from lora_train.engine import devices
 from lora_train.engine.cache import LatentCache
 from lora_train.engine.checkpoint_hashes import CheckpointHashes
+from lora_train.engine.compiling import CompiledBlocks
 from lora_train.engine.denoiser import SizeTable
 from lora_train.engine.fast_unet import FastUnet
 from lora_train.engine.flat import FlatPart
@@ -77,6 +78,7 @@ class Run:
     """Plans that this worker or an earlier one of the job found to fit or not."""
     gauge: Gauge | None
     """None where the run is not fitted to its device."""
+    compiled: CompiledBlocks | None = None
     offload: Offload | None = None
     processes: Processes | None = None
     """Those that train together; None for a process on its own."""

@@ -74,7 +74,10 @@ class Snapshot:
 def _pinned_like(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Room for the tensors in one piece of pinned memory: to get thousands of small ones takes long."""
     sizes = [-(-tensor.numel() * tensor.element_size() // _ALIGN_BYTES) * _ALIGN_BYTES for tensor in tensors.values()]
-    whole = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    try:
+        whole = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    except RuntimeError:  # the system has no more of that kind; the loop then waits for the copies
+        whole = torch.empty(sum(sizes), dtype=torch.uint8)
     rooms = whole.split(sizes)
     return {
         name: room[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)

@@ -52,13 +52,16 @@ class LossScaler:
         if not self._enabled:
             optimizer.step()
             return
-        if masks and self._has_state_here(optimizer):
+        if masks and self.asks_nothing(optimizer):
             self._masked_step(optimizer)
         elif not self._overflows.item():
             optimizer.step()
         torch._amp_update_scale_(self._scale, self._good_steps, self._overflows, _GROWTH, _BACKOFF, _GROWS_EVERY)
 
-    def _has_state_here(self, optimizer: torch.optim.Optimizer) -> bool:
+    def asks_nothing(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether a step with masks is taken without waiting for the device: not before the state is there."""
+        if not self._enabled:
+            return True
         has_state = any(optimizer.state.values())
         return has_state and all(tensor.device == self._scale.device for tensor in _changing(optimizer))
 

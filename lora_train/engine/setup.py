@@ -15,6 +15,7 @@ from lora_train.core.conditioning import conditioning_of, trains_text_encoders
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note
 from lora_train.core.hash_cache import FILE_NAME, HashCache
+from lora_train.core.heap import give_back_freed_memory
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
 from lora_train.data.buckets import bucket_info
@@ -35,7 +36,6 @@ from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.disk_cache import DiskCache, circumstances
 from lora_train.engine.gauge import open_gauge
 from lora_train.engine.graphs import recordings_of
-from lora_train.engine.heap import give_back_freed_memory
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.memory import earlier_or_asked
@@ -60,7 +60,7 @@ _NOISE_COUNTS_LITTLE = (
     "This model learns from pure noise on (zero terminal SNR), but Min-SNR gamma lets much noise count little and pure "
     "noise nothing: set it to 0 where brightness or composition are to be learned."
 )
-
+_ENCODED_AHEAD = "Captions are encoded ahead."
 _NOWHERE_TO_WAIT = "Nothing of the base model waits in main memory: only NVIDIA cards fetch it while they compute."
 
 
@@ -119,9 +119,10 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | N
     run.recordings = recordings_of(run, report)
     if settings.compile_blocks:
         if reason := why_not_compiled(run.device):
-            report.events.write(Note("info", f"Blocks are not compiled: {reason}."))
+            report.events.write(Note("info", reason))
         else:
-            CompiledBlocks(model.unet).attach()
+            run.compiled = CompiledBlocks(model.unet)
+            run.compiled.attach()
     return run
 
 
@@ -133,7 +134,7 @@ def _choose_device(run: Run, report: Reporter, team: Team | None) -> None:
     run.processes = Processes(team, run.device) if team is not None else None
     _tell_of_processes(run, report)
     run.dtype, reason = devices.choose_precision(settings.precision, run.device)
-    report.events.write(Note("info", f"Precision {reason}."))
+    report.events.write(Note("info", reason))
     if run.is_first:
         note_versions(run.job_dir, run.device)
     run.plan, run.tried = earlier_or_asked(settings, run.job_dir)
@@ -318,9 +319,7 @@ def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> Tra
     kept = _texts_on_disk(run, report) if is_for_ever and run.cache_dir is not None else None
     prompts = Prompts(model, clip_skip=settings.clip_skip, max_tokens=settings.max_tokens, kept=kept)
     prompts.ids(sorted({view.caption for batch in run.planner.batches(0) for view in batch.views}))
-    for caption, cut in prompts.cut_captions.items():
-        message = f"{cut} tokens over {settings.max_tokens} were cut off: {caption[:80]}"
-        report.events.write(Note("warning", message))
+    report.events.write(*prompts.cut_notes())
     wants_previews = settings.generate_previews and settings.preview_prompts
     run.preview_texts = PreviewTexts(prompts, settings) if wants_previews else None
     run.texts = TrainedTexts(prompts, run.device.torch) if run.trains_text else CachedTexts(prompts)
@@ -329,8 +328,7 @@ def _prepare_texts(run: Run, held_batches: list[Batch], report: Reporter) -> Tra
     if isinstance(run.texts, CachedTexts):
         report.phase("encoding the captions")
         run.texts.prepare(run.planner.batches(0))
-        message = f"Captions encoded ahead: {run.texts.count} ({run.texts.size_bytes / 1e6:.1f} MB)."
-        report.events.write(Note("info", message))
+        report.events.write(Note("info", f"{_ENCODED_AHEAD}\n{run.texts.count} ({run.texts.size_bytes / 1e6:.1f} MB)"))
         if is_for_ever:  # previews of a LoRA with text encoder layers draw with all weights of it
             if run.preview_texts is not None:
                 run.preview_texts.encode_ahead()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lora_train.core.errors import JobError
-from lora_train.core.files import write_bytes
+from lora_train.core.files import DAMAGED_JSON, write_bytes
 from lora_train.engine.validation import Progress
 
 _GENERATIONS = 2
@@ -47,6 +47,8 @@ class StateFacts(msgspec.Struct, kw_only=True):
     validation: Progress = msgspec.field(default_factory=Progress)
     continued_sha256: str = ""
     """Of the LoRA that the training began with."""
+    base_sha256: tuple[str, ...] = ()
+    """Of base model and VAE, "" for folders; empty until they are known (see `checkpoint_hashes`)."""
     is_flat: bool = False
     """Whether the optimizer knew each part of the model as one flat parameter (see `flat`)."""
 
@@ -172,7 +174,7 @@ def _read(path: Path) -> LoadedState | None:
         if metadata["hash"] != _hash(text, tensors):
             return None
         return LoadedState(path, msgspec.json.decode(text, type=StateFacts), tensors)
-    except (SafetensorError, OSError, KeyError, msgspec.DecodeError):
+    except (SafetensorError, OSError, KeyError, *DAMAGED_JSON):
         return None
 
 

@@ -38,7 +38,7 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
     if run.processes is not None:
         total = reduce_gradients(run, total)
     rates = tuple(group["lr"] for group in run.optimizer.param_groups)
-    if is_capturable(run.settings):
+    if is_capturable(run.settings) and run.scaler.asks_nothing(run.optimizer):
         run.recordings.do("update", partial(update, run), (rates,))
     else:
         update(run, rates)
@@ -61,6 +61,8 @@ def backward(run: Run, inputs: BatchInputs, views: int | torch.Tensor) -> torch.
 def update(run: Run, rates: Sequence[float | torch.Tensor]) -> None:
     """Change the weights by their gradients, and forget these. `rates` are those of the optimizer's groups."""
     parts = run.groups.values()
+    for part in parts:
+        part.gather()
     run.scaler.unscale(gradients(parts))
     if run.settings.max_grad_norm:
         clip(parts, run.settings.max_grad_norm)

@@ -15,6 +15,7 @@ import torch
 
 from lora_train.core.conditioning import TextEncoderUse, conditioning_of
 from lora_train.core.errors import ConfigError
+from lora_train.core.events import Note
 from lora_train.data.prompts import WeightedChunk, read_attention, weighted_chunks, without_tags
 from lora_train.data.tokens import CHUNK_TOKENS, chunk_borders
 from lora_train.engine.disk_cache import DiskCache, Tensors
@@ -126,6 +127,9 @@ def encode(text_encoder: Any, ids: torch.Tensor, use: TextEncoderUse, clip_skip:
     return Embeddings(hidden.reshape(batch, chunks * length, -1), pooled)
 
 
+_CUT_OFF = "A caption or prompt has more tokens than are read: its end was cut off."
+
+
 class Prompts:
     """Tokenizers and text encoders of one run, with its clip skip and token limit. Legend: E encoders."""
 
@@ -223,6 +227,14 @@ class Prompts:
     def encode_each(self, captions: Sequence[str]) -> list[Embeddings]:
         """Each caption by itself, B = 1: none is filled up because of a longer one."""
         return [self.encode(self.ids([caption]).to(self.device)) for caption in captions]
+
+    def cut_notes(self) -> list[Note]:
+        """One for each of `cut_captions`: `80 / 75` are its tokens, and those that are read."""
+        cut = self.cut_captions.items()
+        return [
+            Note("warning", f"{_CUT_OFF}\n{self.max_tokens + more} / {self.max_tokens}: {caption[:80]}")
+            for caption, more in cut
+        ]
 
     def _tokenized(self, caption: str) -> list[list[int]]:
         if caption not in self._chunks:

@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from lora_train.core.events import Note
-from lora_train.core.memory import Trial, WhyNot, measures_text, read_memory
+from lora_train.core.memory import Trial, WhyNot, measures, read_memory
 from lora_train.core.numbers import gigabytes_text
 from lora_train.data.epochs import Batch
 from lora_train.engine import devices
@@ -24,6 +24,8 @@ from lora_train.engine.step import train_step
 
 TRIAL_STEPS = 3
 """The first makes the optimizer's state, and libraries choose their kernels in it; the others cost what steps cost."""
+
+_FITS = "Fits the memory that this training may take."
 
 
 def fit(run: Run, report: Reporter) -> None:
@@ -71,6 +73,7 @@ def untouched(run: Run) -> Generator[None, None, None]:
     decay = run.settings.ema_decay
     averages = Averages(run.groups.values(), decay) if decay else None  # the run will need their memory
     cards = [run.device.torch] if run.device.is_cuda else []
+    run.recordings.pauses = True  # one that fails for want of memory would end them all
     try:
         with torch.random.fork_rng(devices=cards):
             yield
@@ -80,6 +83,7 @@ def untouched(run: Run) -> Generator[None, None, None]:
         for part in run.groups.values():
             part.forget()
         run.recordings.forget()
+        run.recordings.pauses = False
         run.optimizer, run.schedule, run.scaler = own
         with torch.no_grad():
             for name, tensor in run.network.tensors().items():
@@ -119,7 +123,6 @@ def _s_per_step(run: Run, batch: Batch) -> float:
 
 def _told(run: Run, gauge: Gauge) -> str:
     fitting = run.tried[-1]
-    peak = f"{gigabytes_text(fitting.peak_bytes)} of the {gigabytes_text(gauge.budget_bytes)} that it may take"
-    saved = measures_text(fitting.plan)
-    how = f"with {saved}" if saved else "without saving any"
-    return f"Fits the memory {how}: {peak}, {fitting.s_per_step:.2f} s a step."
+    peak = f"{gigabytes_text(fitting.peak_bytes)} / {gigabytes_text(gauge.budget_bytes)}"
+    numbers = f"{peak}, {fitting.s_per_step:.2f} s/step"
+    return "\n".join([_FITS, numbers, *(part for measure in measures(fitting.plan) for part in measure if part)])

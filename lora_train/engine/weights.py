@@ -17,10 +17,12 @@ import msgspec
 import torch
 from torch import nn
 
-from lora_train.core.errors import ModelError
+from lora_train.core.errors import MOST_OF_REASON, ModelError, shown
+from lora_train.core.files import DAMAGED_JSON
 from lora_train.core.hash_cache import HashCache
 from lora_train.core.model_folders import find_weights
-from lora_train.core.tensorfiles import TensorFile, TensorInfo, read_tensor_file, tensor_bytes
+from lora_train.core.tensor_infos import TensorFile, TensorInfo, tensor_bytes
+from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.engine.ldm_names import Place
 
 _DTYPES = {
@@ -69,8 +71,8 @@ def folder_weights(folder: Path) -> Weights:
         return Weights.of(read_tensor_file(path))
     try:
         index = msgspec.json.decode(path.read_bytes(), type=_ShardIndex).weight_map
-    except (OSError, msgspec.DecodeError) as error:
-        raise ModelError(f"{path} can't be read: {error}.") from None
+    except (OSError, *DAMAGED_JSON) as error:
+        raise ModelError(f"{path} can't be read: {shown(error, MOST_OF_REASON)}.") from None
     pieces = {name: read_tensor_file(folder / Path(name).name) for name in sorted(set(index.values()))}
     return Weights(folder, {name: piece for piece in pieces.values() for name in piece.tensors})
 
@@ -83,11 +85,13 @@ def fill(
     dtype: torch.dtype,
     layout: torch.memory_format = torch.contiguous_format,
     stored: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, tensor: tensor,
+    stays_as_it_is: Callable[[str, torch.dtype], bool] = lambda _, __: False,
 ) -> None:
     """Give every parameter of a model on the meta device its tensor from `source`, in `dtype` on `device`.
 
     `places` gives where one of ours may lie, best first; `layout` is the memory layout of those with four dimensions;
-    `stored` makes of a parameter's name and tensor what is kept of it. Raises ModelError naming missing tensors.
+    `stored` makes of a parameter's name and tensor what is kept of it; `stays_as_it_is` tells by its name whether a
+    parameter keeps the number format of the file. Raises ModelError naming missing tensors.
     """
     weights: dict[str, torch.Tensor] = {}
     missing: list[str] = []
@@ -99,8 +103,9 @@ def fill(
             missing.append(possible[0].name)
             continue
         file = maps[source.files[found.name].path]
-        final = _final(_read_place(file, found, tuple(parameter.shape)), device, dtype, layout)
-        weights[name] = stored(name, final)
+        tensor = _read_place(file, found, tuple(parameter.shape))
+        kept_in = tensor.dtype if stays_as_it_is(name, tensor.dtype) else dtype
+        weights[name] = stored(name, _final(tensor, device, kept_in, layout))
         file.let_go(found.name)
     if missing:
         raise ModelError(

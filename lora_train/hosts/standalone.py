@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, JobError, TrainToolsError
+from lora_train.core.heap import keep_one_heap
 from lora_train.core.host import BaseModelChoice, NoHost
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 _LAST_PORT = 65535
 _SUFFIXES = (".safetensors", ".ckpt")
+_FILE_BY_PATH = re.compile(r"(/gradio_api)?/(file[=/]|proxy=)")
+"""Addresses of gradio's own routes that hand out what the caller names."""
 _LOAD_SCRIPT = """() => {
     const load = () => {
         const script = document.createElement("script");
@@ -112,6 +115,7 @@ def serve(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
         raise TrainToolsError(
             f"The page needs gradio: {error}.", f'Install it with: "{sys.executable}" -m pip install gradio'
         ) from None
+    keep_one_heap()
     page, address = _open(app, port=port, share=share, auth=auth, host=host)
     app.start_background()
     print(f"Train Tools: {address}\nCtrl+C closes the page; trainings go on without it.", flush=True)  # noqa: T201
@@ -131,11 +135,12 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from lora_train import api
-    from lora_train.ui.live import live
+    from lora_train.ui.live import Live
 
     page, launch_look = _page(app)
-    # Without a login: a site whose name is made to lead here (DNS rebinding) must not pass for this one.
-    known_names = [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_HOSTS)] if auth is None else []
+    guards = [Middleware(_NoFilesByPath)]
+    if auth is None:  # a site whose name is made to lead here (DNS rebinding) must not pass for this one
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_HOSTS))
     options = {
         "server_name": f"[{host}]" if ":" in host else host,  # IPv6, as addresses write it
         "server_port": port,
@@ -147,7 +152,7 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
         "footer_links": [],
         "ssr_mode": False,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": known_names},
+        "app_kwargs": {"middleware": guards},
         **launch_look,
     }
     known = inspect.signature(page.launch).parameters
@@ -161,8 +166,23 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
         ) from None
     _close_to_other_sites(server)
     pairs = [auth] if auth else []
-    api.add_routes(server, app, api.PageGate(lambda: pairs, lambda: True), functools.partial(live, app))
+    api.add_routes(server, app, api.PageGate(lambda: pairs, lambda: True), Live(app))
     return page, share_url or local_url
+
+
+class _NoFilesByPath:
+    """gradio hands out files by their paths: 3.41 all those of the folder that the page was started in, and, with `..`,
+    of the whole machine. The page shows what it shows by our own routes, so this is closed.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._next = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        is_refused = scope["type"] == "http" and _FILE_BY_PATH.match(scope["path"]) is not None
+        await (PlainTextResponse("Not Found", 404) if is_refused else self._next)(scope, receive, send)
 
 
 def _close_to_other_sites(server: Any) -> None:

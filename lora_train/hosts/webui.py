@@ -321,6 +321,16 @@ def the_app(host: WebUI) -> App:
     return app
 
 
+def keep_private(page: Any, app: App) -> None:
+    """Leave the workspace out of what the host's page hands out by paths, which is all of its data folder.
+
+    `page` is None without a page. What our own page shows comes by our own routes.
+    """
+    blocked = getattr(page, "blocked_paths", None)
+    if isinstance(blocked, list):
+        blocked.append(str(app.workspace.root))
+
+
 def find_again(host: WebUI) -> None:
     """Take up a training that has outlived the WebUI, before the host loads its own model beside it onto the card."""
     try:

@@ -7,6 +7,7 @@ that really is the worker of this job), never of a flag.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.core.errors import JobError
-from lora_train.core.jobs import JobFolder, JobStatus, StatusReader, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
+from lora_train.core.specs import TrainSpec
 from lora_train.launch.job_thread import has_job_thread
+from lora_train.launch.leftovers import folders_of, remove_leftovers
 
 if TYPE_CHECKING:
     import psutil
 
+_LAST_WORDS_BYTES = 16_384
+"""More than any last event and the log of a failure need."""
 _ENDING_S = 30.0
 """How long a worker that has said its last word may take to free its memory and end."""
 
@@ -56,6 +61,8 @@ def start_worker(job: JobFolder, processes: int = 1, card: str = "") -> Worker:
     """
     if is_alive(job) or not wait_for_end(job):
         raise JobError(f"{job.path} is running already.")
+    for folder in folders_of(job):
+        remove_leftovers(folder)
     told_before_bytes = job.told_bytes()
     more = ["--processes", str(processes)] if processes > 1 else []
     try:
@@ -74,7 +81,14 @@ def start_worker(job: JobFolder, processes: int = 1, card: str = "") -> Worker:
         raise JobError(f"The worker process could not start: {error}.") from None
     worker.told_before_bytes = told_before_bytes
     _started[job.path] = worker
+    with suppress(OSError):  # a full disk: until its first word the worker is then known here alone
+        _pid_file(job).write_text(str(worker.pid), encoding="ascii")
     return worker
+
+
+def is_coming_up(job: JobFolder, worker: Worker | None) -> bool:
+    """Whether a job that has told nothing has a worker, `worker` being the one that was started here, if any."""
+    return worker is not None or process_of(job) is not None
 
 
 def help_others() -> int:
@@ -101,13 +115,13 @@ def started_worker(job: JobFolder) -> Worker | None:
 
 def is_alive(job: JobFolder) -> bool:
     """Whether a worker of this very job, or a thread of ours, is at work now, its last word not said yet."""
-    is_running = status_from_events(job.events()).state == "running"
+    is_running = StatusReader(job).read().state == "running"
     return is_running and (has_job_thread(job) or process_of(job) is not None)
 
 
 def process_of(job: JobFolder) -> psutil.Process | None:
-    """The process of the job's worker, be it still at work or just ending; None where there is none."""
-    return _process(job, status_from_events(job.events()).pid)
+    """The process of the job's worker, be it coming up, at work or just ending; None where there is none."""
+    return _process(job, StatusReader(job).read().pid) or _process(job, _started_pid(job))
 
 
 def is_running(process: psutil.Process | Worker) -> bool:
@@ -124,9 +138,9 @@ def is_running(process: psutil.Process | Worker) -> bool:
 
 def wait_for_end(job: JobFolder) -> bool:
     """Wait until a worker that has said its last word is gone, and its memory free; False when it stays."""
-    pid = status_from_events(job.events()).pid
+    pids = StatusReader(job).read().pid, _started_pid(job)
     until = time.monotonic() + _ENDING_S
-    while _process(job, pid) is not None:
+    while any(_process(job, pid) is not None for pid in pids):
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
@@ -151,11 +165,39 @@ def read_status(job: JobFolder, worker: Worker | None = None, reader: StatusRead
     if status.state in ("running", "waiting"):
         status.state = "failed"
         status.message = "The worker process ended without a word (killed, or out of memory)."
-        status.hint = "Resume goes on from the last saved state."
+        is_full = _is_disk_full(job)
+        if is_full:
+            status.message = "The worker process ended because its disk is full."
+        status.hint = _HINTS[_is_training(job), is_full]
         tail = job.log_tail(5)
         status.message += f"\nThe end of its log: {tail}" if tail else ""
         status.eta_s = None
     return status
+
+
+_HINTS = {
+    (True, False): "Resume goes on from the last saved state.",
+    (True, True): "Free some space. Resume then goes on from the last saved state.",
+    (False, False): "Start it again; nothing was lost.",
+    (False, True): "Free some space, then start it again; nothing was lost.",
+}
+"""By whether it was a training, and whether the disk is full."""
+
+
+def _is_training(job: JobFolder) -> bool:
+    """Only a training has states. One whose `job.json` is damaged counts as none: it can't be resumed."""
+    try:
+        return isinstance(job.read_spec(), TrainSpec)
+    except JobError:
+        return False
+
+
+def _is_disk_full(job: JobFolder) -> bool:
+    """Whether a worker could not even tell of its end."""
+    try:
+        return shutil.disk_usage(job.path).free < _LAST_WORDS_BYTES
+    except OSError:
+        return False
 
 
 def _told_status(job: JobFolder, worker: Worker | None, reader: StatusReader) -> JobStatus:
@@ -176,10 +218,22 @@ def kill_worker(job: JobFolder) -> None:
     while has_job_thread(job) and time.monotonic() < until:
         job.request("stop")
         time.sleep(0.05)
-    process = _process(job, status_from_events(job.events()).pid)
+    process = process_of(job)
     if process is not None:
         process.kill()
         wait_for_end(job)
+
+
+def _pid_file(job: JobFolder) -> Path:
+    """Tells who was started last, for the moment until it has said its first word."""
+    return job.path / "worker.pid"
+
+
+def _started_pid(job: JobFolder) -> int:
+    try:
+        return int(_pid_file(job).read_text(encoding="ascii"))
+    except (OSError, ValueError):  # none was started, or its starter died at it
+        return 0
 
 
 def _process(job: JobFolder, pid: int) -> psutil.Process | None:

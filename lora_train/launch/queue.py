@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,9 +21,9 @@ import msgspec
 
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, TrainToolsError
-from lora_train.core.files import lock
-from lora_train.core.jobs import JobFolder, Request, status_from_events
-from lora_train.core.workspace import read_json, write_json
+from lora_train.core.files import lock, wait_for_lock
+from lora_train.core.jobs import JobFolder, Request, StatusReader
+from lora_train.core.records import read_json, write_json
 from lora_train.launch import launcher
 
 if TYPE_CHECKING:
@@ -154,17 +153,15 @@ class JobQueue:
     def _changing(self) -> Generator[_Content, None, None]:
         """The content, written back at the end if nothing was raised."""
         self.root.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + _LOCK_WAIT_S
-        while (held := lock(self.root / "queue.lock")) is None:
-            if time.monotonic() > until:
-                raise JobError("The queue is locked by another program.", "Try again in a moment.")
-            time.sleep(0.01)
+        held = wait_for_lock(self.root / "queue.lock", _LOCK_WAIT_S)
+        if held is None:
+            raise JobError("The queue is locked by another program.", "Try again in a moment.")
         with held:
             content = self._read()
             before = msgspec.json.encode(content)
             yield content
             if msgspec.json.encode(content) != before:
-                write_json(self._path, content)
+                write_json(self._path, content, keeps_before=True)
 
 
 def _turns(content: _Content) -> list[Turn]:
@@ -317,7 +314,7 @@ def _is_over(job: JobFolder, turn: Turn) -> bool:
 
 
 def _tell_early_end(job: JobFolder, request: Request) -> None:
-    step = status_from_events(job.events()).step
+    step = StatusReader(job).read().step
     _tell(job, ev.Stopped(step=step) if request == "stop" else ev.Paused(step=step))
 
 

@@ -15,7 +15,7 @@ from lora_train.core.curve_table import CurveRow, curve_rows
 from lora_train.core.errors import JobError
 from lora_train.core.history import MadeFrom, PictureFacts, Versions, read_made_from, read_versions
 from lora_train.core.history_differences import shown_setting
-from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
 from lora_train.core.judgement import Judgement
 from lora_train.core.memory import MemoryFacts, read_memory
 from lora_train.core.recommendation import best_of, read_choice, read_judgement
@@ -101,7 +101,7 @@ def read_facts(folder: Path) -> ReportFacts:
         raise JobError(f"{job.path.name} is no training.")
     settings = spec.settings
     is_private = bool(settings.private_metadata or getattr(settings, "private_use", False))
-    status = status_from_events(job.events())
+    status = StatusReader(job).read()
     made = read_made_from(job.path)
     best = best_of(job, status.saved)
     loras = _loras(job.path, status)

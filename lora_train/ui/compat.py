@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -81,6 +82,25 @@ def _closed_to_clients() -> dict[str, Any]:
 def _event_options() -> frozenset[str]:
     """Options of every event; read from the one event that no host wraps."""
     return frozenset(inspect.signature(gr.Blocks.load).parameters)
+
+
+def make_upload(label: str, elem_id: str) -> Component:
+    """A place to drop files on, which gives its handler what was uploaded and nothing else."""
+    upload: Component = make(gr.File, label=label, file_count="multiple", elem_id=elem_id)
+    preprocess = upload.preprocess
+
+    def preprocess_uploads(given: Any) -> Any:
+        if isinstance(given, (list, dict)):  # gradio 3; later ones have looked at the paths by now
+            given = [file for file in ([given] if isinstance(given, dict) else given) if was_uploaded(file)]
+        return preprocess(given)
+
+    def was_uploaded(file: Any) -> bool:
+        """gradio 3 takes any file of the server that a caller names."""
+        kept_in = Path(upload.DEFAULT_TEMP_DIR).resolve()
+        return not file.get("is_file") or Path(str(file.get("name"))).resolve().is_relative_to(kept_in)
+
+    upload.preprocess = preprocess_uploads
+    return upload
 
 
 def uploaded_name(file: Any) -> str:

@@ -94,6 +94,36 @@ def post_button(
     return f'<button type="button" class="train-tools-button{tone}"{attributes}>{escape(text)}</button>'
 
 
+_MOST_DIGITS = 7
+"""Of a page; more are no number that a person meant."""
+
+
+def pager(param: str, page: int, count: int, length: int, names: tuple[str, str]) -> str:
+    """Buttons to the page before and after of so many things; nothing where one page of `length` holds them all.
+
+    `names` are what a screen reader says of the two. The page's script asks with `param` for what was pressed.
+    """
+    pages = -(-count // length)
+    if pages < 2:
+        return ""
+    turns = (("‹", page - 1, names[0]), ("›", page + 1, names[1]))
+    buttons = "".join(_turn(param, *turn) for turn in turns if 1 <= turn[1] <= pages)
+    return f'<div class="train-tools-actions">{buttons}{value(f"{page} / {pages}")}</div>'
+
+
+def page_of(wanted: str, count: int, length: int) -> int:
+    """The page, from 1, that an address asks for, as far as it exists."""
+    pages = max(1, -(-count // length))
+    return min(max(int(wanted), 1), pages) if wanted.isdecimal() and len(wanted) < _MOST_DIGITS else 1
+
+
+def _turn(param: str, sign: str, page: int, name: str) -> str:
+    attributes = attributes_text(
+        {"data-param": param, "data-value": page, "data-key": f"{param} {name}", "aria-label": name, "title": name}
+    )
+    return f'<button type="button" class="train-tools-button"{attributes}>{sign}</button>'
+
+
 def attributes_text(attributes: Mapping[str, object]) -> str:
     """` name="value"` for each, escaped."""
     return "".join(f' {name}="{escape(str(content))}"' for name, content in attributes.items())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
+from lora_train.app.asked_at_once import AskedAtOnce
 from lora_train.app.captions import FilterMode, RowOrder
 from lora_train.app.snapshot import Forecast, Selection, Snapshot
 from lora_train.core.errors import ConfigError, TrainToolsError
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from lora_train.app import App
 
 
+class Live:
+    """What the page's script polls; pages that show the same are answered together."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._asked: AskedAtOnce[dict[str, Any]] = AskedAtOnce()
+
+    def __call__(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """As `live`."""
+        shown = {key: value for key, value in query.items() if key != "seen"}
+        told = self._asked.of(tuple(sorted(shown.items())), lambda: live(self._app, shown))
+        return _unseen(told, query)
+
+
 def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
     """The live parts for the project, version and train of `query`, by name.
 
@@ -27,16 +42,15 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
     into the addresses of pictures.
     """
     token = query.get("token", "")
-    snapshot = app.snapshot(query.get("project", ""), query.get("version", ""), query.get("train", ""))
     makers: dict[str, Callable[[], str]] = {
-        "dataset": lambda: view.dataset_html(snapshot, token),
+        "dataset": lambda: view.dataset_html(snapshot, token, query.get("gallery", "")),
         "sum": lambda: view.sum_html(_forecast(app, snapshot.selection)),
         "optimizers": lambda: _optimizers(app, snapshot.selection),
         "preset": lambda: _preset(app, snapshot.selection),
         "presets": lambda: view.own_presets_html(app.presets.list(), token),
         "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
         "queue": lambda: view.queue_html(snapshot),
-        "results": lambda: view.results_html(snapshot, token, _history(app, snapshot, query, token)),
+        "results": lambda: _results(app, snapshot, query, token),
         "sweep_sum": lambda: _sweep_sum(app, snapshot.selection),
         "sweeps": lambda: _sweeps(app, snapshot.selection),
         "judge": lambda: _judge(app, snapshot, token),
@@ -49,16 +63,24 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "grids": lambda: _grids(app, snapshot.selection, query, token),
     }
     wanted = query["parts"].split(",") if query.get("parts") else list(makers)
-    everything = {name: make() for name, make in makers.items() if name in wanted}
-    marks = {name: mark(name, html) for name, html in everything.items()}
-    seen = set(query.get("seen", "").split(","))
-    return {
-        "fragments": {name: html for name, html in everything.items() if marks[name] not in seen},
-        "marks": marks,
+    with app.datasets.glancing():
+        snapshot = app.snapshot(query.get("project", ""), query.get("version", ""), query.get("train", ""))
+        everything = {name: make() for name, make in makers.items() if name in wanted}
+    told = {
+        "fragments": everything,
+        "marks": {name: mark(name, html) for name, html in everything.items()},
         "busy": _is_busy(app, snapshot),
         "loras_revision": snapshot.loras_revision,
         "selection": msgspec.to_builtins(snapshot.selection),
     }
+    return _unseen(told, query)
+
+
+def _unseen(told: dict[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
+    """Without the parts that the page shows as they are."""
+    seen = set(query.get("seen", "").split(","))
+    fragments = {name: html for name, html in told["fragments"].items() if told["marks"][name] not in seen}
+    return {**told, "fragments": fragments}
 
 
 def _is_busy(app: App, snapshot: Snapshot) -> bool:
@@ -154,6 +176,11 @@ def _judge(app: App, snapshot: Snapshot, token: str) -> str:
         return ""
     judge = app.judging.snapshot(snapshot.shown.job)
     return view.judge_html(judge, snapshot.shown, snapshot.selection, token)
+
+
+def _results(app: App, snapshot: Snapshot, query: Mapping[str, str], token: str) -> str:
+    history = _history(app, snapshot, query, token)
+    return view.results_html(snapshot, token, history, query.get("cards", ""))
 
 
 def _history(app: App, snapshot: Snapshot, query: Mapping[str, str], token: str) -> str:

@@ -21,6 +21,7 @@ from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import TrainToolsError
+from lora_train.core.failures import refusal_of
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.settings import check_settings
 from lora_train.core.sweep_settings import SweepSettings
@@ -111,8 +112,8 @@ class Page:
             except TrainToolsError as error:
                 return {self.message: self.message_html(error.message, error.hint, "error")}
             except OSError as error:
-                words = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-                return {self.message: self.message_html(f"The disk refused: {words}.", kind="error")}
+                refused = refusal_of(error)
+                return {self.message: self.message_html(refused.message, refused.hint, "error")}
             except Exception:  # the border to the host: a mistake of ours must not become its error box
                 _log.exception("Train Tools could not answer %s", handler.__name__)
                 return {self.message: self.message_html(_MISTAKE, "The log has more.", "error")}
@@ -181,7 +182,7 @@ class Page:
 
     def _model_html(self, selection: Selection) -> str:
         chosen = self.app.settings.train(selection.project, selection.version)["base_model"]
-        return view.model_html(self.app.training.base_model(chosen) if chosen else BaseModelSnapshot())
+        return view.model_html(self.app.base_models.look(chosen) if chosen else BaseModelSnapshot())
 
     # --- settings ---
 

@@ -17,6 +17,8 @@ from lora_train.ui.html import (
     badge,
     counted,
     error_panel,
+    page_of,
+    pager,
     paragraph,
     picture_url,
     post_button,
@@ -32,8 +34,15 @@ from lora_train.ui.view_memory import fit_html
 _PREDICTIONS = {"epsilon": "epsilon prediction", "v_prediction": "v prediction"}
 
 
-def dataset_html(snapshot: Snapshot, token: str) -> str:
-    """The pictures of the version with their captions, what is wrong with them, and a running *Update Dataset*."""
+GALLERY_LENGTH = 100
+"""Pictures that are shown at once."""
+
+
+def dataset_html(snapshot: Snapshot, token: str, page: str = "") -> str:
+    """The pictures of the version with their captions, what is wrong with them, and a running *Update Dataset*.
+
+    `page`, from 1, is that of the gallery.
+    """
     selection, dataset = snapshot.selection, snapshot.dataset
     if not selection.version:
         return paragraph(words("Create a project and a version first."), "train-tools-quiet")
@@ -42,8 +51,13 @@ def dataset_html(snapshot: Snapshot, token: str) -> str:
     if not dataset.pictures:
         empty = words("Drop 10-20 pictures on Upload Dataset, then press Update Dataset.")
         return f'{update}{problems}<div class="train-tools-empty">{empty}</div>'
-    figures = "".join(_figure(picture, selection, token) for picture in dataset.pictures)
-    return f'{_counts(dataset)}{update}{problems}<div class="train-tools-gallery">{figures}</div>{_folders(dataset)}'
+    count = len(dataset.pictures)
+    number = page_of(page, count, GALLERY_LENGTH)
+    shown = dataset.pictures[(number - 1) * GALLERY_LENGTH : number * GALLERY_LENGTH]
+    figures = "".join(_figure(picture, selection, token) for picture in shown)
+    turns = pager("gallery", number, count, GALLERY_LENGTH, ("Previous pictures", "Next pictures"))
+    gallery = f'<div class="train-tools-gallery">{figures}</div>{turns}'
+    return f"{_counts(dataset)}{update}{problems}{gallery}{_folders(dataset)}"
 
 
 def _counts(dataset: DatasetSnapshot) -> str:

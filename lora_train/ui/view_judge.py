@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from lora_train.app.judging import JudgeForecast, JudgeSnapshot
 from lora_train.app.snapshot import Selection, TrainSnapshot
-from lora_train.core.judgement import Judged, Judgement
+from lora_train.core.judgement import BASE_MODEL, Judged, Judgement
 from lora_train.ui.html import (
     apart,
     attributes_text,
@@ -83,14 +83,34 @@ def _cost(forecast: JudgeForecast) -> str:
 def _verdict(judge: JudgeSnapshot, train: TrainSnapshot) -> str:
     """The recommendation, and what its person took instead."""
     judgement = judge.judgement
-    lines = [paragraph(sentence(judgement.reason), "train-tools-strong")] if judgement and judgement.reason else []
+    lines = _recommendation(judgement) if judgement is not None else []
     if judgement and judgement.encoder:
-        lines.append(paragraph(f"{words('Judged by:')} {sentence(judgement.encoder)}", "train-tools-quiet"))
+        encoder = words(BASE_MODEL) if judgement.encoder == BASE_MODEL else value(judgement.encoder)
+        lines.append(paragraph(f"{words('Judged by:')} {encoder}", "train-tools-quiet"))
     if judge.choice is not None:
         back = post_button("Follow the recommendation", "judge/follow", {"job": train.job})
-        chosen = value(f"{PurePosixPath(judge.choice.lora).stem} × {judge.choice.weight:g}")
+        chosen = value(_at_weight(judge.choice.lora, judge.choice.weight))
         lines.append(paragraph(f"{words('You chose')} {chosen} {back}"))
     return f'<div class="train-tools-box train-tools-verdict">{"".join(lines)}</div>'
+
+
+def _recommendation(judgement: Judgement) -> list[str]:
+    """The best LoRA and what its numbers mean; where there is none, why."""
+    best = [row for row in judgement.rows if (row.lora, row.weight) == (judgement.lora, judgement.weight)]
+    if not best:
+        return [paragraph(sentence(judgement.reason), "train-tools-strong")] if judgement.reason else []
+    (row, *_) = best
+    headline = f"{words('The best choice:')} {value(_at_weight(row.lora, row.weight))}"
+    reasons = (
+        f"{words('As like your pictures as they are among themselves:')} {value(f'{row.likeness:.0%}')}",
+        f"{words('Follows prompts as well as the base model:')} {value(f'{row.obedience:.0%}')}",
+        f"{words('Still draws ordinary prompts right:')} {value(f'{row.retention:.0%}')}",
+    )
+    return [paragraph(headline, "train-tools-strong"), *map(paragraph, reasons)]
+
+
+def _at_weight(lora: str, weight: float) -> str:
+    return f"{PurePosixPath(lora).stem} × {weight:g}"
 
 
 def _table(judgement: Judgement, judge: JudgeSnapshot, train: TrainSnapshot) -> str:
@@ -161,10 +181,10 @@ def _pair(
         f'<img loading="lazy" decoding="async" width="96" height="96"{attributes_text({"src": url, "alt": name})}>'
         for url, name in ((job_file_url(train.job, sample, token), sample), (picture_url(query, token), nearest))
     )
-    told = f"{PurePosixPath(row.lora).stem} × {row.weight:g}"
+    told = value(_at_weight(row.lora, row.weight))
     return (
         f'<figure class="train-tools-pair"><span class="train-tools-value" title="{escape(nearest)}">{pictures}</span>'
-        f"<figcaption>{value(f'{copied:.2f}', 'train-tools-strong')} {value(told)}</figcaption></figure>"
+        f"<figcaption>{value(f'{copied:.2f}', 'train-tools-strong')} {told}</figcaption></figure>"
     )
 
 

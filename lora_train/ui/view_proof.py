@@ -35,7 +35,7 @@ def _details(summary: str, proof: Proof, lora: LoraEntry, more: str) -> str:
 
 def _facts(proof: Proof, lora: LoraEntry) -> str:
     prompt = f"<li>{words('For the prompt:')} {value(lora.prompt)}</li>" if lora.prompt else ""
-    return f'<ul class="train-tools-facts">{"".join(map(_fact, proof.facts))}{prompt}</ul>'
+    return f'<ul class="train-tools-proof-facts">{"".join(map(_fact, proof.facts))}{prompt}</ul>'
 
 
 def _fact(fact: Fact) -> str:

@@ -12,6 +12,8 @@ from lora_train.ui.html import (
     counted,
     job_file_url,
     local_time,
+    page_of,
+    pager,
     paragraph,
     post_button,
     sentence,
@@ -22,15 +24,26 @@ from lora_train.ui.html import (
 from lora_train.ui.view_progress import state_html
 from lora_train.ui.view_proof import proof_html
 
+_CARDS_LENGTH = 50
+"""LoRAs that are shown at once."""
+_SETTING_WORDS = ("batch", "continues", "epochs")
+"""Words before values in the summary of a train; `rank` is the same in every language."""
 
-def results_html(snapshot: Snapshot, token: str, history: str = "") -> str:
-    """The trains to choose from, and the LoRAs of the shown one as cards; `history` is what stands below its facts."""
+
+def results_html(snapshot: Snapshot, token: str, history: str = "", page: str = "") -> str:
+    """The trains to choose from, and the LoRAs of the shown one as cards; `history` is what stands below its facts.
+
+    `page`, from 1, is that of the cards.
+    """
     if not snapshot.trains:
         return paragraph(words("Finished LoRAs appear here."), "train-tools-quiet")
     shown = snapshot.shown or snapshot.trains[0]
     rows = "".join(_train_row(train, is_shown=train.job == shown.job) for train in snapshot.trains)
-    cards = "".join(_card(shown, lora, token) for lora in shown.loras)
-    below = f'<div class="train-tools-cards">{cards}</div>'
+    number = page_of(page, len(shown.loras), _CARDS_LENGTH)
+    on_page = shown.loras[(number - 1) * _CARDS_LENGTH : number * _CARDS_LENGTH]
+    cards = "".join(_card(shown, lora, token) for lora in on_page)
+    turns = pager("cards", number, len(shown.loras), _CARDS_LENGTH, ("Newer LoRAs", "Older LoRAs"))
+    below = f'<div class="train-tools-cards">{cards}</div>{turns}'
     if not cards:
         below = paragraph(words("No LoRA has been saved by this training yet."), "train-tools-quiet")
     return f'<ul class="train-tools-trains">{rows}</ul>{_train_facts(shown)}{history}{below}'
@@ -61,11 +74,17 @@ def _train_facts(train: TrainSnapshot) -> str:
     if train.place is None and train.status.state != "running":
         buttons += post_button("Delete train", "jobs/delete", body)
     facts = [f"{words('Base model:')} {value(train.base_model)}"] if train.base_model else []
-    facts += [value(text) for text in (train.family, train.summary) if text]
+    facts += [value(train.family)] if train.family else []
+    facts += [_setting(text) for text in train.summary.split(" · ") if text]
     return (
         f'<div class="train-tools-facts-row">{paragraph(apart(facts))}'
         f'<span class="train-tools-actions">{buttons}</span></div>'
     )
+
+
+def _setting(text: str) -> str:
+    name, _, number = text.partition(" ")
+    return f"{words(name)} {value(number)}" if name in _SETTING_WORDS else value(text)
 
 
 def _card(train: TrainSnapshot, lora: LoraEntry, token: str) -> str:

@@ -15,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_train.core.tensorfiles import read_tensor_file, tensor_bytes
+from lora_train.core.tensor_infos import tensor_bytes
+from lora_train.core.tensorfiles import read_tensor_file
 
 _OPSET, _IR_VERSION = 13, 8
 """Of 2020 and 2021, so that every onnxruntime can run them."""

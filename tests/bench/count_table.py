@@ -8,7 +8,12 @@ import sys
 import tempfile
 
 CASES = {"sd15_512_b1": "SD 1.5 512", "sdxl_1024_b1": "SDXL 1024"}
-VARIANTS = {"": [], ", checkpointing": ["--set", "gradient_checkpointing=true"]}
+_CHECKPOINTING = ["--set", "gradient_checkpointing=true"]
+VARIANTS = {
+    "": [],
+    ", checkpointing": _CHECKPOINTING,
+    ", checkpointing, int8": [*_CHECKPOINTING, "--set", "base_weights=int8"],
+}
 
 
 def main() -> int:

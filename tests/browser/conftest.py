@@ -13,48 +13,25 @@ import base64
 import importlib.util
 import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
+
+from tests.browser.sites import DEMO, Kind, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "lora_train" / "assets" / "demo"
-START_S = 150
 PATIENCE_S = 60.0
 """For anything that a page shows; most of it is there within a second, on a machine that does nothing else."""
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-
-
-class Kind(NamedTuple):
-    """A page to test: "standalone" or "webui", the Python that serves it, and the folder of a genuine WebUI."""
-
-    name: str
-    python: str
-    folder: str
-
-    def __str__(self) -> str:
-        version = subprocess.run(
-            [self.python, "-c", "import importlib.metadata as m; print(m.version('gradio'))"],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip()
-        return f"{'genuine-' if self.folder else ''}{self.name}-gradio{version}"
 
 
 def _kinds() -> list[Kind]:
@@ -84,130 +61,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if missing and str(item.path).startswith(here):
             item.add_marker(pytest.mark.skip(reason=f"browser tests need {missing}"))
-
-
-CPU_FLAGS = [
-    *("--use-cpu", "all", "--no-half", "--precision", "full", "--skip-torch-cuda-test", "--no-download-sd-model"),
-    *("--do-not-download-clip", "--no-hashing", "--api", "--skip-prepare-environment", "--skip-version-check"),
-]
-"""A genuine WebUI on a machine without a card or network."""
-
-
-class Site:
-    """A running page over a workspace of its own."""
-
-    def __init__(self, kind: Kind, root: Path, flags: tuple[str, ...] = (), *, is_installed: bool = True) -> None:
-        self.kind = kind
-        self.root = root
-        self.flags = flags
-        self.port = _free_port()
-        self.lora_dir = root / "models" / "Lora"
-        self.models_dir = root / "models" / "Stable-diffusion"
-        self.log_path = root / "site.log"
-        is_webui = kind.name == "webui"
-        self.workspace = root / "outputs" / "train_tools" if is_webui else root / "workspace"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.lora_dir.mkdir(parents=True, exist_ok=True)
-        self.models_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(DEMO / "tiny_sd.safetensors", self.models_dir / "tiny_sd.safetensors")
-        if kind.folder:
-            self._prepare_genuine(is_installed)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        """Start the server and wait until it can be used."""
-        before = self.times_ready()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "PYTHONUTF8": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdout=log,
-                stderr=log,
-                cwd=self.kind.folder or self.root,
-                env=environment,
-                start_new_session=True,
-            )
-        self.wait_until_up(before + 1)
-
-    def wait_until_up(self, times: int = 1) -> None:
-        """Wait until the server has said so often that it is ready. A1111 must not be asked anything before."""
-        until = time.monotonic() + START_S
-        while time.monotonic() < until and self._process is not None and self._process.poll() is None:
-            if self.times_ready() >= times:
-                return
-            time.sleep(0.2)
-        pytest.fail(f"{self.kind} did not start:\n{self.log()}")
-
-    def times_ready(self) -> int:
-        """How often this server or one before it got ready."""
-        if not self.log_path.exists():
-            return 0
-        log = self.log_path.read_text(encoding="utf-8", errors="replace")
-        return len(re.findall(r"^(?:ready: http|Train Tools: http|Startup time: )", log, re.MULTILINE))
-
-    def kill(self) -> None:
-        """End the server as a crash would; its workers go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def end(self) -> None:
-        """End the server, and the workers that a failed test left behind."""
-        self.kill()
-        for process in psutil.process_iter(["cmdline"]):
-            if "lora_train.worker" in (command := process.info["cmdline"] or []) and str(self.root) in command[-1]:
-                process.kill()
-
-    def log(self) -> str:
-        return self.log_path.read_text(encoding="utf-8", errors="replace")[-8000:]
-
-    def _prepare_genuine(self, is_installed: bool) -> None:
-        """The small model's own config and text encoder for the host, and the extension."""
-        clip = self.root / "tiny_clip"
-        shutil.copytree(DEMO / "tiny_clip", clip, dirs_exist_ok=True)
-        shutil.copytree(DEMO.parent / "clip_vocabulary", clip, dirs_exist_ok=True)
-        config = (DEMO / "tiny_sd.yaml").read_text(encoding="utf-8")
-        path = self.models_dir / "tiny_sd.yaml"
-        path.write_text(re.sub(r"version: .*", f"version: {clip}", config), encoding="utf-8")
-        extension = self.root / "extensions" / "train-tools"
-        if is_installed and not extension.exists():
-            extension.parent.mkdir(parents=True, exist_ok=True)
-            extension.symlink_to(ROOT)
-
-    def _command(self) -> list[str]:
-        if self.kind.folder:
-            launch = [str(Path(self.kind.folder) / "launch.py")]
-            own = ["--data-dir", str(self.root), *CPU_FLAGS]
-        elif self.kind.name == "webui":
-            launch = [str(ROOT / "tests" / "host" / "minimal_host" / "launch.py")]
-            own = ["--data-dir", str(self.root), "--extension", str(ROOT)]
-        else:
-            launch = [
-                "-c",
-                f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lora_train.__main__ import main; main()",
-                "ui",
-            ]
-            own = [
-                *("--workspace", str(self.workspace), "--models", str(self.models_dir)),
-                *("--lora-dir", str(self.lora_dir)),
-            ]
-        return [self.kind.python, *launch, "--port", str(self.port), *own, *self.flags]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -298,8 +151,11 @@ class Tab:
             box.click()
 
     def open_group(self, title: str) -> None:
-        """Open one of the accordions."""
+        """Open one of the accordions. Gradio 6 makes its fields only then, and for a moment hears nothing of what is
+        typed into them; no person is as quick.
+        """
         self.page.locator("#train_tools_page").get_by_text(title, exact=True).click()
+        self.page.wait_for_timeout(500)
 
     def teach_the_star(self, epochs: int) -> None:
         """The settings that make the small model learn the demo's concept, and draw it; 16 steps an epoch."""
@@ -393,8 +249,14 @@ class Tab:
             if time.monotonic() > until:
                 where = self.site.root / f"failure-{time.time():.0f}.png"
                 self.page.screenshot(path=where, full_page=True)
-                pytest.fail(f"not seen within {timeout_s:g} s; see {where}\n{self.site.log()[-3000:]}")
+                pytest.fail(f"not seen within {timeout_s:g} s; see {where}\n{self.told()}\n{self.site.told()}")
             self.page.wait_for_timeout(100)
+
+    def told(self) -> str:
+        """What the page says and what its script complained of: all that is left of a failure far away."""
+        script = "parts => parts.map(part => `${part.dataset.live}: ${part.innerText.slice(0, 500)}`)"
+        parts = self.page.locator(".train-tools-live").evaluate_all(script)
+        return "\n".join([*parts, *self.errors])
 
     def text(self, live: str) -> str:
         return " ".join(self.live(live).first.inner_text().split())

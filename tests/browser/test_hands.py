@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.browser.sites import DEMO
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -66,6 +70,65 @@ def test_a_double_click_begins_one_training(
     tab.live("progress").get_by_role("button", name="Stop now").or_(
         tab.live("progress").get_by_role("button", name="Cancel")
     ).click()
+
+
+_TALLER_SUM = """() => {
+    const fetch = window.fetch;
+    window.held = { isThere: false };
+    const toBeAnswered = new Promise((resolve) => (held.answer = resolve));
+    window.fetch = async (url, ...rest) => {
+        const answer = await fetch(url, ...rest);
+        if (!url.includes("live?") || !answer.ok) return answer;
+        const told = await answer.json();
+        told.fragments.sum = '<p style="height: 80px">There is more to say.</p>';
+        held.isThere = true;
+        await toBeAnswered;
+        return Response.json(told);
+    };
+}"""
+"""The page's script has its answer just when the test wants."""
+
+
+@pytest.mark.sites("standalone")  # the script is the same everywhere
+@pytest.mark.parametrize("pointer", ["mouse", "finger"])
+def test_a_button_stays_where_it_is_until_its_click_has_come(
+    site: Site, open_tab: Callable[..., Tab], pointer: str
+) -> None:
+    """What stands above it may grow at any moment: a forecast is ready, another program takes memory."""
+    tab = open_tab(site, has_touch=True)
+    tab.make(f"Pressed by a {pointer}")
+    tab.page.evaluate(_TALLER_SUM)
+    tab.shows(lambda: tab.page.evaluate("held.isThere"))
+    begin = tab.id("train_begin")
+    begin.scroll_into_view_if_needed()
+    box = begin.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = tab.page.context.new_cdp_session(tab.page)
+    if pointer == "finger":
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    else:
+        tab.page.mouse.move(x, y)
+        tab.page.mouse.down()
+    tab.page.evaluate("held.answer()")
+    tab.page.wait_for_timeout(100)  # a finger that stays for half a second wants a menu
+    assert "There is more" not in tab.text("sum")
+    if pointer == "finger":
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    else:
+        tab.page.mouse.up()
+    tab.shows(lambda: "base model" in tab.text("message"))
+    tab.shows(lambda: "There is more" in tab.text("sum"))
+
+
+@pytest.mark.sites("standalone")
+def test_a_press_whose_end_is_not_told_holds_nothing_for_long(site: Site, open_tab: Callable[..., Tab]) -> None:
+    """Of a scroll bar, or a list of the browser's own."""
+    tab = open_tab(site)
+    tab.make("Held")
+    tab.page.mouse.down()
+    tab.drop([DEMO / "pictures" / "1_sks" / "sks_00.png"])
+    tab.shows(lambda: tab.live("dataset").locator("figure").count() == 1)
 
 
 def test_a_caption_is_kept_however_the_picture_is_left(

@@ -179,6 +179,7 @@ def test_what_can_not_be_recorded_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert bool(losses.isfinite().all())
     assert [note for note in steps.notes() if note.startswith("Steps run without CUDA graphs: recording failed")]
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    torch.cuda.empty_cache()  # torch before 2.13 refuses after a capture that was broken off
 
 
 def test_previews_and_validation_in_between(tmp_path: Path) -> None:

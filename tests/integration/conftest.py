@@ -23,7 +23,7 @@ from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.workspace import Workspace
 from lora_train.launch.launcher import Worker
 
-WAIT_S = 120
+WAIT_S = 300
 """For anything a worker does in these tests; the slowest takes about 20 s on one slow core."""
 
 QUICK: dict[str, Any] = {

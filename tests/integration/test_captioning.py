@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lora_train.core.caption_settings import CaptionSettings
-from lora_train.core.jobs import JobFolder, status_from_events
+from lora_train.core.jobs import JobFolder, StatusReader
 from lora_train.core.specs import CaptionPlan, CaptionSpec
 from lora_train.data.captioning import Change, read_changes
 from lora_train.data.captions import read_caption
@@ -58,7 +58,7 @@ def test_a_job_from_start_to_end(version: Version, tagger: str) -> None:
     version.put("black.png", "black")
     plan = CaptionPlan(wd14=tagger, settings=CaptionSettings(policy="prepend", wd14_threshold=0.4, device="cpu"))
     assert version.start(plan).wait(WAIT_S) == 0
-    status = status_from_events(version.job.events())
+    status = StatusReader(version.job).read()
     assert (status.state, status.result) == ("finished", {"captions": 3, "kept": 0})
     assert (status.phase, status.phase_done, status.phase_total) == ("writing captions", 3, 3)
     expected = {"black.png": ">_<", "sky.png": "by hand, blue sky, >_<", "赤.png": "rose, red rose, rose (ruby), >_<"}
@@ -71,7 +71,7 @@ def test_a_damaged_model_is_told_and_changes_nothing(version: Version, tagger: s
     (Path(tagger) / "model.onnx").write_bytes(b"<html>")
     plan = CaptionPlan(wd14=tagger, settings=CaptionSettings(policy="overwrite"))
     assert version.start(plan).wait(WAIT_S) == 1
-    status = status_from_events(version.job.events())
+    status = StatusReader(version.job).read()
     assert (status.state, status.error) == ("failed", "ModelError")
     assert "model.onnx can't be loaded" in status.message
     assert version.captions() == {"a.png": "by hand"}
@@ -91,7 +91,7 @@ def test_a_stop_that_waits_is_heeded(version: Version, tagger: str) -> None:
     version.put("a.png", "red")
     version.job.request("stop")
     assert version.start(CaptionPlan(wd14=tagger)).wait(WAIT_S) == 0
-    assert status_from_events(version.job.events()).state == "stopped"
+    assert StatusReader(version.job).read().state == "stopped"
     assert version.captions() == {"a.png": ""}
 
 

@@ -12,6 +12,12 @@ import pytest
 
 TARGETS = {"sd15_512_b1": 2750, "sdxl_1024_b1": 8300}
 """Kernels per step with rank 16, float32 LoRA weights, AdamW; kohya's sd-scripts asks for 6355 and 19651."""
+PEAKS = {
+    "": {"sd15_512_b1": 2.65, "sdxl_1024_b1": 11.7},
+    "gradient_checkpointing=true": {"sd15_512_b1": 2.1, "sdxl_1024_b1": 6.4},
+    "gradient_checkpointing=true base_weights=int8": {"sd15_512_b1": 1.2, "sdxl_1024_b1": 3.8},
+}
+"""GB of tensors at most, in bf16, by what is set."""
 TIME_STEPS = Path(__file__).parents[1] / "bench" / "time_steps.py"
 PHASE_KEYS = {"kernels", "bytes_moved", "flops", "host_syncs"}
 
@@ -46,6 +52,17 @@ def test_the_host_never_waits(counted: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_kernels_per_step(counted: dict[str, Any], name: str) -> None:
     assert counted[name]["kernels"] <= TARGETS[name], counted[name]["calls"]
+
+
+@pytest.mark.parametrize("settings", PEAKS)
+def test_memory_of_a_step(counted: dict[str, Any], tmp_path: Path, settings: str) -> None:
+    found = counted
+    if settings:
+        done = bench(tmp_path, "--count", *(part for pair in settings.split() for part in ("--set", pair)))
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+    peaks = {name: case["peak_bytes"] / 1e9 for name, case in found.items()}
+    assert {name: peak for name, peak in peaks.items() if peak > PEAKS[settings][name]} == {}
 
 
 @pytest.mark.parametrize(("name", "tera"), [("sd15_512_b1", 1.80), ("sdxl_1024_b1", 14.65)])

@@ -46,9 +46,8 @@ def test_stopped_and_resumed_by_workers(studio: Any, loras: list[Path]) -> None:
     studio.wait_until(lambda: len(list((job.path / "pictures").glob("*.png"))) == 6, process)
     job.request("stop")
     assert studio.end(job, process).state == "stopped"
-    spec = msgspec.json.decode(job.spec_path.read_bytes())
-    spec["grid"]["steps"] = [2, 3]
-    job.spec_path.write_bytes(msgspec.json.encode(spec))
+    spec: Any = job.read_spec()
+    job.replace_spec(msgspec.structs.replace(spec, grid=msgspec.structs.replace(spec.grid, steps=(2, 3))))
     status = studio.run(job)
     assert (status.state, status.result["pictures"]) == ("finished", 6)
     assert (job.path / grid_file(loras[0].stem)).is_file()

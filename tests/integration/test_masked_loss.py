@@ -153,7 +153,7 @@ def test_masks_change_nothing_unasked(studio: Studio, prepare: Prepare) -> None:
         training = prepare(images, name=name, epochs=1)
         training.start_or_go_on()
         assert training.loop() == "finished"
-        assert not [note for note in notes(training.job) if "mask" in note]
+        assert not [note for note in notes(training.course.job) if "mask" in note]
         results.append({key: tensor.detach().clone() for key, tensor in training.run.network.tensors().items()})
     for other in results[1:]:
         assert all(torch.equal(tensor, results[0][key]) for key, tensor in other.items())
@@ -162,4 +162,6 @@ def test_masks_change_nothing_unasked(studio: Studio, prepare: Prepare) -> None:
 def test_no_mask_is_told(studio: Studio, prepare: Prepare) -> None:
     training = prepare(studio.pictures("pictures", ["red"]), masked_loss=True)
     assert training.run.masks is None
-    assert [note for note in notes(training.job) if note.startswith("Masked loss is on, but no picture has a mask")]
+    assert [
+        note for note in notes(training.course.job) if note.startswith("Masked loss is on, but no picture has a mask")
+    ]

@@ -16,8 +16,7 @@ from lora_train.core.limits import Limits, write_limits
 from lora_train.core.memory import MemoryPlan, ladder, read_memory
 from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch, View
-from lora_train.engine import setup, trial
-from lora_train.engine import train as engine
+from lora_train.engine import results, setup, trial
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.step import losses_of
 from tests.integration.test_nan import train_here
@@ -262,7 +261,7 @@ def test_previews_that_do_not_fit_are_left_out(
         assert model.vae is not None
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(engine, "draw_previews", too_large)
+    monkeypatch.setattr(results, "draw_previews", too_large)
     drop_vae = BaseModel.drop_vae
     monkeypatch.setattr(BaseModel, "drop_vae", lambda model: (drop_vae(model), vaes.append(model._vae)))
     job = studio.plan(images, **SETTINGS, generate_previews=True, preview_prompts=["a thing"], save_every_epochs=1)

@@ -11,7 +11,7 @@ import torch
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import TrainSpec
-from lora_train.engine import step
+from lora_train.engine import step, way_back
 from lora_train.engine import train as engine
 from lora_train.engine.reporting import Reporter
 
@@ -99,7 +99,7 @@ def test_no_state_is_written_from_broken_weights(
     bad_step = 6
     written: list[tuple[int, bool]] = []
     losses_of = step.losses_of
-    save_state = engine.save_state
+    save_state = way_back.save_state
     state = {"step": 0, "is_broken": False}
 
     def broken_once(run: Any, inputs: Any) -> torch.Tensor:
@@ -112,10 +112,10 @@ def test_no_state_is_written_from_broken_weights(
         written.append((facts.clock.step, all(bool(t.isfinite().all()) for t in tensors.values())))
 
     monkeypatch.setattr(step, "losses_of", broken_once)
-    monkeypatch.setattr(engine, "save_state", spied_save)
+    monkeypatch.setattr(way_back, "save_state", spied_save)
     # A state is due after every step; losses come in far later.
     monkeypatch.setattr("lora_train.engine.reporting._SEND_EVERY_S", 1000)
-    monkeypatch.setattr(engine.Training, "state_at", property(lambda _: -1e9, lambda _, __: None), raising=False)
+    monkeypatch.setattr(way_back.WayBack, "state_at", property(lambda _: -1e9, lambda _, __: None), raising=False)
     job = studio.plan(images, epochs=1, repeats=3, state_every_s=1)
     assert train_here(job) == "finished"
 

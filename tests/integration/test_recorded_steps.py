@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder
+from lora_train.core.memory import read_memory
 from lora_train.core.specs import TrainSpec
 from lora_train.engine import devices, setup, step
 from lora_train.engine import train as engine
@@ -157,3 +158,29 @@ def test_what_can_not_be_recorded_is_told_and_trained(
     assert "recording failed" in notes[0]
     assert recorder.replays == 0
     assert files.tensor_bytes(files.final(recorded)) == files.tensor_bytes(files.final(plain)), "all as without"
+
+
+def test_memory_that_runs_out_costs_the_recordings_before_a_rung(
+    studio: Studio, files: type[Files], tapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when pictures of another shape come up late: they can't use the memory of what was recorded."""
+    images = studio.pictures("pictures", ["a red thing", "a blue thing"])
+    plain, _ = train(studio, "plain", images)
+    calls: list[int] = []
+    batch_inputs = step.batch_inputs
+
+    def too_much(run: Any, batch: Any) -> Any:
+        calls.append(run.recordings.count)
+        if len(calls) == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return batch_inputs(run, batch)
+
+    monkeypatch.setattr(step, "batch_inputs", too_much)
+    notes = record(monkeypatch, tapes.TapeRecorder())
+    job, events = train(studio, "recorded", images)
+    assert notes == ["Steps run without CUDA graphs: their memory is needed for steps of other shapes."]
+    (told,) = [event.message for event in events if isinstance(event, ev.Note) and "Memory ran out" in event.message]
+    assert told == "Memory ran out at step 10: back to step 0."
+    assert (calls[9], calls[10:]) == (2, [0] * STEPS)
+    assert read_memory(job.path) is None, "the plan is the one that it was"
+    assert files.tensor_bytes(files.final(job)) == files.tensor_bytes(files.final(plain)), "all as without"

@@ -10,7 +10,7 @@ import pytest
 
 from lora_train import worker
 from lora_train.core import events as ev
-from lora_train.engine import train as engine
+from lora_train.engine import results, train, way_back
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Studio
@@ -25,7 +25,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_loop_goes_on_while_a_lora_is_written(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first epoch's LoRA is held back until three steps more are done: a loop that waited for it would hang."""
     images = studio.pictures("pictures", ["red", "blue"])
-    steps, save_lora, train_step = {"done": 0}, engine.save_lora, engine.train_step
+    steps, save_lora, train_step = {"done": 0}, results.save_lora, train.train_step
     begun, went_on = threading.Event(), threading.Event()
 
     def counted(run: Any, group: Any) -> Any:
@@ -40,8 +40,8 @@ def test_the_loop_goes_on_while_a_lora_is_written(studio: Studio, monkeypatch: p
         time.sleep(0.1)
         save_lora(path, *rest)
 
-    monkeypatch.setattr(engine, "save_lora", slow)
-    monkeypatch.setattr(engine, "train_step", counted)
+    monkeypatch.setattr(results, "save_lora", slow)
+    monkeypatch.setattr(train, "train_step", counted)
     job = studio.plan(images, epochs=3, repeats=2, save_every_epochs=1)
     assert worker.main([str(job.path)]) == 0
     assert begun.is_set()
@@ -54,7 +54,7 @@ def test_the_loop_goes_on_while_a_lora_is_written(studio: Studio, monkeypatch: p
 
 def test_a_full_disk_ends_the_training(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     images = studio.pictures("pictures", ["red", "blue"])
-    save_state, calls = engine.save_state, list[int]()
+    save_state, calls = way_back.save_state, list[int]()
 
     def fails_later(*arguments: Any) -> None:
         calls.append(1)
@@ -62,26 +62,28 @@ def test_a_full_disk_ends_the_training(studio: Studio, monkeypatch: pytest.Monke
             raise OSError(28, "No space left on device", "state")
         save_state(*arguments)
 
-    monkeypatch.setattr(engine, "save_state", fails_later)
+    monkeypatch.setattr(way_back, "save_state", fails_later)
     job = studio.plan(images, epochs=2, repeats=4, save_every_epochs=1)
     assert worker.main([str(job.path)]) == 1
     failed = job.events()[-1]
     assert isinstance(failed, ev.Failed)
     assert failed.error == "OSError"
-    assert "No space left on device" in failed.message
-    assert "disk has room" in failed.hint
+    assert failed.message == "state can't be written: the disk is full."
+    assert failed.hint == "Free some space, then try again."
 
 
 def test_pictures_are_told_of_after_their_lora(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_lora = engine.save_lora
+    save_lora = results.save_lora
 
     def slow(path: Any, *rest: Any) -> None:
         time.sleep(2)
         save_lora(path, *rest)
 
-    monkeypatch.setattr(engine, "save_lora", slow)
-    monkeypatch.setattr(engine, "draw_previews", lambda *_: [])
-    monkeypatch.setattr(engine, "save_previews", lambda folder, stem, *rest: rest[-1](folder / f"{stem}.png", "", None))
+    monkeypatch.setattr(results, "save_lora", slow)
+    monkeypatch.setattr(results, "draw_previews", lambda *_: [])
+    monkeypatch.setattr(
+        results, "save_previews", lambda folder, stem, *rest: rest[-1](folder / f"{stem}.png", "", None)
+    )
     job = studio.plan(
         studio.pictures("pictures", ["red"]), epochs=1, generate_previews=True, preview_prompts=("a red thing",)
     )

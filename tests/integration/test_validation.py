@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from lora_train.core import events as ev
-from lora_train.core.curves import CurveReader
-from lora_train.core.jobs import JobFolder
+from lora_train.core.jobs import JobFolder, StatusReader
 from lora_train.core.limits import Limits, write_limits
 from lora_train.core.optimizers import is_absent
 from lora_train.core.seeds import derive_seed
@@ -147,10 +146,10 @@ def test_ended_anywhere_it_counts_as_straight(
         assert work(job, (end, step)) == {"pause": "paused", "stop": "stopped"}[end]
     before = progress(job)
     assert work(job) == "finished"
-    points = CurveReader(job).validations()
+    points = StatusReader(job).validations()
     extra = [] if end == "pause" or step in STEPS else [step]
     assert [point.step for point in points] == sorted([*STEPS, *extra])
-    expected = {point.step: point for point in CurveReader(straight).validations()}
+    expected = {point.step: point for point in StatusReader(straight).validations()}
     assert all(point == expected[point.step] for point in points if point.step in expected)
     assert progress(job) == progress(straight)
     assert before.since_best <= before.counted_step <= step
@@ -167,7 +166,7 @@ def test_killed_it_measures_the_same_again(
     process.wait()
     assert studio.app.status(job, process).step < 18
     assert studio.run(job).state == "finished"
-    assert CurveReader(job).validations() == CurveReader(straight).validations()
+    assert StatusReader(job).validations() == StatusReader(straight).validations()
     assert progress(job) == progress(straight)
     assert files.tensor_bytes(files.final(job)) == files.tensor_bytes(files.final(straight))
     status = studio.app.status(job)

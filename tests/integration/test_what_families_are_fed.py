@@ -206,7 +206,7 @@ def test_who_trains_the_text_encoders(lay: Callable[..., Table]) -> None:
     cached = lay("sdxl", train_text_encoder=True)
     assert list(cached.run.groups) == ["unet"]
     # 3 captions of 77 tokens of 32 + 64 numbers, and 64 pooled ones each, in float32: 89 472 bytes.
-    assert "Captions encoded ahead: 3 (0.1 MB)." in cached.notes
+    assert "Captions are encoded ahead.\n3 (0.1 MB)" in cached.notes
     trained = lay("sdxl", train_sdxl_text_encoders=True, text_encoder_lr=0.5, learning_rate=0.25)
     assert list(trained.run.groups) == ["unet", "text_encoder", "text_encoder_2"]
     # 12 and 32 layers of six, each with two matrices.

@@ -152,11 +152,10 @@ def test_help_needs_next_to_nothing() -> None:
             )
         ),
         "lora_train.core",
-        "lora_train.core.judgement",
-        "lora_train.core.settings",
+        *(f"lora_train.core.{name}" for name in ("caches", "curves", "failures", "judgement", "sealed", "settings")),
         *(f"lora_train.core.{name}" for name in ("caption_settings", "config", "dataset_settings", "errors")),
         *(f"lora_train.core.{name}" for name in ("events", "files", "installing", "jobs", "optimizers", "purposes")),
-        *("lora_train.core.places", "lora_train.core.samplers", "lora_train.core.specs"),
+        *("lora_train.core.path_limits", "lora_train.core.places", "lora_train.core.samplers", "lora_train.core.specs"),
         *(
             f"lora_train.core.{name}_settings"
             for name in ("grid", "memory", "network", "noise", "preview", "validation")

@@ -14,7 +14,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import ConfigError
 from lora_train.core.settings import SettingField, setting_fields
-from lora_train.ui.compat import Component, Updates, make, uploaded_name, uploaded_path
+from lora_train.ui.compat import Component, Updates, make, make_upload, uploaded_name, uploaded_path
 from lora_train.ui.form import Section, SettingControl, setting_control
 from lora_train.ui.page import Page, Values
 
@@ -81,7 +81,7 @@ class DatasetPanel:
         page.add_filler(self._open_ticked, *self._opened.values())
 
     def _add_form(self) -> None:
-        self.upload = make(gr.File, label="Upload Dataset", file_count="multiple", elem_id="train_tools_dataset_upload")
+        self.upload = make_upload("Upload Dataset", "train_tools_dataset_upload")
         self._add_rows("dataset", _FIRST)
         self._add_rows("train", (("repeats", "aimed_steps"),))
         with make(gr.Accordion, label="Cropping", open=False, elem_classes=["train-tools-group"]):

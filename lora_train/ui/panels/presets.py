@@ -9,7 +9,7 @@ import gradio as gr
 from lora_train.app.snapshot import Selection
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.purposes import MOST_PRESET_BYTES
-from lora_train.ui.compat import Component, Updates, make, uploaded_name, uploaded_path
+from lora_train.ui.compat import Component, Updates, make, make_upload, uploaded_name, uploaded_path
 from lora_train.ui.form import label_of, labels
 from lora_train.ui.page import Page, Values
 from lora_train.ui.view_presets import LABELS
@@ -65,9 +65,7 @@ class PresetPanel:
                 self.rename = _button("rename", "Rename Preset")
                 self.delete = _button("delete", "Delete Preset", variant="stop")
             self.page.add_live("presets")
-            self.upload = make(
-                gr.File, label="Upload presets", file_count="multiple", elem_id="train_tools_preset_upload"
-            )
+            self.upload = make_upload("Upload presets", "train_tools_preset_upload")
         self.page.add_filler(self._fill_own, self.own, self.name)
 
     def bind(self) -> None:

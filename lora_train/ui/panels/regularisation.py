@@ -8,7 +8,7 @@ import gradio as gr
 
 from lora_train.app.snapshot import Selection
 from lora_train.core.errors import ConfigError
-from lora_train.ui.compat import Component, Updates, make, triggers_of_a_hand, uploaded_name, uploaded_path
+from lora_train.ui.compat import Component, Updates, make, make_upload, triggers_of_a_hand, uploaded_name, uploaded_path
 from lora_train.ui.page import Page, Values
 from lora_train.ui.view_regularisation import effect_html
 
@@ -53,9 +53,7 @@ class RegularisationPanel:
             elem_id="train_tools_regularisation_generate",
             variant="primary",
         )
-        self.upload = make(
-            gr.File, label="Upload class pictures", file_count="multiple", elem_id="train_tools_regularisation_upload"
-        )
+        self.upload = make_upload("Upload class pictures", "train_tools_regularisation_upload")
 
     def bind(self) -> None:
         page = self.page

@@ -73,7 +73,7 @@ class SweepPanel:
         offers: dict[str, Callable[[], dict[str, str]]] = {
             "optimizers": lambda: {optimizer_label(name): name for name in field.choices},
             "presets": lambda: {entry.name: entry.name for entry in app.presets.list() if not entry.problem},
-            "base_models": lambda: labels((choice.name, choice.path) for choice in app.training.base_models()),
+            "base_models": lambda: labels((choice.name, choice.path) for choice in app.base_models.offered()),
         }
         if field.name not in offers:
             return setting_control(field, "sweep", panel="sweep")

@@ -132,7 +132,7 @@ class BaseModelControl(SettingControl):
         return path or (str(given or "").strip() if self.app.host.takes_paths() else "")
 
     def _labels(self) -> dict[str, str]:
-        return labels((choice.name, choice.path) for choice in self.app.training.base_models())
+        return labels((choice.name, choice.path) for choice in self.app.base_models.offered())
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ class TrainPanel:
             "train",
             panel="train",
             value=None,
-            choices=[choice.name for choice in app.training.base_models()],
+            choices=[choice.name for choice in app.base_models.offered()],
             allow_custom_value=app.host.takes_paths(),
             scale=8,
         )

@@ -25,7 +25,7 @@ from lora_train.publish import Published
 if TYPE_CHECKING:
     from tests.integration.conftest import Files
 
-WAIT_S = 120
+WAIT_S = 300
 
 QUICK: dict[str, Any] = {
     "base_model": "demo",

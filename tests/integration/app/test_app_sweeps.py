@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from lora_train.app import sweep_planning
@@ -33,12 +34,10 @@ def test_halving_with_a_run_that_fails(house: House, monkeypatch: pytest.MonkeyP
     shown = house.app.sweeps.snapshot(sweep)
     assert [row.runs for row in shown.plan] == [4, 2, 1]
     broken = house.folder(shown.rows[2].job)
-    broken.spec_path.write_text(
-        broken.spec_path.read_text(encoding="utf-8").replace(
-            '"base_model": "demo"', '"base_model": "/gone.safetensors"'
-        ),
-        encoding="utf-8",
-    )
+    told = broken.read_spec()
+    assert isinstance(told, TrainSpec)
+    gone = msgspec.structs.replace(told.settings, base_model="/gone.safetensors")
+    broken.replace_spec(msgspec.structs.replace(told, settings=gone))
     began = time.monotonic()
     house.app.start_background()
     house.wait(lambda: house.app.sweeps.snapshot(sweep).ended and not house.app.queue.entries())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -24,6 +25,9 @@ from lora_train.core.workspace import Workspace
 from lora_train.data.update import update_dataset
 from lora_train.launch import launcher
 from tests.unit.app.floor import Floor
+
+PICTURES = [f"9_cat/{number}.png" for number in range(18)]
+"""For `Desk.trained`: as many as in the tutorial, in a folder of its repeats."""
 
 
 class TwoFolders(NoHost):
@@ -81,6 +85,11 @@ class Desk:
         path = self.root / f"picture-{time.time_ns()}.png"
         Image.new("RGB", size, color).save(path)
         return path
+
+    def save(self, **settings: Any) -> None:
+        """Settings of a quick training of `cat v1`, without held-out pictures unless they say so."""
+        self.version()
+        assert self.app.settings.save("cat", "v1", train={"base_model": "demo", "hold_out": 0, **settings}) == []
 
     def trained(self, *files: str, size: tuple[int, int] = (64, 64), project: str = "cat") -> Path:
         """Pictures in the trained set of a version; where that is."""
@@ -159,6 +168,11 @@ class Desk:
 
     def job(self, job: str) -> JobFolder:
         return JobFolder(self.workspace.root / job)
+
+    def publishes_to(self, job: str, folder: Path) -> None:
+        """Have a training published to a folder by itself."""
+        own = self.job(job)
+        own.replace_spec(msgspec.structs.replace(own.read_spec(), publish_to=folder.as_posix()))
 
     def tell(self, job: JobFolder, *events: ev.Event) -> None:
         writer = ev.EventWriter(job.events_path)

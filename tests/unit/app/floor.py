@@ -11,8 +11,8 @@ from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.judgement import Judged, Judgement
 from lora_train.core.limits import read_limits
+from lora_train.core.records import write_json
 from lora_train.core.specs import JudgeSpec, ProofSpec, TrainSpec
-from lora_train.core.workspace import write_json
 from lora_train.launch.queue import JobQueue
 
 if TYPE_CHECKING:

@@ -358,7 +358,7 @@ def test_trained_text_is_that_of_the_training(desk: Desk) -> None:
 
 
 def test_two_thousand_captions(desk: Desk) -> None:
-    """Alone on two cores: edit 0.6 s, view 0.1 s. The bounds are for a busy machine."""
+    """Measured: edit 0.6 s of CPU time, view 0.1 s; it is more where others use the same caches."""
     processed = fill(desk, a="")
     content = desk.picture((8, 8)).read_bytes()
     for number in range(2_000):
@@ -366,10 +366,10 @@ def test_two_thousand_captions(desk: Desk) -> None:
         tags = ", ".join(f"tag {number % count}" for count in range(2, 22))
         (processed / "4_cat" / f"{number:04}.txt").write_text(tags, encoding="utf-8")
     desk.app.captions.view(*V)
-    begun = time.perf_counter()
+    begun = time.process_time()
     desk.app.captions.view(*V, "tag 1")
-    viewed = time.perf_counter()
+    viewed = time.process_time()
     assert desk.app.captions.edit(*V, Replace(r"tag (\d+)", r"\1 tag", "tag expression"), ALL).changed == 2_000
-    edited = time.perf_counter()
+    edited = time.process_time()
     assert viewed - begun < 0.8
     assert edited - viewed < 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     card = DeviceMemory(name="RTX 3060", total_bytes=1, free_bytes=1)
     monkeypatch.setattr(doctor, "run_module", run)
     monkeypatch.setattr(doctor, "nvidia_cards", lambda: [card])
-    monkeypatch.setattr(packages, "judge", lambda: {"diffusers": "missing"})
+    monkeypatch.setattr(packages, "judge", lambda _: {"diffusers": "missing", "onnxruntime": "missing"})
     return may_answer
 
 
@@ -63,6 +64,8 @@ def test_the_page_is_told_when_it_is_done(desk: Desk, machine: threading.Event) 
     wrong = {line.value: line for line in diagnosis.found if line.state == "error"}
     assert [name.split()[0] for name in wrong] == ["RTX", "diffusers"]
     assert all("pip install" in line.command for line in wrong.values())
+    (absent,) = [line for line in diagnosis.found if line.title == "Not installed"]
+    assert (absent.state, absent.value) == ("good", "onnxruntime (WD14 tags)")
     report = desk.app.doctor.report()
     assert "tested host" in report
     assert str(desk.workspace.root) not in report
@@ -74,3 +77,22 @@ def test_without_torch(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "run_module", lambda *_: Answer("", error))
     found = desk.app.doctor.examine().found
     assert next(line for line in found if line.title == "PyTorch").error == error
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("modules", "none; this is an extension of Automatic1111"),
+        ("modules_forge", "none; this is an extension of Forge"),
+    ],
+)
+def test_the_command_line_finds_the_webui_that_it_lies_in(
+    folder: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / "webui.py").touch()
+    monkeypatch.setattr(packages, "ROOT", tmp_path / "extensions" / "train-tools")
+    assert doctor._host_told("none") == told
+    assert doctor._host_told("Forge f2.0.1") == "Forge f2.0.1"
+    monkeypatch.setattr(packages, "ROOT", tmp_path / "somewhere" / "train-tools")
+    assert doctor._host_told("none") == "none"

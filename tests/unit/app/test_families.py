@@ -57,7 +57,7 @@ def test_families_on_the_page(desk: Desk, tmp_path: Path) -> None:
         ),
     }
     for path, expected in told.items():
-        snapshot = desk.app.training.base_model(str(path))
+        snapshot = desk.app.base_models.look(str(path))
         assert snapshot.problem == ""
         assert (snapshot.family, snapshot.prediction, snapshot.resolution_px) == expected
         assert not snapshot.clip_skip_matters

@@ -10,8 +10,8 @@ import pytest
 from lora_train.app import sweep_planning
 from lora_train.core.errors import ConfigError, JobError
 from lora_train.core.jobs import JobFolder
+from lora_train.core.records import write_json
 from lora_train.core.sweep_record import read_sweep
-from lora_train.core.workspace import write_json
 
 if TYPE_CHECKING:
     pass

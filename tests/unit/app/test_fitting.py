@@ -116,6 +116,7 @@ def told(
     host: DeviceMemory | None = None,
     cards: list[DeviceMemory] | None = None,
     build: str = "",
+    facts: CheckpointFacts = SD1,
     monkeypatch: pytest.MonkeyPatch,
     **settings: Any,
 ) -> Fit | None:
@@ -123,7 +124,7 @@ def told(
     monkeypatch.setattr(fitting.sys, "platform", "linux")
     fits = Fitting(CardHost(host), JobQueue(root), lambda: cards or [])
     fits.wait()
-    return fits.fit(msgspec.convert(settings, TrainSettings), SD1, PLANNER)
+    return fits.fit(msgspec.convert(settings, TrainSettings), facts, PLANNER)
 
 
 def test_the_host_knows_its_card_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +148,21 @@ def test_without_a_card_main_memory_counts(
     assert found.on_cpu
     # fp32 weights and a network of rank 16 with the text encoder's
     assert found.needed.weights_bytes == 4 * (859_520_964 + 123_060_480)
+
+
+def test_a_file_in_16_bits_takes_less_of_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its largest convolutions stay as they are; whatever is computed in 16 bits is so anyway."""
+    half = CheckpointFacts("sd1", unet_dtype="F16")
+    full, lean = (told(tmp_path, facts=facts, monkeypatch=monkeypatch) for facts in (SD1, half))
+    assert full is not None
+    assert lean is not None
+    saved = 2 * 464_486_400 - 4 * 2560 * 1280 * 9  # less room for the widest of them in float32
+    assert full.needed.weights_bytes - lean.needed.weights_bytes == saved
+    for precision in ("bf16", "fp32"):
+        on_card = told(tmp_path, facts=half, host=card(8), monkeypatch=monkeypatch, precision=precision)
+        of_full = told(tmp_path, host=card(8), monkeypatch=monkeypatch, precision=precision)
+        assert on_card is not None
+        assert on_card == of_full
 
 
 def test_on_a_cpu_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ from lora_train.core.grids import ALL_GRIDS_FILE, grid_file
 from lora_train.core.host import BaseModelChoice, HostPicture
 from lora_train.core.jobs import JobFolder, RequestedEnd
 from lora_train.core.proofs import FILE_NAME, Fact, Proof, Proofs, read_proofs
+from lora_train.core.records import write_json
 from lora_train.core.specs import ProofSpec
-from lora_train.core.workspace import write_json
 from tests.unit.app.conftest import Desk, TwoFolders
 
 LORAS = ("cat-v1-000001.safetensors", "cat-v1.safetensors")

@@ -172,9 +172,7 @@ def test_damaged_files_hide_nothing(desk: Desk, name: str, content: bytes) -> No
 def test_judged_first_published_then(desk: Desk) -> None:
     job = desk.finished(loras=[FIRST, LAST], judge_when_finished=True)
     folder = desk.job(job)
-    written = folder.spec_path.read_text(encoding="utf-8")
-    wanted = f'"publish_to": "{desk.host.root.as_posix()}"'
-    folder.spec_path.write_text(written.replace('"publish_to": ""', wanted), encoding="utf-8")
+    desk.publishes_to(job, desk.host.root)
     desk.app = desk.again()
     work = background(desk)
     work._after(folder)

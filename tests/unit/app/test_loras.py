@@ -92,9 +92,7 @@ def test_published_by_itself_is_the_last_one(desk: Desk) -> None:
     job = desk.train(loras=["cat-v1-000001.safetensors", LORA], events=[ev.Finished(step=20)])
     folder = desk.job(job)
     assert desk.app.loras.publish_result(folder) is None, "its person did not want it"
-    wanted = folder.spec_path.read_text(encoding="utf-8")
-    to = (desk.host.root / "mine").as_posix()
-    folder.spec_path.write_text(wanted.replace('"publish_to": ""', f'"publish_to": "{to}"'), encoding="utf-8")
+    desk.publishes_to(job, desk.host.root / "mine")
     app = desk.again()
     for _ in range(2):
         assert app.loras.publish_result(folder) == desk.host.root / "mine" / LORA
@@ -114,11 +112,9 @@ def test_published_by_itself_is_the_last_one(desk: Desk) -> None:
     ],
 )
 def test_only_what_came_to_an_end_is_published_by_itself(desk: Desk, last: ev.Event, is_published: bool) -> None:
-    folder = desk.job(desk.train(loras=[LORA], events=[last]))
-    wanted = folder.spec_path.read_text(encoding="utf-8")
-    folder.spec_path.write_text(
-        wanted.replace('"publish_to": ""', f'"publish_to": "{desk.host.root.as_posix()}"'), encoding="utf-8"
-    )
+    job = desk.train(loras=[LORA], events=[last])
+    folder = desk.job(job)
+    desk.publishes_to(job, desk.host.root)
     assert (desk.app.loras.publish_result(folder) is not None) == is_published
 
 

@@ -126,7 +126,7 @@ def test_its_trains_are_finished_ones(desk: Desk, original: Path) -> None:
     assert (train.job, train.name, train.status.state, train.place) == (TRAIN_ID, NAME, "finished", None)
     assert (train.base_model, train.summary) == (
         "v1-5-pruned-emaonly",
-        "Lion 0.0001 · rank 128 · batch 10 · 10 epochs",
+        "Lion 0.0001 · rank 128 · batch 10 · epochs 10",
     )
     assert train.is_original
     assert [(lora.file, lora.epoch, lora.step) for lora in train.loras] == [

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_train.app.datasets import Datasets
 from lora_train.app.snapshot import Selection
 from lora_train.app.version_settings import dataset_settings
 from lora_train.core import events as ev
-from lora_train.core.errors import JobError, WorkspaceError
+from lora_train.core.errors import WorkspaceError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.specs import DatasetSpec, SamplesSpec, TrainSpec
 from lora_train.data.update import update_dataset
-from lora_train.launch.queue import JobQueue
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Desk
 
 NAMES = ["自作LORA", "Кот", "🐈 猫", "CON", "dots...", "x" * 200, "cat", "Cat", "../x", "a:b", "a?b", "قطة", "100%"]
 HARD_NAMES = [*NAMES, "aux.txt", "猫" * 200, "が", "か\u3099", "..\\..\\x", "👨‍👩‍👧", " padded ", "COM1."]
+
+_KNOWN_IN_ROOT = {"projects", "page.json", "trash", "changes.lock", "settings.lock"}
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def test_a_name_through_its_whole_life(desk: Desk, name: str) -> None:
     typed = unicodedata.normalize("NFC", name.strip())
 
     def names() -> list[tuple[str, list[str]]]:
-        assert {path.name for path in desk.workspace.root.iterdir()} <= {"projects", "page.json", "trash"}
+        assert {path.name for path in desk.workspace.root.iterdir()} <= _KNOWN_IN_ROOT
         assert not list(desk.root.glob("x*"))
         listed = [(entry.name, sorted(version.name for version in entry.versions)) for entry in projects.list()]
         assert {path.name for path in desk.workspace.projects_dir.iterdir()} == {entry.id for entry in projects.list()}
@@ -198,79 +198,6 @@ def test_another_project_under_the_old_name_is_another(desk: Desk) -> None:
     assert (train.status.state, train.loras) == ("waiting", [])
     assert "rank 32" in train.summary
     assert "rank 4 " in desk.app.training.list("dog", "v1")[0].summary
-
-
-# --- while something works ---
-
-
-def in_queue(desk: Desk, job: str, place: int) -> None:
-    queue = JobQueue(desk.workspace.root)
-    if place > 0:
-        queue.add("jobs/first")
-    queue.add(job)
-    queue.take_next()
-    assert queue.place_of(job) == place
-
-
-@pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize("what", ["train", "previews"])
-def test_nothing_moves_while_a_job_needs_it(desk: Desk, place: int, what: str) -> None:
-    job = desk.finished()
-    desk.version("cat", "v2")
-    desk.version("cat-2")
-    if what == "previews":
-        job = desk.app.training.draw_previews(job)
-        JobQueue(desk.workspace.root).cancel(job)
-    in_queue(desk, job, place)
-    projects = desk.app.projects
-    for call in (
-        lambda: projects.rename("cat", "dog"),
-        lambda: projects.delete("cat"),
-        lambda: projects.rename_version("cat", "v1", "x"),
-        lambda: projects.delete_version("cat", "v1"),
-        lambda: desk.app.training.delete("projects/cat/versions/v1/trains/cat-v1"),
-    ):
-        with pytest.raises(JobError, match="waits or runs") as error:
-            call()
-        assert "Stop it" in error.value.hint
-    projects.rename_version("cat", "v2", "v3")
-    projects.delete("cat-2")
-    projects.duplicate_version("cat", "v1", "copy")
-
-
-def test_nothing_moves_while_a_command_line_trains(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such a train is not in the queue."""
-    desk.train(events=[ev.Started(pid=1, step=0)])
-    monkeypatch.setattr("lora_train.launch.launcher._process", lambda job, pid: object() if pid else None)
-    for call in (lambda: desk.app.projects.rename("cat", "dog"), lambda: desk.app.projects.delete_version("cat", "v1")):
-        with pytest.raises(JobError, match="waits or runs"):
-            call()
-
-
-def test_nothing_moves_while_its_pictures_are_made(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.version()
-    desk.version("dog")
-    monkeypatch.setattr(Datasets, "is_updating", lambda self, version: version.project.path.name == "cat")
-    projects = desk.again().projects
-    for call in (
-        lambda: projects.rename("cat", "x"),
-        lambda: projects.delete("cat"),
-        lambda: projects.delete_version("cat", "v1"),
-        lambda: projects.duplicate_version("cat", "v1", "v2"),
-    ):
-        with pytest.raises(JobError, match="being updated"):
-            call()
-    projects.delete("dog")
-
-
-def test_a_queue_of_damaged_jobs_blocks_nothing_else(desk: Desk) -> None:
-    desk.version()
-    queue = JobQueue(desk.workspace.root)
-    queue.add("jobs/gone")
-    (desk.workspace.jobs_dir / "damaged").mkdir(parents=True)
-    (desk.workspace.jobs_dir / "damaged" / "job.json").write_bytes(b"{")
-    queue.add("jobs/damaged")
-    assert desk.app.projects.delete("cat").what == "cat"
 
 
 # --- copies ---

@@ -10,8 +10,8 @@ from lora_train.app.snapshot import Proving
 from lora_train.core import events as ev
 from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.proofs import FILE_NAME, Fact, Proof, Proofs
+from lora_train.core.records import write_json
 from lora_train.core.specs import ProofSpec
-from lora_train.core.workspace import write_json
 from lora_train.publish import read_record
 
 Desk = Any

@@ -12,8 +12,8 @@ import pytest
 from lora_train.app import planning
 from lora_train.core.errors import ConfigError, WorkspaceError
 from lora_train.core.judgement import Judged, Judgement
+from lora_train.core.records import write_json
 from lora_train.core.specs import TrainSpec
-from lora_train.core.workspace import write_json
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ import pytest
 
 from lora_train.core import captioners
 from lora_train.core.captioners import CaptionerFile, CaptionerModel
-from lora_train.core.jobs import JobFolder, JobStatus, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, StatusReader
 from lora_train.core.specs import DownloadSpec
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Desk:
     def download(self, model: CaptionerModel) -> JobStatus:
         job = self.job(model)
         self.start(model, job).wait(_LIMIT_S)
-        return status_from_events(job.events())
+        return StatusReader(job).read()
 
     def is_there(self, model: CaptionerModel) -> bool:
         return captioners.folder_of(model, self.parent, {"HF_HOME": str(self.root)}) is not None

@@ -11,7 +11,7 @@ import pytest
 from lora_train.core import captioners
 from lora_train.core.captioners import CaptionerModel
 from lora_train.core.events import Phase
-from lora_train.core.jobs import status_from_events
+from lora_train.core.jobs import StatusReader
 from lora_train.launch import launcher
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_two_at_once(desk: Desk, hub: Hub, small_model: CaptionerModel) -> None:
     status = desk.download(small_model)
     assert (status.error, status.message) == ("JobError", "Small tagger is being downloaded already.")
     first.wait(_LIMIT_S)
-    assert status_from_events(first_job.events()).state == "finished"
+    assert StatusReader(first_job).read().state == "finished"
 
 
 def test_no_room(desk: Desk, small_model: CaptionerModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,8 @@ def test_a_full_disk(desk: Desk, small_model: CaptionerModel, monkeypatch: pytes
     pytest.importorskip("resource")
     monkeypatch.setenv("LARGEST_FILE_BYTES", "500000")
     status = desk.download(small_model)
-    assert (status.state, status.error, status.message) == ("failed", "OSError", "File too large")
-    assert "the disk has room" in status.hint
+    assert (status.state, status.error, status.hint) == ("failed", "OSError", "Choose another disk.")
+    assert status.message.endswith("can't be written: its disk takes no file so large.")
     assert desk.visible() == []
     monkeypatch.delenv("LARGEST_FILE_BYTES")
     assert desk.download(small_model).state == "finished"
@@ -216,15 +216,15 @@ def test_progress_and_cancel(desk: Desk, hub: Hub) -> None:
     hub.pause_s = 0.02
     job = desk.job(model)
     worker = launcher.start_worker(job)
-    wait_until(lambda: status_from_events(job.events()).phase_done > 0)
+    wait_until(lambda: StatusReader(job).read().phase_done > 0)
     wait_until(lambda: len([event for event in job.events() if isinstance(event, Phase)]) >= 3)
-    status = status_from_events(job.events())
+    status = StatusReader(job).read()
     assert (status.phase, status.phase_total) == ("downloading", 378_844_778)
     job.request("stop")
     asked_at = time.monotonic()
     worker.wait(_LIMIT_S)
     assert time.monotonic() - asked_at < 2
-    assert status_from_events(job.events()).state == "stopped"
+    assert StatusReader(job).read().state == "stopped"
     assert desk.visible() == []
     kept = (desk.half(model) / "model.onnx").stat().st_size
     assert 0 < kept < model.size_bytes
@@ -237,9 +237,9 @@ def test_a_server_that_hangs_does_not_keep_the_person_waiting(desk: Desk, hub: H
     hub.large, hub.pause_s = {"model.onnx"}, 60
     job = desk.job(model)
     worker = launcher.start_worker(job)
-    wait_until(lambda: status_from_events(job.events()).phase_done > 0)
+    wait_until(lambda: StatusReader(job).read().phase_done > 0)
     job.request("stop")
     asked_at = time.monotonic()
     worker.wait(_LIMIT_S)
     assert time.monotonic() - asked_at < 2
-    assert status_from_events(job.events()).state == "stopped"
+    assert StatusReader(job).read().state == "stopped"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lora_train.core import events as ev
-from lora_train.core.curves import CurveReader, Point, thinned
-from lora_train.core.jobs import JobFolder
+from lora_train.core.curves import Point, thinned
+from lora_train.core.jobs import JobFolder, StatusReader
 
 
 @pytest.fixture
@@ -31,34 +31,34 @@ def started(step: int | None) -> ev.Started:
 
 
 def test_before_the_first_step(job: JobFolder) -> None:
-    reader = CurveReader(job)
-    assert reader.read(400) == []
+    reader = StatusReader(job)
+    assert reader.curve(400) == []
     tell(job, started(None), ev.Phase("loading the base model"), started(0))
-    assert reader.read(400) == []
+    assert reader.curve(400) == []
 
 
 def test_it_grows(job: JobFolder) -> None:
-    reader = CurveReader(job)
+    reader = StatusReader(job)
     tell(job, started(0), *steps(1, 2))
-    assert reader.read(400) == [Point(1, 0.1, 1e-4), Point(2, 0.2, 1e-4)]
-    assert reader.read(400) == [Point(1, 0.1, 1e-4), Point(2, 0.2, 1e-4)]
+    assert reader.curve(400) == [Point(1, 0.1, 1e-4), Point(2, 0.2, 1e-4)]
+    assert reader.curve(400) == [Point(1, 0.1, 1e-4), Point(2, 0.2, 1e-4)]
     with job.events_path.open("ab") as stream:
         stream.write(b'{"kind":"step","step":3,"epoch":1,"loss":0.3,')
-    assert len(reader.read(400)) == 2, "half a line waits"
+    assert len(reader.curve(400)) == 2, "half a line waits"
     with job.events_path.open("ab") as stream:
         stream.write(b'"lr":0.0001,"s_per_step":0.1}\n')
-    assert reader.read(400)[-1] == Point(3, 0.3, 1e-4)
+    assert reader.curve(400)[-1] == Point(3, 0.3, 1e-4)
 
 
 def test_steps_that_are_done_again_are_told_once(job: JobFolder) -> None:
     """After a kill, or a roll-back from a NaN, the training goes on from an earlier state."""
-    reader = CurveReader(job)
+    reader = StatusReader(job)
     tell(job, started(0), *steps(1, 30))
-    assert len(reader.read(400)) == 30
+    assert len(reader.curve(400)) == 30
     tell(job, started(None))
-    assert len(reader.read(400)) == 30, "it does not know yet where it goes on"
+    assert len(reader.curve(400)) == 30, "it does not know yet where it goes on"
     tell(job, started(20), *steps(21, 25, lr=5e-5))
-    points = reader.read(400)
+    points = reader.curve(400)
     assert [point.step for point in points] == [*range(1, 26)]
     assert [point.lr for point in points[19:21]] == [1e-4, 5e-5]
 

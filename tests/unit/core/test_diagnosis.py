@@ -14,6 +14,7 @@ from lora_train.core.diagnosis import (
     Probe,
     ProbedDevice,
     cuda_command,
+    helpful_found,
     packages_found,
     room_found,
     torch_found,
@@ -106,3 +107,16 @@ def test_the_report_names_no_person() -> None:
 @pytest.mark.parametrize("path", ["/home/anna/a", "/Users/anna/a", "C:\\Users\\anna\\a", "d:\\Users\\あんな\\a"])
 def test_homes_of_any_system(path: str) -> None:
     assert without_home(f"in {path}!") == f"in ~{path[-2:]}!"
+
+
+def test_what_training_can_do_without_is_tried_too() -> None:
+    uses = {"gradio": "the page", "bitsandbytes": "AdamW8bit", "onnxruntime": "WD14 tags", "prodigyopt": "Prodigy"}
+    versions = {"gradio": "4.40.0", "bitsandbytes": "0.45.5", "onnxruntime": "", "prodigyopt": ""}
+    verdict = {"bitsandbytes": "OSError: libcudart", "onnxruntime": "missing", "prodigyopt": "missing"}
+    page, broken, absent = helpful_found(versions, verdict, uses)
+    assert (page.state, page.value) == ("good", "gradio 4.40.0 (the page)")
+    assert (broken.state, broken.error) == ("warning", "OSError: libcudart")
+    assert broken.command.endswith("-m pip install --upgrade bitsandbytes")
+    assert (absent.state, absent.value) == ("good", "onnxruntime (WD14 tags), prodigyopt (Prodigy)")
+    assert absent.command.endswith("-m pip install onnxruntime prodigyopt")
+    assert helpful_found({"gradio": "6"}, {}, {"gradio": "the page"})[-1].title == "Package"

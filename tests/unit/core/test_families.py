@@ -17,7 +17,7 @@ from lora_train.core.checkpoints import require_supported
 from lora_train.core.errors import ModelError
 from lora_train.core.families import CheckpointFacts, detect_checkpoint, guess_kind
 from lora_train.core.model_folders import detect_folder, find_weights
-from lora_train.core.tensorfiles import TensorInfo
+from lora_train.core.tensor_infos import TensorInfo
 
 Shapes = dict[str, tuple[int, ...]]
 

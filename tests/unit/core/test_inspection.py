@@ -329,7 +329,7 @@ def test_description_is_aligned(tmp_path: Path) -> None:
     assert values["Alpha"] == "2"
     assert values["Incomplete"].startswith("lora_unet_0: no down, no alpha; ")
     assert values["Incomplete"].endswith(" and 2 more")
-    assert values["ss_note"] == "x" * 99 + "…"
+    assert values["ss_note"] == "x" * 100 + "…"
     assert values["ss_training_comment"] == "a b"
 
 

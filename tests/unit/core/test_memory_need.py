@@ -33,49 +33,69 @@ def changed(work: Workload, **changes: Any) -> Workload:
     ("work", "bf16", "fp8", "activations", "checkpointed"),
     [(SD1, 1.72, 0.86, 0.97, 0.21), (SDXL, 5.14, 2.57, 6.9, 0.88)],
 )
-def test_weights_and_activations_are_as_counted_elsewhere(
+def test_weights_are_as_counted_elsewhere_and_activations_less(
     work: Workload, bf16: float, fp8: float, activations: float, checkpointed: float
 ) -> None:
     assert need(work).weights_bytes / GB == pytest.approx(bf16, abs=0.006)
-    eight = need(work, MemoryPlan(base_weights="fp8")).weights_bytes / GB
-    assert eight == pytest.approx(fp8 + 0.06, abs=0.006)  # and the widest layer unpacked: 29.5 M numbers
-    assert need(work).activations_bytes / GB == pytest.approx(activations, rel=0.05)
-    # What is computed again at once differs with how blocks are cut: within a third of a GB.
-    assert need(work, MemoryPlan(checkpointing="all")).activations_bytes / GB == pytest.approx(checkpointed, abs=0.3)
+    assert need(work, MemoryPlan(base_weights="fp8")).weights_bytes / GB == pytest.approx(fp8, abs=0.006)
+    assert 0.75 < need(work).activations_bytes / GB / activations < 0.9
+    assert 0.5 < need(work, MemoryPlan(checkpointing="all")).activations_bytes / GB / checkpointed < 0.9
 
 
-@pytest.mark.parametrize(("work", "peak"), [(SD1, 2.80), (SDXL, 12.61)])
-def test_a_whole_step_is_as_large_as_the_bench_counts_it(work: Workload, peak: float) -> None:
+@pytest.mark.parametrize(
+    ("work", "plan", "peak"),
+    [
+        (SD1, MemoryPlan(), 2.60),
+        (SD1, MemoryPlan(checkpointing="some"), 2.26),
+        (SD1, MemoryPlan(checkpointing="all"), 2.01),
+        (SD1, MemoryPlan(base_weights="int8"), 1.75),
+        (SD1, MemoryPlan(base_weights="int8", checkpointing="all"), 1.16),
+        (SDXL, MemoryPlan(), 11.54),
+        (SDXL, MemoryPlan(checkpointing="some"), 8.73),
+        (SDXL, MemoryPlan(checkpointing="all"), 6.35),
+        (SDXL, MemoryPlan(base_weights="int8"), 8.99),
+        (SDXL, MemoryPlan(base_weights="int8", checkpointing="all"), 3.80),
+    ],
+)
+def test_a_whole_step_is_as_large_as_the_bench_counts_it(work: Workload, plan: MemoryPlan, peak: float) -> None:
     """`lora-train bench --count`: peak of all tensors of a step, weights and optimizer included, in GB."""
-    assert need(work).tensors_bytes / GB == pytest.approx(peak, rel=0.02)
+    assert need(work, plan).tensors_bytes / GB == pytest.approx(peak, rel=0.01)
 
 
-# Peak bytes of the traces that the tables were made from, at other sizes than those of the tables.
+# Counted as the tables were, at other sizes than theirs.
 @pytest.mark.parametrize(
     ("work", "plan", "settings", "peak"),
     [
-        (changed(SD1, area_px=768 * 768), MemoryPlan(), {}, 2_115_342_664),
-        (changed(SD1, family="sd2", area_px=768 * 768), MemoryPlan(), {}, 2_114_711_368),
-        (SD1, MemoryPlan(), {"batch_size": 4}, 3_769_270_792),
-        (SD1, MemoryPlan(checkpointing="some"), {"batch_size": 4}, 2_119_299_592),
-        (SD1, MemoryPlan(checkpointing="all"), {"batch_size": 4}, 956_056_328),
-        (changed(SD1, bytes_per_number=4), MemoryPlan(), {}, 1_883_008_264),
-        (changed(SD1, bytes_per_number=4), MemoryPlan(checkpointing="all"), {}, 477_863_304),
-        (SD1, MemoryPlan(), {"rank": 128}, 1_003_610_760),
-        (SD1, MemoryPlan(), {"max_tokens": 225}, 950_232_200),
-        (SD1, MemoryPlan(), {"conv_rank": 16}, 975_486_536),
-        (SD1, MemoryPlan(), {"conv_rank": 128, "rank": 128}, 1_176_262_024),
-        (changed(SDXL, area_px=768 * 768), MemoryPlan(), {}, 3_843_792_792),
-        (SDXL, MemoryPlan(), {"batch_size": 4}, 27_252_805_216),
-        (SDXL, MemoryPlan(checkpointing="some"), {"batch_size": 4}, 13_671_009_896),
-        (SDXL, MemoryPlan(checkpointing="all"), {"batch_size": 4}, 2_534_425_704),
-        (SDXL, MemoryPlan(), {"rank": 128}, 7_011_044_376),
-        (SDXL, MemoryPlan(), {"max_tokens": 225}, 6_865_142_424),
-        (SDXL, MemoryPlan(), {"conv_rank": 16}, 6_958_580_160),
+        (changed(SD1, area_px=768 * 768), MemoryPlan(), {}, 1_734_426_180),
+        (SD1, MemoryPlan(), {"batch_size": 4}, 3_092_420_980),
+        (SD1, MemoryPlan(checkpointing="some"), {"batch_size": 4}, 1_734_964_204),
+        (SD1, MemoryPlan(checkpointing="all"), {"batch_size": 4}, 744_795_036),
+        (changed(SD1, bytes_per_number=4), MemoryPlan(), {}, 1_543_757_380),
+        (changed(SD1, bytes_per_number=4), MemoryPlan(checkpointing="all"), {}, 366_842_872),
+        (SD1, MemoryPlan(), {"rank": 128}, 834_104_516),
+        (SD1, MemoryPlan(), {"max_tokens": 225}, 781_516_484),
+        (SD1, MemoryPlan(), {"conv_rank": 16}, 858_425_092),
+        (SD1, MemoryPlan(), {"conv_rank": 128, "rank": 128}, 937_027_140),
+        (changed(SDXL, area_px=768 * 768), MemoryPlan(), {}, 3_230_782_460),
+        (SDXL, MemoryPlan(), {"batch_size": 4}, 22_890_544_628),
+        (SDXL, MemoryPlan(checkpointing="some"), {"batch_size": 4}, 11_636_696_372),
+        (SDXL, MemoryPlan(checkpointing="all"), {"batch_size": 4}, 2_137_427_156),
+        (SDXL, MemoryPlan(), {"rank": 128}, 5_920_724_092),
+        (SDXL, MemoryPlan(), {"max_tokens": 225}, 5_776_083_708),
+        (SDXL, MemoryPlan(), {"conv_rank": 16}, 6_099_916_828),
+        (SDXL, MemoryPlan(checkpointing="all"), {"rank": 128}, 1_362_163_780),  # of the update, not of activations
     ],
 )
 def test_activations_grow_as_counted(work: Workload, plan: MemoryPlan, settings: dict[str, Any], peak: int) -> None:
     assert need(work, plan, **settings).activations_bytes == pytest.approx(peak, rel=0.01)
+
+
+def test_gradients_of_several_passes_are_kept_as_sums() -> None:
+    once, twice = need(SDXL), need(SDXL, gradient_accumulation_steps=2)
+    assert twice.network_bytes - once.network_bytes == 4 * 42_557_440
+    assert need(SDXL, MemoryPlan(views_at_once=1), batch_size=2).network_bytes == twice.network_bytes
+    exact = changed(SDXL, bytes_per_number=4)
+    assert need(exact).network_bytes == need(exact, gradient_accumulation_steps=2).network_bytes == once.network_bytes
 
 
 def test_a_trained_text_encoder_takes_its_weights_and_activations() -> None:
@@ -130,11 +150,17 @@ def test_every_rung_needs_less_than_the_one_before(work: Workload) -> None:
     assert len(set(totals)) == len(totals)
 
 
-def test_sd15_on_a_cpu_takes_what_a_minimal_loop_took() -> None:
-    """Peak memory of a process with the fused loop, fp32, rank 16, at 128, 256 and 512 px: 4.0, 4.5 and 6.0 GB."""
-    for side_px, gigabytes in ((128, 4.0), (256, 4.5), (512, 6.0)):
-        work = Workload(family="sd1", area_px=side_px**2, bytes_per_number=4, on_cpu=True)
-        assert need(work).total_bytes / GB == pytest.approx(gigabytes, abs=0.2)
+def test_sd15_on_a_cpu_takes_what_was_measured() -> None:
+    """Peak RSS of `lora-train bench`, fp32, rank 16, on Linux, at 256 and 512 px (docs/benchmarks.md)."""
+    measured = ((256, False, 4.67), (512, False, 6.04), (256, True, 3.83), (512, True, 5.22))
+    for side_px, stays_half, gigabytes in measured:
+        work = Workload(family="sd1", area_px=side_px**2, bytes_per_number=4, on_cpu=True, stays_half=stays_half)
+        assert need(work).total_bytes / GB == pytest.approx(gigabytes, rel=0.02)
+
+
+def test_nothing_waits_elsewhere_on_a_cpu() -> None:
+    work = Workload(family="sd1", area_px=512**2, bytes_per_number=4, on_cpu=True, stays_half=True)
+    assert need(work, MemoryPlan(offload_share=0.9)) == need(work)
 
 
 def test_a_small_model_needs_little() -> None:

@@ -341,10 +341,10 @@ def lora(path: Path, **metadata: str) -> None:
 @pytest.mark.parametrize(
     ("name", "facts"),
     [
-        (NAME, ("v1-5-pruned-emaonly", "Lion 0.0001 · rank 128 · batch 10 · 10 epochs", 10)),
+        (NAME, ("v1-5-pruned-emaonly", "Lion 0.0001 · rank 128 · batch 10 · epochs 10", 10)),
         (
             "a-bs-2-bs-1-ep-3-op-AdamW8bit-lr-1e-05-net-8-ap-0_5",
-            ("a-bs-2", "AdamW8bit 1e-05 · rank 8 · batch 1 · 3 epochs", 3),
+            ("a-bs-2", "AdamW8bit 1e-05 · rank 8 · batch 1 · epochs 3", 3),
         ),
         ("mine", ("", "", 0)),
     ],

@@ -281,3 +281,52 @@ def test_a_restore_that_fails_leaves_what_was_put_instead(
     monkeypatch.setattr(trash_module, "replace", rename)
     trash.restore(entry)
     assert content_of(root / "a") == {"x.png": "old"}
+
+
+def test_a_death_within_a_deletion_is_put_back(root: Path, trash: Trash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two things one is here by then; the mark tells that the entry is half done."""
+    one, two = put_file(root / "1.txt", "one"), put_file(root / "2.txt", "two")
+    before = content_of(root)
+    rename = trash_module.replace
+
+    def die(source: Path, target: Path) -> None:
+        if source == two:
+            raise KeyboardInterrupt  # nothing catches it, as nothing catches a kill
+        rename(source, target)
+
+    monkeypatch.setattr(trash_module, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        trash.put("both", [one, two])
+    monkeypatch.undo()
+    assert not one.exists()
+    (mark,) = trash.half_done()
+    trash.restore(mark.parent.name)
+    assert content_of(root) == before
+    trash.put("both", [one, two])
+    assert trash.half_done() == []
+
+
+def test_a_death_before_anything_is_restored_leaves_a_mark(
+    root: Path, trash: Trash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was put instead is in the trash by then, and neither of the two in its place."""
+    place = put_file(root / "1.txt", "old")
+    entry = trash.put("1.txt", [place], replaced_by=[place])
+    put_file(place, "new")
+    trash.keep(entry)
+    rename = trash_module.replace
+
+    def die(source: Path, target: Path) -> None:
+        if target == place:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(trash_module, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        trash.restore(entry)
+    monkeypatch.undo()
+    assert not place.exists()
+    assert [mark.parent.name for mark in trash.half_done()] == [entry]
+    assert trash.places_of(entry) == [place]
+    trash.restore(entry)
+    assert place.read_text(encoding="utf-8") == "old"

@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_train.core.errors import WorkspaceError
-from lora_train.core.workspace import NAME_LIMIT_BYTES, Workspace, folder_name, is_reserved, move_to_trash, typed
+from lora_train.core.names import NAME_LIMIT_BYTES, folder_name, is_reserved, typed
+from lora_train.core.workspace import Workspace, move_to_trash
 
 
 @pytest.fixture

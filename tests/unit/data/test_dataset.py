@@ -156,6 +156,17 @@ def test_auto_repeats(picture_count: int, repeats: int) -> None:
 
 
 class TestProblems:
+    def test_links_that_lead_nowhere(self, tmp_path: Path) -> None:
+        put(tmp_path / "good.png", "fine")
+        for name, target in (
+            ("loop.png", "loop.png"),
+            ("none.png", "none"),
+            ("below.png", "good.png/x"),
+            ("5_x", "5_x"),
+        ):
+            (tmp_path / name).symlink_to(tmp_path / target)
+        assert [*by_path(scan_dataset(tmp_path))] == ["good.png"]
+
     def test_unusable_files_are_named_and_skipped(self, tmp_path: Path) -> None:
         good = put(tmp_path / "good.png", "fine")
         (tmp_path / "text.png").write_text("not a picture", encoding="utf-8")

@@ -86,6 +86,18 @@ def test_every_usual_kind_is_read(tmp_path: Path, name: str, options: dict[str, 
         assert np.abs(difference).max() == 0
 
 
+def test_a_compressed_bmp_is_read(tmp_path: Path) -> None:
+    """By 600,000 reads of one byte, more than other pictures may take."""
+    path = tmp_path / "rle.bmp"
+    grey = np.random.default_rng(1).integers(0, 256, (500, 600), np.uint8)
+    Image.fromarray(grey).save(path)
+    header = bytearray(path.read_bytes()[: 14 + 40 + 256 * 4])
+    header[30] = 1  # BI_RLE8 in the BITMAPINFOHEADER: runs, here each of one pixel, from the lowest row up
+    rows = [b"".join(b"\x01" + bytes([value]) for value in row) + b"\0\0" for row in grey[::-1].tolist()]
+    path.write_bytes(header + b"".join(rows) + b"\0\1")
+    assert np.array_equal(pixels(open_picture(path))[..., 0], grey)
+
+
 def test_avif_is_read_or_refused_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "a.avif"
     if "avif" in features.modules and features.check_module("avif"):

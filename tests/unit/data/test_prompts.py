@@ -55,6 +55,20 @@ def test_a_weight_that_is_no_number_is_text() -> None:
     assert "".join(part.text for part in read_attention("(a:1.2.3) b")) == "a:1.2.3) b"
 
 
+def test_brackets_of_two_kinds_may_overlap() -> None:
+    assert [part.text for part in read_attention("(a[b)c]")] == ["a", "b", "c"]
+    assert [part.weight for part in read_attention("(a[b)c]")] == pytest.approx([1.1, 1.0, 1 / 1.1])
+
+
+def test_a_long_prompt_is_read_to_its_end() -> None:
+    """Time grows by its length: rescanning what brackets hold would take minutes here."""
+    depth = 50_000
+    parts = read_attention("(a" * depth + ":0.5)" + ")" * (depth - 1) + "b")
+    assert sum(part.text.count("a") for part in parts) == depth
+    assert parts[0].weight == pytest.approx(1.1)
+    assert parts[-1] == Part("b", 1.0)
+
+
 @given(st.text(alphabet="ab ,()[]:\\12.-", max_size=30))
 def test_any_text_can_be_read(prompt: str) -> None:
     """Nothing is lost but syntax: the letters come out in their order."""

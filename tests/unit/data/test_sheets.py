@@ -1,4 +1,4 @@
-"""Grids: sizes, labels that are really drawn in any script, and generation parameters in the PNG."""
+"""Grids: sizes, labels that are really drawn in any script, and text in the PNG."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_train.core.config import TrainSettings
 from lora_train.data.sheets import make_grid, save_png
-from lora_train.engine.previews import parameters_text
-from lora_train.engine.sample import DrawSettings
 
 BACKGROUND = (250, 250, 250)
 RED = (255, 0, 0)
@@ -123,16 +120,3 @@ def test_parameters_in_the_png(text: str, tmp_path: Path) -> None:
         assert picture.getpixel((3, 3)) == RED
     assert text.encode("utf-8") in path.read_bytes()
     assert [own.name for own in path.parent.iterdir()] == ["自作.png"]
-
-
-def test_parameters_as_webuis_write_them() -> None:
-    settings = TrainSettings(preview_negative_prompt="blurry", preview_seed=7, clip_skip=2)
-    drawing = DrawSettings(width_px=512, height_px=768, sampler="Euler a", steps=24, cfg_scale=7.0, clip_skip=2)
-    assert parameters_text("<lora:cat-v1:0.7> cat", settings, drawing) == (
-        "<lora:cat-v1:0.7> cat\n"
-        "Negative prompt: blurry\n"
-        "Steps: 24, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Seed: 7, Size: 512x768, "
-        "Clip skip: 2, RNG: CPU"
-    )
-    without = TrainSettings(preview_seed=7)
-    assert "Negative" not in parameters_text("cat", without, drawing)

@@ -16,7 +16,7 @@ from lora_train.core import files
 from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Phase
 from lora_train.core.jobs import RequestedEnd
-from lora_train.data import update as update_module
+from lora_train.data import swapping
 from lora_train.data.dataset import scan_dataset
 from lora_train.data.intake import take_in
 from lora_train.data.manifest import read_manifest
@@ -316,7 +316,7 @@ def test_a_swap_that_fails_halfway_is_taken_back(version: Version, monkeypatch: 
         files.replace(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(update_module, "replace", fail)
+        patched.setattr(swapping, "replace", fail)
         with pytest.raises(DatasetError, match="in use"):
             version.update(width_px=128)
     assert version.content() == before
@@ -339,7 +339,7 @@ def test_death_within_the_swap(version: Version, monkeypatch: pytest.MonkeyPatch
                 raise KeyboardInterrupt  # nothing catches it, as nothing catches a kill
         original(source, target)
 
-    monkeypatch.setattr(update_module, "replace", die)
+    monkeypatch.setattr(swapping, "replace", die)
     monkeypatch.setattr("lora_train.core.trash.replace", die)
     with pytest.raises(KeyboardInterrupt):
         version.update(width_px=128)
@@ -347,7 +347,7 @@ def test_death_within_the_swap(version: Version, monkeypatch: pytest.MonkeyPatch
     version.update(caption_action="ignore")
     assert version.captions() == {"4_cat/a.png": "by hand"}
     assert sorted(path.name for path in version.dataset.iterdir()) == _WHOLE
-    assert len(list(version.trash.glob("*/from.json"))) == (1 if rename < 3 else 2)
+    assert len(list(version.trash.glob("*/processed.old"))) == (1 if rename < 3 else 2)
 
 
 def test_one_update_at_a_time(version: Version) -> None:

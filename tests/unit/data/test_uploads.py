@@ -7,13 +7,14 @@ import os
 import struct
 import unicodedata
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
 import pytest
 from PIL import Image
 
-from lora_train.core.errors import DatasetError
+from lora_train.core.errors import DatasetError, WorkspaceError
 from lora_train.data.uploads import keep_uploads
 
 Keep = Callable[..., list[str]]
@@ -50,6 +51,37 @@ def keep(tmp_path: Path, origin: Path) -> Keep:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_others_wait_only_while_places_are_given(tmp_path: Path, origin: Path) -> None:
+    """Copying, unpacking and looking are done before; whoever enters finds nothing new in the folder yet."""
+    told: list[tuple[str, Path]] = []
+    for name, content in (("a.png", RED), ("b.png", BLUE), ("c.png", b"none"), ("a.txt", b"a cat")):
+        path = tmp_path / f"upload-{len(told)}"
+        path.write_bytes(content)
+        told.append((name, path))
+    found: list[list[str]] = []
+
+    @contextmanager
+    def receiving() -> Generator[None, None, None]:
+        found.append([path.name for path in origin.iterdir() if path.is_file()])
+        (incoming,) = (path for path in origin.iterdir() if path.is_dir())
+        found.append(names(incoming))
+        yield
+
+    problems = keep_uploads(told, origin, tmp_path / "trash", receiving())
+    assert found == [[], ["picture-0", "picture-1"]]
+    assert (names(origin), len(problems)) == (["a.png", "a.txt", "b.png"], 1)
+
+    @contextmanager
+    def refusing() -> Generator[None, None, None]:
+        raise WorkspaceError("It is gone.")
+        yield
+
+    other = tmp_path / "v2" / "dataset" / "origin"
+    with pytest.raises(WorkspaceError, match="gone"):
+        keep_uploads(told, other, tmp_path / "trash", refusing())
+    assert names(other) == []
 
 
 # --- the same again ---

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from lora_train.core.config import TrainSettings
+from lora_train.core.memory import MemoryPlan
 from lora_train.engine import compiling
 from lora_train.engine.compiling import CompiledBlocks, why_not_compiled
 from lora_train.engine.devices import Device
+from lora_train.engine.fast_unet import FastUnet
+from lora_train.engine.memory import take_plan
+from lora_train.engine.recordings import Recordings
 
 BACKEND = "eager"
 """torch.compile without the kernels that it would write."""
@@ -45,11 +51,39 @@ def test_compiled_blocks_do_the_same_and_can_be_taken_back(
     assert {name: dict(vars(module)).get("forward") for name, module in model.unet.named_modules()} == before
 
 
+def test_blocks_stay_compiled_under_another_memory_plan(
+    load_small: Callable[[], Any], make_lora: Callable[..., Any]
+) -> None:
+    model = load_small()
+    run: Any = SimpleNamespace(
+        settings=TrainSettings(),
+        model=model,
+        network=make_lora(model),
+        fast_unet=FastUnet(model.unet),
+        compiled=CompiledBlocks(model.unet, BACKEND),
+        recordings=Recordings(),
+        groups={},
+        processes=None,
+        device=Device(torch.device("cpu"), "a computer"),
+    )
+    for part in (run.network, run.fast_unet, run.compiled):
+        part.attach()
+    blocks = [module for module in model.unet.modules() if type(module).__name__ == "ResnetBlock2D"]
+    lean = [block.forward._torchdynamo_orig_callable for block in blocks]
+    take_plan(run, MemoryPlan(checkpointing="all"))
+    found = [block.forward._torchdynamo_orig_callable for block in blocks]
+    assert [one.__qualname__ for one in found] == [one.__qualname__ for one in lean]
+    run.compiled.detach()
+    assert all("_torchdynamo_orig_callable" not in vars(block.forward) for block in blocks)
+    run.fast_unet.detach()
+    assert not any("forward" in vars(block) for block in blocks)
+
+
 @pytest.mark.parametrize(
     ("device", "triton", "reason"),
     [
-        ("cpu", True, "Triton writes no kernels for a computer"),
-        ("cuda", False, "Triton is not installed here"),
+        ("cpu", True, "Blocks are not compiled: Triton writes no kernels for this device."),
+        ("cuda", False, "Blocks are not compiled: Triton is not installed here."),
         ("cuda", True, ""),
     ],
 )

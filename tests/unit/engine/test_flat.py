@@ -41,7 +41,7 @@ def test_parameters_are_views_with_the_numbers_they_had() -> None:
     with torch.no_grad():
         part.weights.mul_(2)
         own["3"].add_(1)
-    part.gradients.fill_(7)
+    gradients([part])[0].fill_(7)
     assert torch.equal(own["0"], 2 * before["0"])
     assert torch.equal(part.split(part.weights.detach())["3"], 2 * before["3"] + 1)
     assert all(parameter.grad is not None and bool((parameter.grad == 7).all()) for parameter in own.values())
@@ -57,18 +57,39 @@ def test_autograd_adds_to_the_views() -> None:
     for _ in range(2):
         sum(parameter.sum() for parameter in own.values()).backward()  # type: ignore[union-attr]
         part.collect()
-    assert part.gradients.tolist() == [2.0] * part.weights.numel()
+    assert gradients([part])[0].tolist() == [2.0] * part.weights.numel()
+
+
+def test_sums_for_which_there_is_no_memory_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = FlatPart(parameters(), torch.bfloat16)
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros_like", full)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            part.keep_sums()
+    assert part.gradients is None
+    part.keep_sums()
+    assert part.gradients is not None
 
 
 def test_the_copy_is_another_format_and_sums_are_float32() -> None:
     part = FlatPart(parameters(), torch.bfloat16)
     assert (part.copy.dtype, part.copy_gradients.dtype) == (torch.bfloat16, torch.bfloat16)
+    part.keep_sums()
     part.copy_gradients.fill_(1.0)
     part.collect()
     part.copy_gradients.fill_(2.0**-10)  # below the 8 bits of 1 in bfloat16
     part.collect()
-    assert part.gradients.unique().tolist() == [1 + 2.0**-10]
+    part.gather()
+    assert part.weights.grad is part.gradients
+    assert gradients([part])[0].unique().tolist() == [1 + 2.0**-10]
+    assert all(parameter.grad is not None and bool(parameter.grad.all()) for parameter in part.parameters.values())
     assert not part.copy_gradients.any()
+    part.forget()
+    assert not gradients([part])[0].any()
     with torch.no_grad():
         part.weights.fill_(3.0)
     assert not torch.equal(part.copy, part.weights.bfloat16())
@@ -79,11 +100,29 @@ def test_the_copy_is_another_format_and_sums_are_float32() -> None:
     assert same.copy_gradients is same.gradients
 
 
+def test_gradients_of_a_single_pass_are_there_for_the_update_alone() -> None:
+    part = FlatPart(parameters(), torch.bfloat16)
+    part.copy_gradients.fill_(0.5)
+    part.collect()
+    assert gradients([part]) == []
+    part.gather()
+    (found,) = gradients([part])
+    assert (found.dtype, found.unique().tolist()) == (torch.float32, [0.5])
+    assert part.weights.grad is found
+    found.fill_(777.0)  # of an update that broke off
+    part.gather()
+    assert gradients([part])[0].unique().tolist() == [0.5]
+    part.forget()
+    assert part.weights.grad is None
+    assert gradients([part]) == []
+    assert not part.copy_gradients.any()
+
+
 @pytest.mark.parametrize("largest", [0.5, 1e3])
 def test_clip_is_that_of_torch(largest: float) -> None:
     parts = [FlatPart(parameters(1)), FlatPart(parameters(2))]
     for seed, part in enumerate(parts):
-        part.gradients.copy_(draw((part.gradients.numel(),), seed))
+        gradients([part])[0].copy_(draw((part.weights.numel(),), seed))
     theirs = [nn.Parameter(tensor.detach().clone()) for part in parts for tensor in part.parameters.values()]
     ours = [tensor for part in parts for tensor in part.parameters.values()]
     for their, own in zip(theirs, ours, strict=True):

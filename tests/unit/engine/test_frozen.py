@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora_train.core.assets import DEMO_MODEL
 from lora_train.core.errors import ConfigError
 from lora_train.core.memory import Checkpointing
 from lora_train.core.memory_settings import BaseWeights
-from lora_train.engine import quantised
+from lora_train.engine import lowered, quantised
 from lora_train.engine.checkpointing import checkpoint_blocks, checkpointed
 from lora_train.engine.denoiser import predict
 from lora_train.engine.frozen import FrozenConv2d, FrozenLinear, block_layers, freeze, unpack
@@ -37,8 +38,8 @@ def late_mover(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("movers").LateMover()
 
 
-def demo_unet(kind: BaseWeights = "full", dtype: torch.dtype = torch.float32) -> Any:
-    model = load_base_model(DEMO_MODEL, vae_path=None, device=torch.device("cpu"), dtype=dtype, base_weights=kind)
+def demo_unet(kind: BaseWeights = "full", dtype: torch.dtype = torch.float32, path: Path = DEMO_MODEL) -> Any:
+    model = load_base_model(path, vae_path=None, device=torch.device("cpu"), dtype=dtype, base_weights=kind)
     return model.unet
 
 
@@ -108,11 +109,33 @@ def test_a_packed_model_predicts_nearly_the_same(kind: BaseWeights, dtype: torch
     assert 0 < error < WORST_ERROR[kind]
     assert packed.dtype == dtype  # as diffusers tells it, and asks for
     kept = {name for name, parameter in packed.named_parameters() if parameter.dtype == dtype and parameter.dim() > 1}
-    assert {name.split(".")[0] for name in kept if "time_emb_proj" not in name} == {
-        "conv_in",
-        "conv_out",
-        "time_embedding",
-    }
+    assert {name.split(".")[0] for name in kept} == {"conv_in", "conv_out", "time_embedding"}
+
+
+@pytest.mark.parametrize("lies_in", [torch.float16, torch.bfloat16])
+def test_what_stays_in_the_16_bits_of_its_file_is_computed_with_as_before(
+    monkeypatch: pytest.MonkeyPatch, make_lora: Callable[..., Any], tmp_path: Path, lies_in: torch.dtype
+) -> None:
+    """As it is done on a CPU with layers that are larger than the demo model's."""
+    path = tmp_path / "half.safetensors"
+    tensors = load_file(DEMO_MODEL)
+    save_file({name: own.to(lies_in) if own.is_floating_point() else own for name, own in tensors.items()}, path)
+    plain = demo_unet(path=path)
+    monkeypatch.setattr(lowered, "_LEAST_WEIGHTS", 2000)
+    half, packed = demo_unet(path=path), demo_unet(path=path)
+    kept = {name for name, own in half.named_parameters() if own.dtype == lies_in}
+    large = {name for name, own in block_layers(plain) if isinstance(own, nn.Conv2d) and own.weight.numel() >= 2000}
+    assert kept == {f"{name}.weight" for name in large}
+    assert all(torch.equal(own.float(), plain.get_parameter(name)) for name, own in half.named_parameters())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(prediction(half), prediction(plain), atol=1e-6, rtol=1e-4)
+    assert_same(learned(half, make_lora), learned(plain, make_lora))
+    monkeypatch.setattr(lowered, "_MOST_PLACES", 0)
+    torch.testing.assert_close(prediction(half), prediction(plain), atol=1e-6, rtol=1e-4)
+    assert_same(learned(half, make_lora), learned(plain, make_lora))
+    quantise(packed, "int8")
+    quantise(plain, "int8")
+    assert torch.equal(prediction(packed), prediction(plain))
 
 
 @pytest.mark.parametrize("kind", PACKED)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from lora_train.engine import ldm_names
+from lora_train.engine.frozen import block_layers
+from lora_train.engine.lowered import may_stay_half
 from lora_train.engine.network import text_encoder_targets, unet_targets
 from lora_train.engine.random_model import SD1, SD2, SDXL, Sizes, checkpoint_shapes, with_in_channels
 from lora_train.engine.topology import Hints, text_config, unet_config, vae_config, without_last_layer
@@ -72,11 +74,11 @@ def count(module: Any) -> int:
 # Weights of the public models as their makers and diffusers give them; SD2's encoder is counted without its last layer.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "sizes", "unet_weights", "text_weights", "targets", "with_convolutions", "text_targets"),
+    ("family", "sizes", "unet_weights", "large", "text_weights", "targets", "with_convolutions", "text_targets"),
     [
-        ("sd1", SD1, 859_520_964, [123_060_480], 192, 278, 72),
-        ("sd2", SD2, 865_910_724, [340_387_840], 192, 278, 138),
-        ("sdxl", SDXL, 2_567_463_684, [123_060_480, 694_659_840], 722, 788, 72 + 192),
+        ("sd1", SD1, 859_520_964, 464_486_400, [123_060_480], 192, 278, 72),
+        ("sd2", SD2, 865_910_724, 464_486_400, [340_387_840], 192, 278, 138),
+        ("sdxl", SDXL, 2_567_463_684, 243_302_400, [123_060_480, 694_659_840], 722, 788, 72 + 192),
     ],
     ids=["sd1", "sd2", "sdxl"],
 )
@@ -84,6 +86,7 @@ def test_full_size_models(
     family: str,
     sizes: Sizes,
     unet_weights: int,
+    large: int,
     text_weights: list[int],
     targets: int,
     with_convolutions: int,
@@ -94,6 +97,9 @@ def test_full_size_models(
     shapes = checkpoint_shapes(sizes)
     unet, vae, texts = build(shapes, family)
     assert count(unet) == unet_weights
+    cpu = torch.device("cpu")
+    kept = [layer for _, layer in block_layers(unet) if may_stay_half(layer, torch.float16, torch.float32, cpu)]
+    assert sum(layer.weight.numel() for layer in kept) == large
     assert count(vae) == 83_653_863
     assert [count(text) for text in texts] == text_weights
     assert len(unet_targets(unet, with_convolutions=False)) == targets

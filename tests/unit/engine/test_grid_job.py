@@ -19,7 +19,7 @@ from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DeviceMemoryError, ModelError
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.grids import ALL_GRIDS_FILE, cells, grid_file
-from lora_train.core.jobs import JobFolder, JobStatus, RequestedEnd, status_from_events
+from lora_train.core.jobs import JobFolder, JobStatus, RequestedEnd, StatusReader
 from lora_train.core.specs import GridSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.core.workspace import Workspace
@@ -81,7 +81,7 @@ class Desk:
                 events.write(ev.Stopped(step=0))
             finally:
                 events.close()
-        return status_from_events(job.events())
+        return StatusReader(job).read()
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_lion_equals_lion_pytorch(rate: float) -> None:
     ours = make({"unet": [part.weights]}, optimizer="Lion", learning_rate=rate, weight_decay=0.2)
     theirs = theirs_is_there.Lion([their], lr=rate, betas=(0.9, 0.99), weight_decay=0.2)
     for gradient in gradients(50):
-        part.gradients.copy_(gradient.flatten())
+        part.copy_gradients.copy_(gradient.flatten())
         ours.step()
         step(theirs, their, gradient)
         assert torch.equal(own, their)

@@ -91,6 +91,16 @@ def test_nothing_is_recorded_that_hardly_comes_again(recorder: Any, left: int, i
     assert bool(recordings.count) == is_recorded
 
 
+def test_nothing_is_recorded_while_it_pauses(recorder: Any) -> None:
+    recordings, sums = make(recorder), Sums()
+    for step in range(2 * RUNS_BEFORE):
+        recordings.pauses = step < 2 * RUNS_BEFORE - 1
+        assert recordings.count == 0
+        recordings.begin_step(100)
+        recordings.do("sum", sums.work, (inputs(step), 1.0))
+    assert recordings.count == 1
+
+
 def test_a_shape_that_is_rare_stays_as_it_is(recorder: Any) -> None:
     """Every 20th step of 120 has it: at its fourth time, step 80, 2 more are to be expected."""
     recordings, sums = make(recorder), Sums()

@@ -15,7 +15,7 @@ from PIL import Image
 from lora_train.core import events as ev
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, ModelError
-from lora_train.core.jobs import JobFolder, RequestedEnd, status_from_events
+from lora_train.core.jobs import JobFolder, RequestedEnd, StatusReader
 from lora_train.core.specs import RegularisationSpec
 from lora_train.engine import regularisation
 from lora_train.engine.reporting import Reporter
@@ -62,7 +62,7 @@ def drawn(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 def test_a_picture_depends_on_its_number_alone(draw: Draw, tmp_path: Path) -> None:
     """However many are drawn with it, and in however many jobs. Larger batches are summed up in another order."""
-    status = status_from_events(draw("once", 10).events())
+    status = StatusReader(draw("once", 10)).read()
     assert (status.state, status.phase_done, status.phase_total) == ("finished", 10, 10)
     for count in (3, 6, 1):
         draw("in parts", count)
@@ -111,17 +111,19 @@ def test_numbers_that_are_not_finite_become_no_picture(
 
 
 def test_a_slow_device_is_told(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert status_from_events(draw("quick", 1).events()).notes == []
+    assert StatusReader(draw("quick", 1)).read().notes == []
     times = iter(range(0, 10_000, 80))  # 80 s between any two looks at the clock
     monkeypatch.setattr(regularisation, "time", SimpleNamespace(monotonic=lambda: float(next(times))))
     monkeypatch.setattr(regularisation, "pictures_together", lambda settings: 1)
-    (note,) = status_from_events(draw("slow", 9).events()).notes
+    (note,) = StatusReader(draw("slow", 9)).read().notes
     assert note == "80 s a picture here, about 12 minutes in all; Stop keeps what is drawn."
 
 
 def test_long_prompts_are_told(draw: Draw) -> None:
-    (note,) = status_from_events(draw("shape", 1, prompt="a shape, " * 60, max_tokens=75).events()).notes
-    assert "tokens over 75 were cut off" in note
+    (note,) = StatusReader(draw("shape", 1, prompt="a shape, " * 60, max_tokens=75)).read().notes
+    told, _, numbers = note.partition("\n")
+    assert told == "A caption or prompt has more tokens than are read: its end was cut off."
+    assert " / 75: a shape, a shape, " in numbers
 
 
 def test_what_can_not_be_drawn_leaves_no_folder(draw: Draw, tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ def test_a_masked_step_can_be_recorded(tapes: Any) -> None:
     scaler = LossScaler(CPU, enabled=True)
     weight.grad = gradient(1, 4096.0)
     scaler.unscale([weight.grad])
+    assert not scaler.asks_nothing(optimizer), "a first step that overflows must make no state"
     scaler.step(optimizer, masks=True)
+    assert scaler.asks_nothing(optimizer)
     own = weight.grad
 
     def work() -> None:

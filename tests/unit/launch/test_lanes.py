@@ -142,6 +142,8 @@ def test_a_worker_sees_its_card_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     seen: dict[str, Any] = {}
 
     class Started:
+        pid = 0
+
         def __init__(self, command: list[str], **options: Any) -> None:
             seen.update(options["env"], command=command)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         training=SimpleNamespace(forecast=forecast),
         settings=SimpleNamespace(effective=lambda *_: TrainSettings()),
         optimizers=SimpleNamespace(entries=lambda *_: []),
-        datasets=SimpleNamespace(needs_captions=lambda *_: False),
+        datasets=SimpleNamespace(needs_captions=lambda *_: False, glancing=nullcontext),
         captioning=SimpleNamespace(choices=lambda *_: CaptioningSnapshot(captioners=[])),
         presets=SimpleNamespace(state=lambda *_: PresetState(), list=list),
         captions=SimpleNamespace(view=lambda *_: CaptionsSnapshot()),

@@ -55,7 +55,7 @@ NO_SENTENCES = {
     "--version: pictures from --images go to v1; leave one of the two out",
     "--with none: no captions are written, so nothing else can be said of them",
     "prompt: give at least one",
-    "base_model (Train base model): none was chosen; give a checkpoint or 'demo'",
+    "base_model (Train base model): none was chosen; give a checkpoint or 'demo'.",
 }
 """Messages that are told to the terminal alone, in its style."""
 PICTOGRAPHS_AMONG_LETTERS = "ℹ‼⁉↔〰〽◽◾"

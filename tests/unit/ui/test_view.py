@@ -180,6 +180,27 @@ def test_silence_is_told_after_half_a_minute(rendered_states: dict[str, str]) ->
     assert "No sign of life" not in rendered_states["running"]
 
 
+def test_the_verdict_is_told_in_words_and_values_apart(
+    rendered_states: dict[str, str], page_words: Callable[[str], set[str]]
+) -> None:
+    """The judge's own sentence has values in it, so that no language could translate it."""
+    html = rendered_states["judge done"]
+    told = text_of(html.replace("</p>", ". "))
+    assert "The best choice: Cat-v1 × 0.8. As like your pictures as they are among themselves: 71%. " in told
+    assert "Follows prompts as well as the base model: 90%. Still draws ordinary prompts right: 100%. " in told
+    assert "Judged by: the base model. " in told
+    assert {"The best choice:", "Still draws ordinary prompts right:", "the base model"} <= page_words(html)
+    assert "Nothing is recommended: all of them were spoiled." in text_of(rendered_states["judge none is worth it"])
+
+
+def test_the_summary_of_a_train_can_be_translated(
+    rendered_states: dict[str, str], page_words: Callable[[str], set[str]]
+) -> None:
+    html = rendered_states["results of one LoRA"]
+    assert "Lion 0.0001 · continues Dog-v2 · batch 1 · epochs 10" in text_of(html)
+    assert {"continues", "batch", "epochs"} <= page_words(html)
+
+
 def test_peak_memory_and_pace(rendered_states: dict[str, str]) -> None:
     told = text_of(rendered_states["running"])
     assert "Peak memory" in told

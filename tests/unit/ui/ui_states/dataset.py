@@ -29,6 +29,7 @@ def dataset_states() -> dict[str, str]:
             problems=["9_Cat/00003-0-cat.png has no caption."],
             folders=["/home/me/outputs/train_tools/projects/Cat/versions/v1/dataset/processed/9_Cat"],
         ),
+        "pages": DatasetSnapshot(pictures=make_pictures(150)),
         **{
             name: DatasetSnapshot(pictures=[*make_pictures(2), ordinary, other], update=status)
             for name, status in updates.items()

@@ -9,6 +9,7 @@ from lora_train.core.diagnosis import (
     Found,
     Probe,
     ProbedDevice,
+    helpful_found,
     machine_found,
     packages_found,
     room_found,
@@ -31,6 +32,11 @@ def doctor_states() -> dict[str, str]:
     machine = machine_found(python="3.10.6", system="Linux", host="Forge", release="1.0")
     room = room_found(memory_bytes=10**10, total_memory_bytes=2 * 10**10, disk_bytes=10**11)
     short = room_found(memory_bytes=10**9, total_memory_bytes=2 * 10**10, disk_bytes=10**9)
+    helpful = helpful_found(
+        {"bitsandbytes": "0.45.5", "onnxruntime": ""},
+        {"bitsandbytes": "OSError: libcudart", "onnxruntime": "missing"},
+        {"bitsandbytes": "AdamW8bit", "onnxruntime": "WD14 tags"},
+    )
     packages = packages_found(
         {"torch": "2.5.1", "diffusers": "", "transformers": "4.30.2"},
         {"diffusers": "missing", "transformers": "ImportError: x"},
@@ -47,6 +53,6 @@ def doctor_states() -> dict[str, str]:
         "doctor at work": view.doctor_html(DoctorSnapshot(is_running=True), "token"),
         "doctor all good": shown(machine, torch_found(probe, "", []), room),
         "doctor wrong build": shown(machine, torch_found(probe, "", ["RTX 3060"]), short, packages),
-        "doctor hidden card": shown(torch_found(hidden, "", ["RTX 3060"]), crashed),
+        "doctor hidden card": shown(torch_found(hidden, "", ["RTX 3060"]), crashed, helpful),
         "doctor no torch": shown(torch_found(None, "ImportError: x", [])),
     }

@@ -62,7 +62,7 @@ def make_train(state: State, place: int | None = None, **changes: object) -> Tra
         status=make_status(state, **changes),
         place=place,
         base_model="v1-5-pruned-emaonly",
-        summary="Lion 0.0001 · rank 16 · batch 1 · 10 epochs",
+        summary="Lion 0.0001 · rank 16 · batch 1 · epochs 10",
         created=1_700_000_000.0,
         loras=[published, make_lora("Cat-v1-000002", 324)],
     )

@@ -15,7 +15,7 @@ def _drawing_states() -> dict[str, RegularisationSnapshot]:
         "drawing": (JobStatus(state="running", phase_done=3, phase_total=20), True),
         "drawing begins": (JobStatus(state="running"), True),
         "drawing failed": (JobStatus(state="failed", message="The card is full.", hint="Stop what uses it."), False),
-        "drawing with notes": (JobStatus(state="finished", notes=["2 tokens over 75 were cut off: a cat"]), False),
+        "drawing with notes": (JobStatus(state="finished", notes=["The end was cut off.\n77 / 75: a cat"]), False),
         "drawing finished": (JobStatus(state="finished"), False),
     }
     return {

@@ -29,7 +29,10 @@ def train_states() -> dict[str, str]:
     validated = make_train("finished", validation_loss=0.15, base_validation_loss=0.3)
     turned = [Validation(400 * index, loss, 0.3) for index, loss in enumerate((0.3, 0.2, 0.22, 0.25))]
     unsaved = make_train("finished")
+    unsaved.summary = unsaved.summary.replace("rank 16", "continues Dog-v2")
     unsaved.loras = unsaved.loras[:1]
+    many = make_train("finished")
+    many.loras = [msgspec.structs.replace(many.loras[0], file=f"Cat-v1-{n:06}.safetensors") for n in range(120)]
     nothing_saved = msgspec.structs.replace(make_train("running", 0), loras=[])
     shown = {
         name: view.progress_html(make_snapshot(train, log_tail="step 1"), 0.9, "T") for name, train in trains.items()
@@ -45,6 +48,7 @@ def train_states() -> dict[str, str]:
         "results of one LoRA": view.results_html(make_snapshot(unsaved), "T"),
         "results without LoRA": view.results_html(make_snapshot(nothing_saved), "T"),
         **results,
+        "results on pages": view.results_html(make_snapshot(many), "T", page="2"),
     }
 
 
