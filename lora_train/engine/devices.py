@@ -78,11 +78,12 @@ def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, st
     """The compute dtype of the frozen weights, and a sentence that says why. Raises ConfigError for what can't be."""
     if wanted == "fp16" and device.is_cpu and torch_version() < (2, 3):
         raise ConfigError([f"precision: torch {torch.__version__} has no fp16 on a CPU; choose fp32 or bf16"])
+    if wanted == "bf16" and not _has_bf16(device):
+        raise ConfigError([f"precision: {device.label} has no bf16; choose fp16, or auto"])
     if wanted != "auto":
         return DTYPES[wanted], _AS_ASKED[wanted]
     if device.is_cuda:
-        major, _ = torch.cuda.get_device_capability(device.torch)
-        if major >= 8:
+        if _has_bf16(device):
             return torch.bfloat16, "Precision bf16: this card has it."
         return torch.float16, "Precision fp16 with loss scaling: this card has no bf16."
     if device.torch.type == "xpu":
@@ -90,6 +91,11 @@ def choose_precision(wanted: Precision, device: Device) -> tuple[torch.dtype, st
     if device.is_cpu:
         return torch.float32, "Precision fp32: the fastest on most CPUs."
     return torch.float32, "Precision fp32: the safe choice on this device."
+
+
+def _has_bf16(device: Device) -> bool:
+    """False for NVIDIA's cards before Ampere: torch imitates its products there, but cuDNN has no convolutions."""
+    return not device.is_cuda or torch.cuda.get_device_capability(device.torch)[0] >= 8
 
 
 def torch_version() -> tuple[int, int]:
@@ -128,7 +134,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class ToHost:
-    """A small tensor on its way to the host; the loop does not wait for it, whoever reads it does."""
+    """A tensor on its way to the host, on the current stream; the loop does not wait for it, whoever reads it does."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
@@ -146,12 +152,16 @@ class ToHost:
         with torch.cuda.device(self._device):  # a thread begins with the first card, and would claim memory there
             return self._arrived.query()
 
-    def values(self) -> list[float]:
-        """The numbers; waits for them if need be."""
+    def tensor(self) -> torch.Tensor:
+        """On the host; waits for it if need be."""
         if self._arrived is not None:
             with torch.cuda.device(self._device):
                 self._arrived.synchronize()
-        return self._tensor.tolist()
+        return self._tensor
+
+    def values(self) -> list[float]:
+        """The numbers; waits for them if need be."""
+        return self.tensor().tolist()
 
 
 def free_cached_memory(device: Device) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
+from lora_train.engine.devices import ToHost
+
 _MOST_WAITING = 2
 """A state and a LoRA. Each holds a copy of its tensors, so whoever saves faster than the disk writes has to wait."""
-_ALIGN_BYTES = 64
+_PIECE_BYTES = 2**26
+"""Of pinned memory at once: torch rounds each piece up to a power of two."""
 
 
 class Writer:
@@ -45,41 +49,60 @@ class Writer:
 class Snapshot:
     """Tensors as they are now, in main memory, whatever becomes of the tensors.
 
-    From CUDA they go to pinned memory without the host waiting. They go on the stream of the work itself: a stream of
-    their own would have to hold up whatever changes a weight just as long (40 MB take 2 ms over PCIe 4).
+    Those of a GPU are brought there beside the work (`_OnTheWay`); where it lacks the memory for that, the loop waits
+    for them.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._arrived: torch.cuda.Event | None = None
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            self._copies = _pinned_like(tensors)
-            for name, copy in self._copies.items():
-                copy.copy_(tensors[name].detach(), non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-        else:
-            self._copies = {
-                name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-                for name, tensor in tensors.items()
-            }
+        on_gpu = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_cuda}
+        self._on_the_way: _OnTheWay | None = None
+        if on_gpu:
+            with suppress(RuntimeError):  # no memory, there or pinned; what else is wrong is wrong for copies too
+                self._on_the_way = _OnTheWay(on_gpu, torch.cuda.Stream(next(iter(on_gpu.values())).device))
+        coming = on_gpu if self._on_the_way is not None else {}
+        self._copies = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+            for name, tensor in tensors.items()
+            if name not in coming
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By their names: contiguous, on the CPU, none sharing memory with another. Waits for them if need be."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-            self._copies, self._arrived = {name: copy.clone() for name, copy in self._copies.items()}, None
+        if self._on_the_way is not None:
+            self._copies |= self._on_the_way.tensors()
+            self._on_the_way = None
         return self._copies
 
 
-def _pinned_like(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Room for the tensors in one piece of pinned memory: to get thousands of small ones takes long."""
-    sizes = [-(-tensor.numel() * tensor.element_size() // _ALIGN_BYTES) * _ALIGN_BYTES for tensor in tensors.values()]
-    try:
-        whole = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-    except RuntimeError:  # the system has no more of that kind; the loop then waits for the copies
-        whole = torch.empty(sum(sizes), dtype=torch.uint8)
-    rooms = whole.split(sizes)
-    return {
-        name: room[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
-        for (name, tensor), room in zip(tensors.items(), rooms, strict=True)
-    }
+class _OnTheWay:
+    """Tensors of one device that a stream of their own brings to main memory.
+
+    The stream of the work copies them into one piece on the device, which is quick, and goes on.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], stream: torch.cuda.Stream | None) -> None:
+        self._kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        self._sizes_bytes = [tensor.nbytes for tensor in tensors.values()]
+        # Kept until all has arrived: nothing else may get its memory before.
+        self._whole = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors.values()])
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
+        with torch.cuda.stream(stream):
+            self._pieces = [ToHost(piece) for piece in self._whole.split(_PIECE_BYTES)]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of them. Waits until they have arrived."""
+        pieces = [piece.tensor() for piece in self._pieces]
+        found: dict[str, torch.Tensor] = {}
+        start = 0
+        for (name, (shape, dtype)), size_bytes in zip(self._kinds.items(), self._sizes_bytes, strict=True):
+            found[name] = _cut(pieces, start, start + size_bytes).view(dtype).view(shape)
+            start += size_bytes
+        return found
+
+
+def _cut(pieces: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:
+    """A copy of the bytes from `start` up to `stop` of what was split into the pieces."""
+    touched = range(start // _PIECE_BYTES, -(-stop // _PIECE_BYTES))
+    parts = [pieces[at][max(0, start - at * _PIECE_BYTES) : stop - at * _PIECE_BYTES] for at in touched]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)

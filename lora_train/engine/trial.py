@@ -106,6 +106,8 @@ def _try(run: Run, batch: Batch, gauge: Gauge) -> Trial:
     peak_bytes = gauge.peak_bytes()
     if not why_not and peak_bytes > gauge.budget_bytes:
         why_not = "over_budget"
+    if not why_not and devices.spills(run.device.torch):
+        why_not = "spilled"
     return Trial(plan=run.plan, peak_bytes=peak_bytes, s_per_step=s_per_step, why_not=why_not)
 
 

@@ -13,6 +13,7 @@ import base64
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -93,12 +94,15 @@ def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture(scope="module")
-def site(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(kind: Kind, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
     """One site for the tests of a module that don't disturb each other."""
     running = Site(kind, tmp_path_factory.mktemp("site"))
     running.start()
+    failed_before = request.session.testsfailed
     yield running
     running.end()
+    if request.session.testsfailed == failed_before:
+        shutil.rmtree(running.root, ignore_errors=True)
 
 
 class Tab:

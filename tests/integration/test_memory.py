@@ -16,7 +16,7 @@ from lora_train.core.limits import Limits, write_limits
 from lora_train.core.memory import MemoryPlan, ladder, read_memory
 from lora_train.core.specs import TrainSpec
 from lora_train.data.epochs import Batch, View
-from lora_train.engine import results, setup, trial
+from lora_train.engine import devices, results, setup, trial
 from lora_train.engine.loading import BaseModel
 from lora_train.engine.step import losses_of
 from tests.integration.test_nan import train_here
@@ -119,8 +119,10 @@ def test_a_trial_changes_nothing(
 def test_rungs_are_tried_until_one_fits(
     studio: Studio, files: type[Files], images: Path, plain: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gauge = FakeGauge([20_000, 15_000, 9_000])
+    """The first needs too much; in the second the driver moves something into main memory."""
+    gauge, full = FakeGauge([20_000, 9_000, 9_000]), [True]
     use(monkeypatch, gauge)
+    monkeypatch.setattr(devices, "spills", lambda _: bool(full) and full.pop())
     job = studio.plan(images, **SETTINGS)
     ran: list[MemoryPlan] = []
 
@@ -137,7 +139,7 @@ def test_rungs_are_tried_until_one_fits(
     assert isinstance(spec, TrainSpec)
     rungs = ladder(spec.settings, on_cpu=True)
     assert [trial.plan for trial in facts.trials] == list(rungs[:3])
-    assert [trial.why_not for trial in facts.trials] == ["over_budget", "over_budget", ""]
+    assert [trial.why_not for trial in facts.trials] == ["over_budget", "spilled", ""]
     assert facts.plan == rungs[2] == MemoryPlan(views_at_once=1)
     assert ran[-1] == facts.plan
     assert difference(files, job, plain) < ROUNDING

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from lora_train.engine.saving import Snapshot, Writer, _pinned_like
+from lora_train.engine import saving
+from lora_train.engine.saving import Snapshot, Writer, _OnTheWay
 
 
 @pytest.fixture
@@ -114,13 +115,25 @@ def test_a_snapshot_is_of_its_moment() -> None:
         assert len({tensor.untyped_storage().data_ptr() for tensor in found.values() if tensor.numel()}) == 5
 
 
-def test_pinned_room_is_apart() -> None:
-    """One piece of memory for all; a GPU would only copy into it faster."""
-    own = {"a": torch.zeros(3, dtype=torch.bfloat16), "b": torch.zeros(2, 5), "c": torch.tensor(1), "d": torch.zeros(0)}
-    rooms = _pinned_like(own)
-    for number, (name, tensor) in enumerate(own.items()):
-        assert rooms[name].shape == tensor.shape
-        assert rooms[name].dtype == tensor.dtype
-        rooms[name].fill_(number)
-    assert [room.flatten()[:1].tolist() for room in rooms.values()] == [[0], [1], [2], []]
-    assert len({room.untyped_storage().data_ptr() for room in rooms.values()}) == 1
+@pytest.mark.parametrize("piece_bytes", [4, 7, 16, 2**26])
+def test_what_comes_in_pieces_is_whole_again(piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU's tensors, which is but slower without one."""
+    monkeypatch.setattr(saving, "_PIECE_BYTES", piece_bytes)
+    own = {
+        "odd": torch.tensor([1, -2, 3], dtype=torch.int8),
+        "none": torch.empty(0, 3),
+        "turned": torch.arange(10.0).view(2, 5).t(),
+        "half": torch.arange(3, dtype=torch.bfloat16),
+        "number": torch.tensor(7),
+    }
+    wanted = {name: tensor.clone() for name, tensor in own.items()}
+    coming = _OnTheWay(own, None)
+    for tensor in own.values():
+        tensor.zero_()
+    found = coming.tensors()
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, wanted[name])
+        assert tensor.dtype == wanted[name].dtype
+        assert tensor.is_contiguous()
+    assert len({tensor.untyped_storage().data_ptr() for tensor in found.values() if tensor.numel()}) == 4
