@@ -57,7 +57,8 @@ def ladder(settings: TrainSettings, *, on_cpu: bool = False) -> tuple[MemoryPlan
 
     In this order: the batch in halves, quarters ... single views; checkpointing of some blocks, then all; the base
     model in 8 bits; shares of it in main memory, which on a CPU is where it is anyway. Without *Fit to my GPU* the
-    first alone. Text encoders whose captions are all encoded, and the VAE, are let go on every rung.
+    first alone. Text encoders whose captions are all encoded, and the VAE, are let go on every rung; text encoders
+    whose captions are others in every epoch wait in main memory between epochs, from the second rung on.
     """
     plans = [asked_plan(settings)]
     if not settings.fit_to_gpu:

@@ -14,7 +14,7 @@ import msgspec
 
 from lora_train.core.conditioning import trains_text_encoders
 from lora_train.core.config import TrainSettings
-from lora_train.core.memory import Checkpointing, MemoryNeed, MemoryPlan, backward_passes
+from lora_train.core.memory import Checkpointing, MemoryNeed, MemoryPlan, asked_plan, backward_passes
 from lora_train.core.optimizers import OPTIMIZERS, sees_shapes
 from lora_train.core.ranks import ranks_of
 
@@ -168,7 +168,8 @@ def _width(work: Workload) -> float:
 
 
 def _weights(settings: TrainSettings, family: _Family, work: Workload, plan: MemoryPlan, *, trains_text: bool) -> int:
-    """UNet, and text encoders where they can't be let go: trained, or with captions that change with every epoch.
+    """UNet, and text encoders where they can't be let go: trained, or with captions that change with every epoch, for
+    which plans that save memory let them wait elsewhere between epochs.
 
     Weights of 8 bits are unpacked where they are used; the widest ones are, when few activations are there. For those
     that stay in 16 bits there is room for one in 32. On a CPU nothing waits elsewhere.
@@ -180,7 +181,8 @@ def _weights(settings: TrainSettings, family: _Family, work: Workload, plan: Mem
     if work.stays_half and plan.base_weights == "full" and _width(work) == 1:
         unet += _WIDEST_CONV_WEIGHTS * _FLOAT32 - family.large_conv_weights * (_FLOAT32 - 2)
     places = 2 * _LARGEST_UNIT_WEIGHTS * stored if offload_share else 0
-    stays = trains_text or settings.shuffle_captions or settings.caption_dropout > 0
+    changes = settings.shuffle_captions or settings.caption_dropout > 0
+    stays = trains_text or (changes and (work.on_cpu or plan == asked_plan(settings)))
     text = family.text_weights * size if stays else 0
     return int((unet + places + text) * _width(work) ** 2)
 

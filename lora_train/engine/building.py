@@ -12,6 +12,7 @@ from lora_train.engine.networks import build_network
 from lora_train.engine.optimizers import make_optimizer, make_schedule, optimizer_parameters
 from lora_train.engine.recordings import Recordings
 from lora_train.engine.run import Run
+from lora_train.engine.saving import Snapshots
 from lora_train.engine.scaling import LossScaler
 
 
@@ -29,6 +30,7 @@ def build_run_network(run: Run) -> None:
     if run.processes is not None:
         run.processes.share([part.weights for part in run.groups.values()])
     run.recordings = Recordings()
+    run.snapshots = Snapshots(run.device.torch)
     give_optimizer(run)
     take_plan(run, run.plan)
 

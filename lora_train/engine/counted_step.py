@@ -171,3 +171,6 @@ class _Captions:
 
     def forget(self) -> None:
         pass
+
+    def rest(self) -> None:
+        pass

@@ -81,10 +81,14 @@ class Course:
     def resting(self) -> Generator[None, None, None]:
         """Within the block the network is what a LoRA file holds: the averages, where they are kept."""
         averages = self.averages.shown() if self.averages is not None else nullcontext()
+        self.run.snapshots.let_change()
         with resting_weights(self.run.optimizer), averages:
             for part in self.run.groups.values():
                 part.refresh()
-            yield
+            try:
+                yield
+            finally:
+                self.run.snapshots.let_change()
 
     def with_room(self, work: Callable[[], T]) -> T:
         """What `work` returns; where there is too little memory, it is tried again without that of the recordings."""

@@ -144,7 +144,7 @@ class ToHost:
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._tensor = host.copy_(tensor, non_blocking=True)
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
 
     def has_arrived(self) -> bool:
         if self._arrived is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lora_train.core.events import Note
-from lora_train.engine.recordings import Recordings
+from lora_train.engine.recordings import FEWEST_REPLAYS, RUNS_BEFORE, Recordings
 from lora_train.engine.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 WAITS = "a part of the base model waits in main memory"
+_RARE = "Batches that come up seldom run without CUDA graphs."
 
 
 class CudaRecorder:
@@ -79,6 +81,19 @@ def recordings_of(run: Run, report: Reporter) -> Recordings:
     if reason := why_not(run):
         recordings.end(reason)
     return recordings
+
+
+def tell_of_rare_shapes(run: Run, report: Reporter) -> None:
+    """Steps that come up too seldom are never recorded; which those are is told before the first."""
+    if not run.recordings.is_on:
+        return
+    pieces = run.own_parts(run.planner.batches(0))  # other epochs have about as many of each
+    counted = Counter((piece.bucket, len(piece.views)) for piece in pieces)
+    fewest = RUNS_BEFORE + FEWEST_REPLAYS
+    rare = [shape for shape, count in sorted(counted.items()) if count * run.settings.epochs < fewest]
+    if rare:
+        told = ", ".join(f"{width} × {height} px × {views}" for (width, height), views in rare)
+        report.events.write(Note("info", f"{_RARE}\n{told}"))
 
 
 def why_not(run: Run) -> str:

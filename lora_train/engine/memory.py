@@ -53,6 +53,8 @@ def take_plan(run: Run, plan: MemoryPlan) -> None:
     if run.processes is not None or backward_passes(run.settings, plan) > 1 or sees_shapes(run.settings):
         for part in run.groups.values():
             part.keep_sums()
+    if plan != asked_plan(run.settings):
+        run.texts.let_encoders_rest()
     checkpoint_blocks(unet, plan.checkpointing)
     lean, compiled = run.fast_unet, run.compiled
     if compiled is not None:

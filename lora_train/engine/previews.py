@@ -39,7 +39,9 @@ class PreviewTexts:
             return self._encoded
         assert self._prompts is not None, "neither the embeddings nor the text encoder were kept"
         positive = [self._prompts.encode_prompt(prompt) for prompt in self._settings.preview_prompts]
-        return positive, self._prompts.encode_prompt(self._settings.preview_negative_prompt, is_negative=True)
+        negative = self._prompts.encode_prompt(self._settings.preview_negative_prompt, is_negative=True)
+        self._prompts.rest()
+        return positive, negative
 
 
 def draw_previews(

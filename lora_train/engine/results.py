@@ -13,7 +13,6 @@ from lora_train.engine.metadata import build_metadata
 from lora_train.engine.network_file import checked, named_parts, save_lora
 from lora_train.engine.previews import PreviewTexts, draw_previews, grid_path, save_previews
 from lora_train.engine.sample import draw_settings
-from lora_train.engine.saving import Snapshot
 
 _NO_ROOM_FOR_PREVIEWS = (
     "The previews of this save need more memory than is left beside the training. They can be drawn when it has ended."
@@ -38,12 +37,13 @@ def _save_lora(course: Course, stem: str) -> None:
     if _is_there(course, path):  # told again: a worker may have died between writing the file and telling of it
         course.writer.write(lambda: report.events.write(saved))
         return
-    snapshot = Snapshot(named_parts(run.network))
+    snapshot = run.snapshots.take(named_parts(run.network))
 
     def write() -> None:
+        tensors = checked(snapshot.tensors(), devices.DTYPES[run.settings.save_precision])
         run.checkpoint_hashes.fill(run.facts)
         metadata = build_metadata(run.settings, run.facts, output_name=stem, step=saved.step, epoch=saved.epoch)
-        save_lora(path, checked(snapshot.tensors(), devices.DTYPES[run.settings.save_precision]), metadata)
+        save_lora(path, tensors, metadata)
         report.events.write(saved)
 
     course.writer.write(write)

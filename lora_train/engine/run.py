@@ -31,6 +31,7 @@ from lora_train.engine.offload import Offload
 from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.processes import Processes
 from lora_train.engine.recordings import Recordings
+from lora_train.engine.saving import Snapshots
 from lora_train.engine.scaling import LossScaler
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 from lora_train.engine.validation import HeldOut
@@ -63,6 +64,7 @@ class Run:
     schedule: Any
     scaler: LossScaler
     recordings: Recordings
+    snapshots: Snapshots
     fast_unet: FastUnet
     alphas: torch.Tensor
     total_steps: int

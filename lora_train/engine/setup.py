@@ -35,7 +35,7 @@ from lora_train.engine.denoiser import SizeTable, full_mask
 from lora_train.engine.diffusion import alphas_cumprod
 from lora_train.engine.disk_cache import DiskCache, circumstances
 from lora_train.engine.gauge import open_gauge
-from lora_train.engine.graphs import recordings_of
+from lora_train.engine.graphs import recordings_of, tell_of_rare_shapes
 from lora_train.engine.loading import BaseModel, load_base_model
 from lora_train.engine.masks import MaskCache, build_mask_cache
 from lora_train.engine.memory import earlier_or_asked
@@ -117,6 +117,7 @@ def prepare_run(spec: TrainSpec, job_dir: Path, report: Reporter, team: Team | N
     if run.is_first:
         run.checkpoint_hashes.start()  # not before: it would keep a core from what the first step waits for
     run.recordings = recordings_of(run, report)
+    tell_of_rare_shapes(run, report)
     if settings.compile_blocks:
         if reason := why_not_compiled(run.device):
             report.events.write(Note("info", reason))

@@ -37,6 +37,7 @@ def train_step(run: Run, group: Sequence[Batch]) -> torch.Tensor:
         total += run.recordings.do("backward", partial(backward, run), (batch_inputs(run, batch), views))
     if run.processes is not None:
         total = reduce_gradients(run, total)
+    run.snapshots.let_change()
     rates = tuple(group["lr"] for group in run.optimizer.param_groups)
     if is_capturable(run.settings) and run.scaler.asks_nothing(run.optimizer):
         run.recordings.do("update", partial(update, run), (rates,))

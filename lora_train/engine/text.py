@@ -150,6 +150,9 @@ class Prompts:
         """CLIP-L's is its end token, OpenCLIP's 0; nothing else differs between tokenizers."""
         self._chunks: dict[str, list[list[int]]] = {}
         self._encoders: tuple[Any, ...] = ()
+        self._are_away = False
+        self.may_rest = False
+        """Whether the text encoders wait in main memory while there is nothing to encode."""
         self.device = model.device if kept is not None else next(self.text_encoders[0].parameters()).device
 
     @property
@@ -160,7 +163,18 @@ class Prompts:
                 if use.layer is None:
                     check_clip_skip(encoder, self.clip_skip)
             self._encoders = loaded
+        if self._are_away:
+            for encoder in self._encoders:
+                encoder.to(self.device)
+            self._are_away = False
         return self._encoders
+
+    def rest(self) -> None:
+        """There is nothing to encode for a while. The text encoders come back by themselves."""
+        if self.may_rest:
+            for encoder in self._encoders:
+                encoder.to("cpu")
+            self._are_away = True
 
     def ids(self, captions: Sequence[str]) -> torch.Tensor:
         """(E, B, C, 77) on the CPU. Captions that are cut are remembered in `cut_captions`."""

@@ -38,6 +38,9 @@ class TrainedTexts:
         captions = {_captions_beside(batch) for batch in batches}
         self._ids = {row: to_device(self._prompts.ids(row), self._device) for row in captions}
 
+    def let_encoders_rest(self) -> None:
+        """Nothing: every step needs them."""
+
     def length(self, caption: str) -> int:
         """Tokens of a caption."""
         return self._prompts.length(caption)
@@ -88,7 +91,7 @@ class CachedTexts:
             return
         if self._prompts is None:
             raise RuntimeError("the text encoder was let go, but other captions are needed")
-        self._known, self._rows = captions, {}
+        self._known, self._rows = [], {}
         self._prompts.forget()
         chunks = sum(self._prompts.length(caption) for caption in captions) // 77
         is_much = chunks * self._empty.size_bytes > _ON_DEVICE_BYTES
@@ -102,6 +105,14 @@ class CachedTexts:
                     own = row.hidden[:, : self._prompts.length(caption)].clone()
                     pooled = None if row.pooled is None else row.pooled.clone()
                     self._rows[caption] = Embeddings(own, pooled).to(place)
+        self._known = captions
+        self._prompts.rest()
+
+    def let_encoders_rest(self) -> None:
+        """From now on text encoders that are still needed wait in main memory between epochs."""
+        if self._prompts is not None:
+            self._prompts.may_rest = True
+            self._prompts.rest()
 
     def length(self, caption: str) -> int:
         """Tokens of a caption that is encoded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -96,7 +97,7 @@ class Training:
             if 0 < self.pause_at_step <= clock.step:
                 return "paused"
             batches = run.planner.batches(clock.epoch)
-            run.texts.prepare(batches)
+            self.course.with_room(partial(run.texts.prepare, batches))
             groups = _groups_of(batches, settings.gradient_accumulation_steps)
             self.report.restart_clock()
             ending = self.train_epoch(groups)

@@ -17,7 +17,6 @@ from lora_train.engine.course import Course
 from lora_train.engine.flat import join_optimizer
 from lora_train.engine.memory import take_leaner_plan
 from lora_train.engine.optimizers import halve_rates
-from lora_train.engine.saving import Snapshot
 from lora_train.engine.state import (
     LoadedState,
     StateFacts,
@@ -56,7 +55,7 @@ class WayBack:
         named |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
         if course.averages is not None:
             named |= {f"average.{name}": tensor for name, tensor in course.averages.tensors().items()}
-        snapshot = Snapshot(named)
+        snapshot = run.snapshots.take(named)
         course.writer.write(lambda: save_state(self.job.state_dir, facts, snapshot.tensors()))
         self.state_at = time.monotonic()
 

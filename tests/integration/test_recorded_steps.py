@@ -106,8 +106,10 @@ def test_every_bucket_has_its_recording_and_rare_ones_none(
     plain, _ = train(studio, "plain", images, **settings)
     recorder = tapes.TapeRecorder()
     record(monkeypatch, recorder)
-    recorded, _ = train(studio, "recorded", images, **settings)
+    recorded, events = train(studio, "recorded", images, **settings)
     assert recorder.recordings == 3, "two shapes and the update"
+    told = [event.message for event in events if isinstance(event, ev.Note) and "come up seldom" in event.message]
+    assert told == ["Batches that come up seldom run without CUDA graphs.\n64 × 64 px × 2, 80 × 48 px × 1"]
     assert_alike(files, plain, recorded)
 
 

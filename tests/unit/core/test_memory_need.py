@@ -107,7 +107,12 @@ def test_a_trained_text_encoder_takes_its_weights_and_activations() -> None:
 
 @pytest.mark.parametrize("settings", [{"shuffle_captions": True}, {"caption_dropout": 0.1}])
 def test_captions_that_change_keep_the_text_encoder(settings: dict[str, Any]) -> None:
+    """Plans that save memory let it wait in main memory between epochs, which a CPU can't."""
     assert need(SDXL, **settings).weights_bytes - need(SDXL).weights_bytes == 2 * 817_720_320
+    saving = MemoryPlan(checkpointing="some")
+    assert need(SDXL, saving, **settings).weights_bytes == need(SDXL, saving).weights_bytes
+    on_cpu = changed(SDXL, on_cpu=True)
+    assert need(on_cpu, saving, **settings).weights_bytes > need(on_cpu, saving).weights_bytes
 
 
 def test_the_network_counts_with_gradients_optimizer_and_averages() -> None:

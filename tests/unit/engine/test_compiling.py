@@ -63,6 +63,7 @@ def test_blocks_stay_compiled_under_another_memory_plan(
         compiled=CompiledBlocks(model.unet, BACKEND),
         recordings=Recordings(),
         groups={},
+        texts=SimpleNamespace(let_encoders_rest=lambda: None),
         processes=None,
         device=Device(torch.device("cpu"), "a computer"),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora_train.engine import saving
-from lora_train.engine.saving import Snapshot, Writer, _OnTheWay
+from lora_train.engine.saving import Snapshots, Writer, _OnTheWay
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def test_a_snapshot_is_of_its_moment() -> None:
         "none": torch.empty(0, 3),
     }
     wanted = {name: tensor.detach().clone() for name, tensor in own.items()}
-    snapshot = Snapshot(own)
+    snapshots = Snapshots(torch.device("cpu"))
+    snapshot = snapshots.take(own)
+    snapshots.let_change()
     with torch.no_grad():
         for tensor in own.values():
             tensor.zero_()

@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from lora_train.core.assets import ASSETS
 from lora_train.core.conditioning import conditioning_of
+from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError
 from lora_train.data.epochs import Batch, View
 from lora_train.engine.disk_cache import DiskCache
 from lora_train.engine.loading import BaseModel, load_tokenizer
+from lora_train.engine.previews import PreviewTexts
 from lora_train.engine.text import Embeddings, Prompts, encode, pack, tokenize
 from lora_train.engine.texts import CachedTexts, TrainedTexts
 
@@ -354,6 +356,24 @@ def test_cached_texts_without_their_encoder(demo_model: BaseModel) -> None:
     assert not before.requires_grad
     with pytest.raises(RuntimeError, match="let go"):
         cached.prepare([batch_of("something new")])
+
+
+def test_encoders_that_are_still_needed_rest_between_epochs(
+    demo_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (encoder,) = demo_model.text_encoders
+    moved: list[Any] = []
+    monkeypatch.setattr(encoder, "to", moved.append)
+    prompts = Prompts(demo_model, clip_skip=1, max_tokens=75)
+    cached = CachedTexts(prompts)
+    cached.prepare(BATCHES[:1])
+    assert moved == []
+    cached.let_encoders_rest()
+    cached.prepare(BATCHES[1:2])
+    previews = PreviewTexts(prompts, TrainSettings(preview_prompts=("a circle",)))
+    previews.encode()
+    home = prompts.device
+    assert moved == ["cpu", home, "cpu", home, "cpu"]
 
 
 def test_texts_from_the_disk_are_the_same_and_need_no_encoder(demo_model: BaseModel, tmp_path: Path) -> None:
