@@ -171,7 +171,9 @@ def torch_found(probe: Probe | None, error: str, cards: Sequence[str]) -> list[F
                 title="PyTorch",
                 state="error",
                 error=error,
-                remedy="It can't be used, so nothing can be trained. Install it again as your WebUI does.",
+                remedy="It can't be used, so nothing can be trained. A WebUI puts its own back when it is started once "
+                "with --reinstall-torch; elsewhere this does:",
+                command=install_command(["--force-reinstall", "torch"]),
             )
         ]
     lines = [Found(title="PyTorch", value=f"{probe.torch}, {probe.build}")]
@@ -186,6 +188,17 @@ def torch_found(probe: Probe | None, error: str, cards: Sequence[str]) -> list[F
                 if is_cpu_build
                 else "PyTorch can't use the card: update its driver, and look whether CUDA_VISIBLE_DEVICES hides it.",
                 command=cuda_command(probe.torch) if is_cpu_build else "",
+            )
+        )
+    if _lacks_kernels(probe):
+        card = probe.devices[0]
+        lines.append(
+            Found(
+                title="NVIDIA card",
+                value=f"{card.label}, compute capability {card.capability}",
+                state="error",
+                remedy="This PyTorch was built before there was such a card. This puts a newer one in its place:",
+                command=install_command(["--upgrade", "torch", "torchvision", "--index-url", f"{_INDEX}/cu128"]),
             )
         )
     for device in probe.devices:
@@ -208,14 +221,21 @@ def torch_found(probe: Probe | None, error: str, cards: Sequence[str]) -> list[F
     return lines
 
 
+def _lacks_kernels(probe: Probe) -> bool:
+    """Whether a CUDA build knows the first device's kind too little to compute on it (cudaErrorNoKernelImageForDevice)."""
+    told = [told for kernels in probe.kernels.values() for told in kernels.values()]
+    return probe.build.startswith("CUDA") and any("no kernel image" in error for error in told)
+
+
+_INDEX = "https://download.pytorch.org/whl"
+
+
 def cuda_command(torch: str) -> str:
     """What puts the CUDA build of this very version in the place of the CPU's, from PyTorch's own index."""
     plain = torch.partition("+")[0]
     numbers = tuple(int(part) for part in plain.split(".")[:2] if part.isdigit())
     build = "cu128" if numbers >= (2, 7) else "cu124" if numbers >= (2, 4) else "cu121"
-    return install_command(
-        ["--force-reinstall", f"torch=={plain}", "--index-url", f"https://download.pytorch.org/whl/{build}"]
-    )
+    return install_command(["--force-reinstall", f"torch=={plain}", "--index-url", f"{_INDEX}/{build}"])
 
 
 def machine_found(*, python: str, system: str, host: str, release: str) -> list[Found]:

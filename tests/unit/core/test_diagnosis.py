@@ -71,9 +71,21 @@ def test_a_number_format_that_does_not_work_is_bad_only_where_it_is_used() -> No
     assert next(line for line in torch_found(used, "", []) if line.value.startswith("fp16:")).state == "error"
 
 
+def test_a_card_that_is_newer_than_its_torch() -> None:
+    """PyTorch's builds for CUDA 12.8 (from 2.7 on) are the first with kernels for compute capability 12.0."""
+    none = dict.fromkeys(WORKING, "RuntimeError: CUDA error: no kernel image is available for execution on the device")
+    new = msgspec.structs.replace(CARD, label="RTX 5090", capability="12.0")
+    probe = msgspec.structs.replace(PROBE, build="CUDA 12.1", devices=(new, CPU), kernels={"fp32": none})
+    (card,) = [line for line in torch_found(probe, "", ["RTX 5090"]) if line.title == "NVIDIA card"]
+    assert (card.state, card.value) == ("error", "RTX 5090, compute capability 12.0")
+    assert card.command.endswith("--upgrade torch torchvision --index-url https://download.pytorch.org/whl/cu128")
+
+
 def test_no_torch_at_all() -> None:
     (line,) = torch_found(None, "ImportError: libcuda", [])
     assert (line.state, line.error) == ("error", "ImportError: libcuda")
+    assert "--reinstall-torch" in line.remedy
+    assert line.command.endswith("--force-reinstall torch")
 
 
 def test_packages() -> None:

@@ -29,6 +29,9 @@ def doctor_states() -> dict[str, str]:
         kernels={"fp32": works, "fp16": {**works, "attention": "RuntimeError: not implemented"}},
         precision="fp32",
     )
+    none = dict.fromkeys(KERNELS, "RuntimeError: CUDA error: no kernel image is available for execution on the device")
+    card = ProbedDevice(kind="cuda", label="RTX 5090", capability="12.0")
+    too_new = Probe(torch="2.1.2", build="CUDA 12.1", devices=(card, cpu), kernels={"fp32": none}, precision="bf16")
     machine = machine_found(python="3.10.6", system="Linux", host="Forge", release="1.0")
     room = room_found(memory_bytes=10**10, total_memory_bytes=2 * 10**10, disk_bytes=10**11)
     short = room_found(memory_bytes=10**9, total_memory_bytes=2 * 10**10, disk_bytes=10**9)
@@ -54,5 +57,6 @@ def doctor_states() -> dict[str, str]:
         "doctor all good": shown(machine, torch_found(probe, "", []), room),
         "doctor wrong build": shown(machine, torch_found(probe, "", ["RTX 3060"]), short, packages),
         "doctor hidden card": shown(torch_found(hidden, "", ["RTX 3060"]), crashed, helpful),
+        "doctor new card": shown(torch_found(too_new, "", ["RTX 5090"])),
         "doctor no torch": shown(torch_found(None, "ImportError: x", [])),
     }
