@@ -222,7 +222,7 @@ def torch_found(probe: Probe | None, error: str, cards: Sequence[str]) -> list[F
 
 
 def _lacks_kernels(probe: Probe) -> bool:
-    """Whether a CUDA build knows the first device's kind too little to compute on it (cudaErrorNoKernelImageForDevice)."""
+    """Whether a CUDA build has no code for the first device (cudaErrorNoKernelImageForDevice)."""
     told = [told for kernels in probe.kernels.values() for told in kernels.values()]
     return probe.build.startswith("CUDA") and any("no kernel image" in error for error in told)
 

@@ -11,6 +11,7 @@ and shrinks one of them.
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 import tempfile
 import time
@@ -169,6 +170,12 @@ def take_the_parts(camera: Camera, files: list[Path], photos: list[Path], folder
     """Health check and caption editor, of pictures that have something to be told."""
     tab = camera.tab
     folder.mkdir()
+    for file in files:  # as large as they are cropped: sharp edges stay sharp
+        if file.suffix == ".png":
+            with Image.open(file) as small:
+                small.resize((512, 512), Image.Resampling.NEAREST).save(folder / file.name)
+        else:
+            shutil.copy(file, folder)
     with Image.open(photos[0]) as coffee:
         for name, size_px in {"coffee": (600, 400), "small": (90, 60), "very-long": (1600, 200)}.items():
             coffee.resize(size_px).save(folder / f"{name}.png")
@@ -176,7 +183,7 @@ def take_the_parts(camera: Camera, files: list[Path], photos: list[Path], folder
         coffee.convert("RGB").save(folder / "again.jpg", quality=70)
     (folder / "again.txt").write_text("a cup of coffee, table", encoding="utf-8")
     tab.make("Coffee")
-    tab.make_dataset([*files, *sorted(folder.iterdir())])
+    tab.make_dataset(sorted(folder.iterdir()))
     tab.open_group("Health check")
     tab.shows(lambda: tab.live("health").locator("section").count() > 3)
     camera.take("health", top=tab.id("health"), bottom=tab.id("captions"), most_px=700)
