@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("a machine with other work", deadline=None)
+hypothesis.settings.load_profile("a machine with other work")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What a developer downloaded is not there; libraries leave a note of their version in it.
 os.environ["HF_HUB_CACHE"] = str(Path(tempfile.gettempdir()) / "train-tools-no-hub-cache")

@@ -234,10 +234,10 @@ class History:
 
 def _scanned(folder: JobFolder, spec: TrainSpec) -> Dataset:
     """The dataset as it is now, with the repeats that this training had."""
-    from lora_train.data.dataset import scan_dataset
+    from lora_train.data.dataset import scan_trained_set
     from lora_train.data.repeats import with_folder_repeats
 
-    found = scan_dataset((folder.path / spec.dataset).resolve(), repeats=spec.settings.repeats)
+    found = scan_trained_set((folder.path / spec.dataset).resolve(), repeats=spec.settings.repeats)
     return with_folder_repeats(found, spec.folder_repeats)
 
 

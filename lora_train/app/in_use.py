@@ -67,11 +67,9 @@ class InUse:
         """Whether a job that judges this training waits or runs."""
         return any(isinstance(spec, JudgeSpec) and needed == train for spec, needed in self._queued())
 
-    def is_proven(self, train: Path, lora: str) -> bool:
-        """Whether a job that proves the copy of this LoRA waits or runs."""
-        return any(
-            isinstance(spec, ProofSpec) and spec.lora == lora and needed == train for spec, needed in self._queued()
-        )
+    def being_proven(self, train: Path) -> set[str]:
+        """The LoRAs of this training of which a job waits or runs that proves the copy."""
+        return {spec.lora for spec, needed in self._queued() if isinstance(spec, ProofSpec) and needed == train}
 
     def is_grid_drawn(self, job: str) -> bool:
         """Whether a job that draws grids waits or runs, in the queue or beside it."""

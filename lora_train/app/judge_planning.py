@@ -71,10 +71,10 @@ def what_is_judged(train: JobFolder, saved: Sequence[str]) -> tuple[TrainSpec, t
 def _prompts(train: JobFolder, spec: TrainSpec, contexts: Sequence[str], count: int) -> tuple[str, ...]:
     """Captions as they are trained, and the concept in other surroundings (see `core.judgement.judge_prompts`)."""
     from lora_train.data.captions import common_tag, with_trigger_word
-    from lora_train.data.dataset import scan_dataset
+    from lora_train.data.dataset import scan_trained_set
     from lora_train.data.plan import captions_of
 
-    dataset = scan_dataset((train.path / spec.dataset).resolve())
+    dataset = scan_trained_set((train.path / spec.dataset).resolve())
     settings, held_out = spec.settings, set(spec.held_out)
     captions = [
         with_trigger_word(caption or picture.concept or spec.concept, settings.trigger_word)

@@ -49,14 +49,14 @@ class Loras:
         record = publish.read_record(job.path)
         previews = _all_previews(job)
         best = best_of(job, status.saved)
+        copies = {file: copy for file, copy in record.loras.items() if Path(copy.path).is_file()}
+        proving = self._proofs.states(job, copies)
         found: list[LoraEntry] = []
         for file in reversed(status.saved):
             path = job.path / file
             told = path.stat()
-            published = record.loras.get(file)
-            is_there = published is not None and Path(published.path).is_file()
-            name = Path(published.path).stem if published is not None and is_there else ""
-            proving = self._proofs.state(job, file, published) if published is not None and is_there else None
+            copy = copies.get(file)
+            name = "" if copy is None else Path(copy.path).stem
             found.append(
                 LoraEntry(
                     file=file,
@@ -67,10 +67,10 @@ class Loras:
                     made=told.st_mtime,
                     previews=previews.get(path.stem, []),
                     published=name,
-                    proving=proving,
+                    proving=proving.get(file),
                     prompt=prompt_of(path, name or path.stem, best.weight if file == best.file else 1.0),
                     is_recommended=file == best.file,
-                    problem=published.problem if published is not None and is_there else "",
+                    problem="" if copy is None else copy.problem,
                 )
             )
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -18,7 +19,7 @@ from lora_train.core.files import relative_path
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder
 from lora_train.core.original import finished_train
-from lora_train.core.proofs import read_proofs
+from lora_train.core.proofs import Proof, read_proofs
 from lora_train.core.records import read_json, write_json
 from lora_train.core.specs import ProofSpec, TrainSpec
 from lora_train.core.workspace import Workspace
@@ -48,7 +49,7 @@ class Proofs:
         Raises WorkspaceError where it is not published, JobError while it is proven already.
         """
         train = JobFolder(self._workspace.find_job(job))
-        if self._in_use.is_proven(train.path, file):
+        if file in self._in_use.being_proven(train.path):
             raise JobError(f"{file} is being proven, or waits for the card.")
         proving = self.plan(train, file)
         proving_id = self._workspace.id_of(proving.path)
@@ -90,13 +91,23 @@ class Proofs:
         """When a proof has ended: let the host draw too, without waiting for it."""
         ask_host(self._host, JobFolder((job.path / spec.train).resolve()), spec)
 
-    def state(self, train: JobFolder, file: str, published: Published) -> Proving:
-        """How far it is with the copy that there is now."""
-        job = read_json(train.path / _JOBS_NAME, _Jobs, _Jobs()).loras.get(file, "")
-        if job and self._in_use.is_proven(train.path, file):
-            return Proving("proving", job=job)
-        proof = read_proofs(train).get(file)
-        if proof is not None and (proof.published, proof.tensors_sha256) == (published.path, published.tensors_sha256):
+    def states(self, train: JobFolder, copies: Mapping[str, Published]) -> dict[str, Proving]:
+        """How far it is with the copies that there are now, by LoRA file."""
+        if not copies:
+            return {}
+        jobs = read_json(train.path / _JOBS_NAME, _Jobs, _Jobs()).loras
+        proofs = read_proofs(train)
+        being_proven = self._in_use.being_proven(train.path) if jobs else set[str]()
+        return {
+            file: Proving("proving", job=jobs[file])
+            if file in jobs and file in being_proven
+            else self._state(copy, jobs.get(file, ""), proofs.get(file))
+            for file, copy in copies.items()
+        }
+
+    def _state(self, copy: Published, job: str, proof: Proof | None) -> Proving:
+        """Of a copy that no job is about to prove; `job` is the last one that did."""
+        if proof is not None and (proof.published, proof.tensors_sha256) == (copy.path, copy.tensors_sha256):
             state: Literal["proven", "refuted"] = "refuted" if proof.reason else "proven"
             return Proving(state, proof, job)
         with suppress(TrainToolsError, OSError):  # the job's folder is gone

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_train.app.loras import previews_of
 from lora_train.app.watching import Watch
 from lora_train.core.curve_table import curve_csv, curve_json, curve_rows
-from lora_train.core.errors import JobError
+from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.files import write_text
 from lora_train.core.jobs import JobFolder
 from lora_train.core.original import finished_train
@@ -99,7 +99,7 @@ class Reports:
             try:
                 drawn = JobFolder(self._workspace.find_job(job))
                 spec = self._watch.spec(drawn)
-            except (JobError, OSError):
+            except (TrainToolsError, OSError):  # it was deleted, or is damaged
                 continue
             if not isinstance(spec, GridSpec):
                 continue

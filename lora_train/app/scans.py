@@ -44,16 +44,14 @@ class Scans:
         """The trained set, read again only when a file of it has changed; with its version's repeats, unless others are
         given. Raises DatasetError as `scan_dataset`.
         """
-        from lora_train.data.dataset import scan_dataset, with_repeats
-        from lora_train.data.seen import SeenPictures
+        from lora_train.data.dataset import scan_trained_set, with_repeats
 
         with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
             stamp = self._stamp(version.dataset_dir) + self._stamp(version.regularisation_dir)
             kept = self._trained.get(version.dataset_dir)
             if kept is None or kept[0] != stamp:
-                seen = SeenPictures(version.path / "dataset" / ".seen.json")
                 try:
-                    kept = stamp, {0: scan_dataset(version.dataset_dir, seen=seen)}
+                    kept = stamp, {0: scan_trained_set(version.dataset_dir)}
                 except DatasetError as error:
                     kept = stamp, error
                 self._trained[version.dataset_dir] = kept

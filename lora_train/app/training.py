@@ -30,6 +30,7 @@ from lora_train.app.version_settings import effective_of, train_settings
 from lora_train.app.watching import Watch
 from lora_train.core.assets import resolve_base_model
 from lora_train.core.config import TrainSettings
+from lora_train.core.diagnosis import without_folders
 from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.events import KILLED, EventWriter, Failed, read_events
 from lora_train.core.host import Host
@@ -250,8 +251,12 @@ class Training:
         return [Validation(point.step, point.loss, point.base_loss) for point in found]
 
     def log(self, job: str) -> str:
-        """The end of the worker's log. Raises JobError or WorkspaceError for what is no job."""
-        return self._job(job).log_tail(_LOG_LINES)
+        """The end of the worker's log, without the names of folders where the page is open to others.
+
+        Raises JobError or WorkspaceError for what is no job.
+        """
+        tail = self._job(job).log_tail(_LOG_LINES)
+        return tail if self._host.takes_paths() else without_folders(tail)
 
     def events(self, job: str, offset: int) -> tuple[list[dict[str, Any]], int]:
         """The events from a byte offset on, as many as stand in a megabyte, and the offset to go on from.

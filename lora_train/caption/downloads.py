@@ -1,5 +1,5 @@
 """Fetches a captioner from the Hugging Face hub: only when a person asks for it, and only the revision that we know; of
-a model that we don't know the newest one, which is noted.
+a model that we don't know the one that the person named or else the newest one, whose commit is noted.
 
 Half a download lies in `.<name>.part` beside the model's folder, where the next one goes on. The folder itself
 appears by a rename, when everything is there and every checksum is right.
@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from lora_train.caption import hub
-from lora_train.core.captioners import CaptionerModel, find_model, is_whole
+from lora_train.core.captioners import CaptionerModel, find_model, is_commit, is_whole
 from lora_train.core.errors import JobError, ModelError
 from lora_train.core.events import EventWriter, Phase
 from lora_train.core.files import lock, replace, write_bytes
@@ -126,7 +126,8 @@ class _Transfer:
         """The commit whose files they are: an earlier transfer's, which left halves of them."""
         note = self._part / ".hub.json"
         try:
-            commit, self._files = hub.list_files(self._model, self._model.revision or _noted(note))
+            begun_with = "" if is_commit(self._model.revision) else _noted(note)
+            commit, self._files = hub.list_files(self._model, begun_with or self._model.revision)
         except hub.Broken as error:
             raise self._failure(error) from None
         except ModelError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from lora_train.core.captioners import CaptionerModel
+from lora_train.core.captioners import CaptionerModel, is_commit
 from lora_train.core.errors import ModelError
 from lora_train.core.installing import install_command
 
@@ -64,7 +64,8 @@ def list_files(model: CaptionerModel, revision: str) -> tuple[str, list[HubFile]
     """The commit of the revision (the newest one for ""), and the files that make this kind of captioner. What we
     know of a file goes before what the hub tells.
 
-    Raises ModelError where the hub refuses the model, or the model is no such captioner; Broken.
+    Raises ModelError where the hub refuses the model, gives another commit than was asked for, or the model is no such
+    captioner; Broken.
     """
     with _explained(model.label, model.repository):
         told = _library().model_info(
@@ -75,6 +76,11 @@ def list_files(model: CaptionerModel, revision: str) -> tuple[str, list[HubFile]
             token=_token(model),
         )
         offered = {file.rfilename: _hub_file(file) for file in told.siblings or ()}
+    if is_commit(revision) and told.sha != revision:
+        raise ModelError(
+            f"{endpoint()} answers with commit {told.sha} of {model.repository} instead of {revision}.",
+            _CHECK_MIRROR + OWN_FOLDER,
+        )
     known = {file.name: file for file in model.files}
     files: list[HubFile] = []
     for name in known or _needed(model, offered):

@@ -135,7 +135,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(options.model).expanduser().absolute()  # a worker runs elsewhere
         if not is_name and not folder.is_dir():
             raise ConfigError(
-                [f"--model: {options.model} is neither a folder nor a name on the hub such as OWNER/NAME"]
+                [f"--model: {options.model} is neither a folder nor a name on the hub: OWNER/NAME or OWNER/NAME@COMMIT"]
             )
         chosen[f"{captioner}_model"] = options.model if is_name else str(folder)
     return chosen

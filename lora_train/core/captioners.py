@@ -1,12 +1,11 @@
 """The captioners that can be downloaded, and which of them are there: those that we know, each pinned to one revision,
-and any other of the Hugging Face hub by its name.
+and any other of the Hugging Face hub by its name, or by NAME@REVISION.
 
 Nothing heavy is imported to find that out: packages are looked for by name, models by their folders.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import re
@@ -24,6 +23,9 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 _HUB_ID = re.compile(r"(?=.{,96}$)(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 """The hub's own rule, so that a name with its slash as two dashes is the name of one folder and of no other."""
+_REVISION = re.compile(r"(?=.{,64}$)(?!.*\.\.)\w([\w.-]*\w)?", re.ASCII)
+"""A commit, a tag or a branch without slashes."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class CaptionerFile(msgspec.Struct, frozen=True):
@@ -37,13 +39,15 @@ class CaptionerModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model on the Hugging Face hub."""
 
     name: str
-    """By which it is asked for: a short one of our own, or that of the repository."""
+    """By which it is asked for: a short one of our own, or that of the repository, with @ and the revision if a person
+    gave one.
+    """
     kind: CaptionerKind
     label: str
     good_for: str = ""
     repository: str
     revision: str = ""
-    """A commit; empty for the newest one at the time of the download."""
+    """A commit, tag or branch; empty for the newest commit at the time of the download."""
     files: tuple[CaptionerFile, ...] = ()
     """Empty where only the hub knows them."""
 
@@ -118,21 +122,24 @@ MODELS = (
 
 
 def find_model(name: str, kind: CaptionerKind | None = None) -> CaptionerModel:
-    """One of the list by its name; with a `kind`, any of the hub by that of its repository.
+    """One of the list by its name; with a `kind`, any of the hub by that of its repository, or by NAME@REVISION.
 
     Raises ModelError for a name that is neither.
     """
     name = name.strip()
+    repository, _, revision = name.partition("@")
     for model in MODELS:
-        if model.name == name or (model.repository == name and model.kind == kind):
+        is_asked_for = (model.repository, model.kind) == (repository, kind) and revision in ("", model.revision)
+        if model.name == name or is_asked_for:
             return model
     if kind is not None and is_hub_name(name):
         return _unknown_model(name, kind)
     raise ModelError(f"There is no captioner {name!r}.", f"Known are {', '.join(model.name for model in MODELS)}.")
 
 
-def _unknown_model(repository: str, kind: CaptionerKind) -> CaptionerModel:
-    return CaptionerModel(name=repository, kind=kind, label=repository, repository=repository)
+def _unknown_model(name: str, kind: CaptionerKind) -> CaptionerModel:
+    repository, _, revision = name.partition("@")
+    return CaptionerModel(name=name, kind=kind, label=name, repository=repository, revision=revision)
 
 
 def missing_packages(kind: CaptionerKind) -> tuple[str, ...]:
@@ -156,9 +163,16 @@ def has_model(kind: CaptionerKind, folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
+def is_commit(revision: str) -> bool:
+    """Whether it names one state of a repository for good, as a tag and a branch do not."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
 def is_hub_name(typed: str) -> bool:
-    """Whether it looks like `organisation/model`, and is no folder here."""
-    return _HUB_ID.fullmatch(typed.strip()) is not None and not Path(typed.strip()).is_dir()
+    """Whether it looks like `organisation/model` or `organisation/model@revision`, and is no folder here."""
+    repository, at, revision = typed.strip().partition("@")
+    is_name = _HUB_ID.fullmatch(repository) is not None and (not at or _REVISION.fullmatch(revision) is not None)
+    return is_name and not Path(typed.strip()).is_dir()
 
 
 def typed_folder(
@@ -188,9 +202,11 @@ def _in_hub_cache(model: CaptionerModel, environment: Mapping[str, str]) -> Path
     """Where huggingface_hub keeps the snapshot: <cache>/models--ORG--NAME/snapshots/<revision>."""
     folder = _hub_cache(environment) / f"models--{model.repository.replace('/', '--')}"
     revision = model.revision
-    if not revision:
-        with contextlib.suppress(OSError):
-            revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    if not is_commit(revision):
+        try:
+            revision = (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+        except OSError:
+            revision = ""
     return folder / "snapshots" / (revision or "none")
 
 

@@ -15,6 +15,9 @@ import msgspec
 
 from lora_train.core.installing import install_command
 
+_FOLDERS = re.compile(r"""(?:\b[A-Za-z]:[\\/]|(?<![\w.])[\\/]{1,2})(?:[^\\/\n"'<>|]+[\\/]+)+""")
+"""An absolute path but for its last part, of any system; spaces are part of names."""
+
 State = Literal["good", "warning", "error"]
 Title = Literal[
     "Train Tools",
@@ -103,6 +106,11 @@ def without_home(text: str) -> str:
     home = str(Path.home())
     text = text.replace(home, "~") if len(home) > 1 else text
     return re.sub(r"(?:/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\"']+", "~", text)
+
+
+def without_folders(text: str) -> str:
+    """The text with every absolute path cut to its last part."""
+    return _FOLDERS.sub("…/", text)
 
 
 def packages_found(versions: Mapping[str, str], verdict: Mapping[str, str], commands: Mapping[str, str]) -> list[Found]:

@@ -7,6 +7,7 @@ next read.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -133,13 +134,15 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class EventWriter:
-    """Appends events to one file. Safe to use from several threads of the worker."""
+    """Appends events to one file, and puts it back where somebody deletes it meanwhile. Safe to use from several
+    threads of the worker.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._path = path
         self._end_half_line()
-        self._stream = path.open("ab")
+        self._stream = path.open("a+b")
 
     def write(self, *events: Event) -> None:
         """Append and flush. An event without a time gets the present one."""
@@ -151,14 +154,28 @@ class EventWriter:
         with self._lock:
             self._stream.write(lines)
             self._stream.flush()
+            self._put_back_where_deleted()
 
     def beat(self) -> None:
         """Say "still alive" by touching the file; readers look at its modification time."""
+        with self._lock:
+            self._put_back_where_deleted()
         os.utime(self._path)
 
     def close(self) -> None:
         with self._lock:
             self._stream.close()
+
+    def _put_back_where_deleted(self) -> None:
+        """All that was told is still in the open file. Where its folder is gone too, `beat` tells of it."""
+        if self._path.exists() or not self._path.parent.is_dir():
+            return
+        stream = self._path.open("a+b")
+        self._stream.seek(0)
+        shutil.copyfileobj(self._stream, stream)
+        stream.flush()
+        self._stream.close()
+        self._stream = stream
 
     def _end_half_line(self) -> None:
         """A killed worker may have left half a line; without this the next event would be lost with it."""

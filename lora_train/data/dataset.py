@@ -39,6 +39,7 @@ MOST_REPEATS = 10_000
 """As the setting of this name."""
 _REGULARISATION_FOLDER = "reg"
 _TRAINED_SET = ("dataset", "processed")
+_SEEN_NAME = ".seen.json"
 _BESIDE = "../"
 _NUMBERED_FOLDER = re.compile(r"([0-9]+)_(.+)", re.DOTALL)
 _PICTURES_PER_EPOCH = 160
@@ -149,6 +150,11 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC, seen: SeenPictures | N
         problems=tuple(problems),
     )
     return with_repeats(found, repeats)
+
+
+def scan_trained_set(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
+    """`scan_dataset` for the trained set of a version: what was decoded before, and has not changed, is known."""
+    return scan_dataset(root, repeats=repeats, seen=SeenPictures(root.with_name(_SEEN_NAME)))
 
 
 def training_files(root: Path) -> list[Path]:
@@ -322,7 +328,7 @@ def _check(root: Path, known: SeenPictures | None, candidate: _Candidate) -> Pic
         stamps = _stamps(candidate)
         seen = known.of(path, stamps) if known is not None else None
         if seen is None:
-            seen = _look(candidate, stamps)
+            seen = _look(candidate, stamps, known.size_px(path, stamps) if known is not None else None)
             if known is not None:
                 known.add(path, seen)
     except DatasetError as error:
@@ -351,9 +357,12 @@ def _stamps(candidate: _Candidate) -> tuple[int, ...]:
     return tuple(number for its in told for number in ((its.st_mtime_ns, its.st_size) if its is not None else (0, 0)))
 
 
-def _look(candidate: _Candidate, stamps: tuple[int, ...]) -> Seen:
-    """Decode a picture and read what belongs to it. Raises DatasetError or OSError for what can't be used."""
-    (width_px, height_px), begun_digest = _read_picture(candidate.path, *stamps[:2])
+def _look(candidate: _Candidate, stamps: tuple[int, ...], known_px: tuple[int, int] | None) -> Seen:
+    """Decode a picture, unless its width and height are known, and read what belongs to it.
+
+    Raises DatasetError or OSError for what can't be used.
+    """
+    (width_px, height_px), begun_digest = _read_picture(candidate.path, *stamps[:2], known_px)
     caption = b"" if candidate.caption is None else read_caption_bytes(candidate.caption)
     digest = begun_digest.copy()
     digest.update(caption)
@@ -363,9 +372,17 @@ def _look(candidate: _Candidate, stamps: tuple[int, ...]) -> Seen:
 
 
 @lru_cache(maxsize=10_000)
-def _read_picture(path: Path, mtime_ns: int, size_bytes: int) -> tuple[tuple[int, int], hashlib.blake2b]:  # noqa: ARG001
-    """Width and height in pixels, and the digest so far; a caption that was edited makes no picture be read again."""
-    return open_picture(path).size, hashlib.blake2b(path.read_bytes(), digest_size=16)
+def _read_picture(
+    path: Path,
+    mtime_ns: int,  # noqa: ARG001
+    size_bytes: int,  # noqa: ARG001
+    known_px: tuple[int, int] | None,
+) -> tuple[tuple[int, int], hashlib.blake2b]:
+    """Width and height in pixels, and the digest so far; a caption that was edited makes no picture be read again.
+
+    Raises as `_look`.
+    """
+    return known_px or open_picture(path).size, hashlib.blake2b(path.read_bytes(), digest_size=16)
 
 
 def _with_automatic_repeats(pictures: list[Picture]) -> Iterable[Picture]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+HASH_BITS = 64
 NEAR_BITS = 8
 """Perceptual hashes of 64 bits that differ in at most so many tell near-duplicates.
 
@@ -20,6 +21,9 @@ cut of 2.5 % changes 4-14, so half of those are found; a higher limit would also
 SAME_COLOUR = 40
 """Hashes know no colour, and those of two plain pictures are always equal. Pictures whose mean red, green or blue
 (0-255) are further apart are no near-duplicates; a brightness of 120 % moves them by 25 at middle grey."""
+
+_ROWS_AT_ONCE = 256
+"""Of the table of all pairs; of 2000 pictures they take 2 MB."""
 
 
 class Look(NamedTuple):
@@ -44,7 +48,7 @@ class Pair(NamedTuple):
 
 
 def near_pairs(looks: Sequence[Look]) -> list[Pair]:
-    """All pairs of near-duplicates, in order. Each picture is compared with all others: 2000 take 0.3 s."""
+    """All pairs of near-duplicates, in order. Each picture is compared with all others: 2000 take 0.1 s."""
     return list(_near_pairs(tuple(looks)))
 
 
@@ -83,22 +87,33 @@ def _root(place: int, parents: dict[int, int]) -> int:
 @lru_cache(maxsize=8)
 def _near_pairs(looks: tuple[Look, ...]) -> tuple[Pair, ...]:
     """The page asks every second, and nothing has changed."""
-    hashes = _bits([look.phash for look in looks])
-    mirrored = _bits([look.mirrored_phash for look in looks])
+    if not looks:
+        return ()
+    hashes = _signs([look.phash for look in looks])
+    mirrored = _signs([look.mirrored_phash for look in looks])
     colours = np.array([look.mean_rgb for look in looks], dtype=np.int16)
     pairs: list[Pair] = []
-    for first in range(len(looks) - 1):
-        rest = slice(first + 1, None)
-        direct = (hashes[rest] ^ hashes[first]).sum(axis=1)
+    for start in range(0, len(looks), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        direct = _bits_apart(hashes[rows], hashes[start:])
         # Two mirrored pictures may be a bit further apart than the pictures; the order must not matter.
-        across = np.minimum((hashes[rest] ^ mirrored[first]).sum(axis=1), (mirrored[rest] ^ hashes[first]).sum(axis=1))
+        across = np.minimum(_bits_apart(hashes[rows], mirrored[start:]), _bits_apart(mirrored[rows], hashes[start:]))
         bits = np.minimum(direct, across)
-        is_same_colour = np.abs(colours[rest] - colours[first]).max(axis=1) <= SAME_COLOUR
-        for place in np.flatnonzero((bits <= NEAR_BITS) & is_same_colour).tolist():
-            pairs.append(Pair(first, first + 1 + place, int(bits[place]), bool(across[place] < direct[place])))
+        for first, second in np.argwhere(np.triu(bits <= NEAR_BITS, 1)).tolist():
+            if np.abs(colours[start + first] - colours[start + second]).max() <= SAME_COLOUR:
+                is_mirrored = bool(across[first, second] < direct[first, second])
+                pairs.append(Pair(start + first, start + second, int(bits[first, second]), is_mirrored))
     return tuple(pairs)
 
 
-def _bits(numbers: Sequence[int]) -> NDArray[np.uint8]:
-    """(N, 64) zeros and ones. (numpy counts the bits of numbers only from version 2 on.)"""
-    return np.array([[number >> place & 1 for place in range(64)] for number in numbers], dtype=np.uint8)
+def _signs(numbers: Sequence[int]) -> NDArray[np.float32]:
+    """(N, 64) of 1 and -1, for `_bits_apart`."""
+    bits = [[number >> place & 1 for place in range(HASH_BITS)] for number in numbers]
+    return np.array(bits, dtype=np.float32) * 2 - 1
+
+
+def _bits_apart(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In how many bits each differs from each of the others: exact, for their product adds up 1 where two bits are the
+    same, and -1 where they are not. (numpy counts the bits of numbers only from version 2 on.)
+    """
+    return (HASH_BITS - np.inner(ones, others)) / 2

@@ -7,7 +7,7 @@ them knows the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -37,17 +37,9 @@ def held_out(dataset: Dataset, settings: TrainSettings) -> tuple[str, ...]:
     wanted = wanted_count(len(training), settings.hold_out)
     if not wanted:
         return ()
-    groups = _groups(training, _origins(dataset.root))
-    by_chance = sorted(groups, key=lambda group: derive_seed(settings.seed, "hold out", lasting_name(group[0])))
-    chosen: list[str] = []
-    for group in by_chance:
-        if len(chosen) + len(group) <= wanted:
-            chosen += group
-    if not chosen:
-        smallest = min(by_chance, key=len)
-        chosen = smallest if len(smallest) <= len(training) // 2 else []
-    held = set(chosen)
-    return tuple(picture.path for picture in training if picture.path in held)
+    origins = _origins(dataset.root)
+    known = (_Known(own.path, _origin(own, origins), own.content or own.path) for own in training)
+    return _held_out(tuple(known), wanted, settings.seed)
 
 
 def lasting_name(path: str) -> str:
@@ -84,11 +76,34 @@ def parted(dataset: Dataset, held: Collection[str]) -> tuple[Dataset, Dataset]:
     return msgspec.structs.replace(dataset, pictures=trained), msgspec.structs.replace(dataset, pictures=measured)
 
 
-def _groups(pictures: list[Picture], origins: dict[str, str]) -> list[list[str]]:
+class _Known(NamedTuple):
+    """A picture, and what others have in common with it."""
+
+    path: str
+    origin: str
+    content: str
+
+
+@lru_cache(maxsize=8)
+def _held_out(pictures: tuple[_Known, ...], wanted: int, seed: int) -> tuple[str, ...]:
+    """Every plan and forecast of a set asks, whatever else is set; of thousands of pictures it takes a while."""
+    by_chance = sorted(_groups(pictures), key=lambda group: derive_seed(seed, "hold out", lasting_name(group[0])))
+    chosen: list[str] = []
+    for group in by_chance:
+        if len(chosen) + len(group) <= wanted:
+            chosen += group
+    if not chosen:
+        smallest = min(by_chance, key=len)
+        chosen = smallest if len(smallest) <= len(pictures) // 2 else []
+    held = set(chosen)
+    return tuple(picture.path for picture in pictures if picture.path in held)
+
+
+def _groups(pictures: Sequence[_Known]) -> list[list[str]]:
     """Paths that belong together, each group in the order of the dataset."""
     group_of: dict[str, _Group] = {}
     for picture in pictures:
-        keys = [f"origin {_origin(picture, origins)}", f"content {picture.content or picture.path}"]
+        keys = [f"origin {picture.origin}", f"content {picture.content}"]
         known = [group_of[key] for key in keys if key in group_of]
         group = known[0] if known else _Group([], [])
         for other in known[1:]:

@@ -290,6 +290,8 @@ def _has_wide_numbers(image: Image.Image) -> bool:
 
 
 def _alpha_of(image: Image.Image) -> Image.Image:
+    if "A" in image.getbands():
+        return image.getchannel("A")
     if not _has_wide_numbers(image):
         return image.convert("RGBA").getchannel("A")
     # As in `_grey_to_8_bit`: one value may stand for transparent.
@@ -308,10 +310,14 @@ def _on_white(image: Image.Image) -> Image.Image:
     """Strip by strip: whole layers of the largest pictures take gigabytes."""
     width_px, height_px = image.size
     flat = Image.new("RGB", image.size)
+    white = Image.new("RGBA", (width_px, min(height_px, _STRIP_PX)), (255, 255, 255, 255))
     for top_px in range(0, height_px, _STRIP_PX):
-        layer = image.crop((0, top_px, width_px, min(height_px, top_px + _STRIP_PX))).convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        flat.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top_px))
+        layer = image.crop((0, top_px, width_px, min(height_px, top_px + _STRIP_PX)))
+        if layer.mode != "RGBA":  # else it would be copied
+            layer = layer.convert("RGBA")
+        if layer.size != white.size:
+            white = white.crop((0, 0, *layer.size))
+        flat.paste(Image.alpha_composite(white, layer), (0, top_px))  # all opaque now
     return flat
 
 
@@ -322,21 +328,32 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     smallest usual one (1 for float only, 255, 65535, 2^32 - 1) that holds the brightest value.
     """
     values = np.asarray(image)
-    # Old Pillow opens 16-bit PNG as I.
-    if image.mode.startswith("I;16") or image.format == "PNG":
+    transparent = image.info.get("transparency")
+    grey = np.empty(values.shape, dtype=np.uint8)
+    if image.mode.startswith("I;16"):  # there are fewer numbers than pixels
+        table = _scaled(np.arange(65536.0), 65535.0, transparent)
+        for top_px in range(0, len(values), _STRIP_PX):
+            grey[top_px : top_px + _STRIP_PX] = table[values[top_px : top_px + _STRIP_PX]]
+        return Image.fromarray(grey)
+    if image.format == "PNG":  # old Pillow opens one of 16 bits as I
         full_scale = 65535.0
     else:
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         brightest = max(float(strip.max()) for _, strip in _strips(values))
         full_scale = next((scale for scale in usual if brightest <= scale), 2.0**32 - 1)
-    transparent = image.info.get("transparency")
-    grey = np.empty(values.shape, dtype=np.uint8)
     for top_px, strip in _strips(values):
-        scaled = np.rint(strip.clip(max=full_scale) * (255.0 / full_scale))
-        if isinstance(transparent, int):
-            scaled[strip == transparent] = 255
-        grey[top_px : top_px + _STRIP_PX] = scaled
+        grey[top_px : top_px + _STRIP_PX] = _scaled(strip, full_scale, transparent)
     return Image.fromarray(grey)
+
+
+def _scaled(values: NDArray[np.float64], full_scale: float, transparent: object) -> NDArray[np.uint8]:
+    """0-255, in the place of the values; the one that stands for transparent is white."""
+    is_white = values == transparent if isinstance(transparent, int) else None
+    np.minimum(values, full_scale, out=values)
+    np.rint(np.multiply(values, 255.0 / full_scale, out=values), out=values)
+    if is_white is not None:
+        values[is_white] = 255
+    return values.astype(np.uint8)
 
 
 def _strips(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
@@ -345,4 +362,6 @@ def _strips(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """
     for top_px in range(0, len(values), _STRIP_PX):
         strip = values[top_px : top_px + _STRIP_PX].astype(np.float64)
-        yield top_px, np.nan_to_num(strip, posinf=0.0, neginf=0.0).clip(min=0)
+        if values.dtype.kind == "f":
+            strip[~np.isfinite(strip)] = 0.0
+        yield top_px, np.maximum(strip, 0.0, out=strip)

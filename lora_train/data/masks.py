@@ -27,7 +27,7 @@ def masks_by_stem(folder: Path) -> dict[str, Path]:
     Raises DatasetError for one that can't be listed.
     """
     try:
-        folders = [path for path in sorted(folder.iterdir()) if is_mask_folder(path.name) and path.is_dir()]
+        folders = sorted(path for path in folder.iterdir() if is_mask_folder(path.name) and path.is_dir())
         files = [path for masks in folders for path in sorted(masks.iterdir())]
     except FileNotFoundError:
         return {}

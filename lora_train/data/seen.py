@@ -43,6 +43,13 @@ class SeenPictures:
         self._now[file] = seen
         return seen
 
+    def size_px(self, file: str, stamps: tuple[int, ...]) -> tuple[int, int] | None:
+        """Width and height of a picture that is the same, though its caption or mask may have changed; None where that
+        is not known.
+        """
+        seen = self._before.get(file)
+        return (seen.width_px, seen.height_px) if seen is not None and seen.stamps[:2] == stamps[:2] else None
+
     def add(self, file: str, seen: Seen) -> None:
         self._now[file] = seen
 

@@ -30,7 +30,7 @@ from lora_train.engine.frozen import block_layers, freeze
 from lora_train.engine.ldm_names import Place
 from lora_train.engine.lowered import may_stay_half
 from lora_train.engine.quantised import Packer
-from lora_train.engine.topology import read_hints, text_config, unet_config, vae_config, without_last_layer
+from lora_train.engine.topology import SD1_HEADS, read_hints, text_config, unet_config, vae_config, without_last_layer
 from lora_train.engine.weights import WHOLE_FOLDER, Weights, fill, folder_weights, identity
 
 _SD_VAE_SCALE = 0.18215
@@ -65,6 +65,8 @@ class BaseModel:
         self.family = facts.family
         self.prediction = facts.prediction
         self.zero_terminal_snr = facts.zero_terminal_snr
+        self.built = f"{facts.prediction} {facts.zero_terminal_snr} {source.built}"
+        """What its tensors don't tell: another text, another model."""
         self.in_channels = facts.in_channels
         self.tokenizers = tuple(
             load_tokenizer(folder, is_open_clip=is_open_clip)
@@ -203,6 +205,7 @@ class _File:
         is_sdxl = facts.family.startswith("sdxl")
         self.vae_scale = self._hints.vae_scale or (_SDXL_VAE_SCALE if is_sdxl else _SD_VAE_SCALE)
         self.tokenizer_folders = (self._hints.text_folder, None) if is_sdxl else (self._hints.text_folder,)
+        self.built = f"{self._hints.heads or SD1_HEADS} {self.vae_scale} {self._hints.text_config}"
 
     def load_unet(self, form: _UNetForm) -> Any:
         from diffusers import UNet2DConditionModel
@@ -282,6 +285,7 @@ class _Folder:
         self.vae_scale = float(_config(path / "vae").get("scaling_factor", usual))
         names = ("tokenizer", "tokenizer_2") if self._is_sdxl else ("tokenizer",)
         self.tokenizer_folders = tuple(path / name for name in names)
+        self.built = f"{self.vae_scale}"
 
     def load_unet(self, form: _UNetForm) -> Any:
         from diffusers import UNet2DConditionModel

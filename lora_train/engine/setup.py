@@ -16,6 +16,7 @@ from lora_train.core.errors import DatasetError, JobError
 from lora_train.core.events import Note
 from lora_train.core.hash_cache import FILE_NAME, HashCache
 from lora_train.core.heap import give_back_freed_memory
+from lora_train.core.history import read_made_from
 from lora_train.core.seeds import derive_seed
 from lora_train.core.specs import TrainSpec
 from lora_train.data.buckets import bucket_info
@@ -56,6 +57,8 @@ _ENCODE_TOGETHER_PX = 4 * 512 * 512
 _ENCODE_TOGETHER_CPU_PX = 256 * 256
 """Pictures go through the VAE together up to about this many pixels: in its widest layers each takes 2 kB."""
 
+_MOST_NAMED = 3
+"""Of the pictures that differ, in the message."""
 _NOISE_COUNTS_LITTLE = (
     "This model learns from pure noise on (zero terminal SNR), but Min-SNR gamma lets much noise count little and pure "
     "noise nothing: set it to 0 where brightness or composition are to be learned."
@@ -202,10 +205,23 @@ def _scan(spec: TrainSpec, job_dir: Path, report: Reporter) -> Dataset:
         report.events.write(Note("warning", problem))
     if fingerprint(dataset) != spec.dataset_fingerprint:
         raise JobError(
-            f"The pictures or captions in {dataset.root} are not the ones this training began with.",
+            f"The pictures or captions in {dataset.root} are not the ones this training began with"
+            f"{_which_differ(job_dir, dataset)}.",
             "Put them back as they were, or start a new training with the present ones.",
         )
     return dataset
+
+
+def _which_differ(job_dir: Path, dataset: Dataset) -> str:
+    """Empty where that is not known, or they are none themselves: masks, the numbers of folders."""
+    made_from = read_made_from(job_dir)
+    if made_from is None:
+        return ""
+    before = {picture.path: (picture.content, picture.caption) for picture in made_from.pictures}
+    now = {picture.path: (picture.content, picture.caption) for picture in dataset.pictures}
+    others = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
+    more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+    return f": {', '.join(others[:_MOST_NAMED])}{more}" if others else ""
 
 
 def _validation_batches(run: Run, everything: Dataset, held: Dataset, buckets: Sequence[Bucket]) -> list[Batch]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class StateFacts(msgspec.Struct, kw_only=True):
     """Of the LoRA that the training began with."""
     base_sha256: tuple[str, ...] = ()
     """Of base model and VAE, "" for folders; empty until they are known (see `checkpoint_hashes`)."""
+    base_built: str = ""
+    """`BaseModel.built`; empty where an earlier release wrote the state."""
     is_flat: bool = False
     """Whether the optimizer knew each part of the model as one flat parameter (see `flat`)."""
 
@@ -74,7 +77,8 @@ def save_state(folder: Path, facts: StateFacts, tensors: Mapping[str, torch.Tens
     write_bytes(folder / f"state-{facts.clock.step:08d}.safetensors", save(on_cpu, metadata=metadata))
     half_written = folder.glob("*.tmp")  # by a worker that died
     for old in (*_states(folder)[:-_GENERATIONS], *half_written):
-        old.unlink()
+        with suppress(OSError):  # another program holds it, or has removed it: no reason to end, it goes the next time
+            old.unlink()
 
 
 def load_state(folder: Path) -> LoadedState | None:

@@ -71,6 +71,7 @@ class WayBack:
             started_at=run.facts.started_at,
             continued_sha256=self._continued_sha256(),
             base_sha256=run.checkpoint_hashes.known(),
+            base_built=run.model.built,
             optimizer_groups=group_values(run.optimizer),
             optimizer_scalars=scalars,
             is_flat=not sees_shapes(run.settings),
@@ -180,6 +181,13 @@ class WayBack:
             raise JobError(
                 f"{self.run.settings.base_model}, or its VAE, is not the file any more that this training began with.",
                 "Put it back as it was, or start a new training.",
+            )
+        model = self.run.model
+        if state.facts.base_built not in ("", model.built):
+            raise JobError(
+                f"{model.path} is taken for another model than the one this training began with: what a yaml beside it "
+                f"({model.path.with_suffix('.yaml').name}) says has changed.",
+                "Put the yaml back as it was, or start a new training.",
             )
 
     def _load_tensors(self, state: LoadedState) -> None:

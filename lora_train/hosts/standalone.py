@@ -135,10 +135,11 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from lora_train import api
+    from lora_train.data.archives import LARGEST_TOTAL_BYTES
     from lora_train.ui.live import Live
 
     page, launch_look = _page(app)
-    guards = [Middleware(_NoFilesByPath)]
+    guards = [Middleware(_Guard)]
     if auth is None:  # a site whose name is made to lead here (DNS rebinding) must not pass for this one
         guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_HOSTS))
     options = {
@@ -152,6 +153,7 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
         "footer_links": [],
         "ssr_mode": False,
         "enable_monitoring": False,
+        "max_file_size": LARGEST_TOTAL_BYTES,  # of one upload; gradio 3 has no such limit
         "app_kwargs": {"middleware": guards},
         **launch_look,
     }
@@ -170,9 +172,12 @@ def _open(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
     return page, share_url or local_url
 
 
-class _NoFilesByPath:
-    """gradio hands out files by their paths: 3.41 all those of the folder that the page was started in, and, with `..`,
-    of the whole machine. The page shows what it shows by our own routes, so this is closed.
+class _Guard:
+    """Closes what gradio's own routes leave open.
+
+    It hands out files by their paths: 3.41 all those of the folder that the page was started in, and, with `..`, of the
+    whole machine. The page shows what it shows by our own routes. And it takes uploads and calls that a page of another
+    site has the browser send: browsers say so in `Sec-Fetch-Site` (W3C, Fetch Metadata).
     """
 
     def __init__(self, app: Any) -> None:
@@ -180,9 +185,26 @@ class _NoFilesByPath:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from starlette.responses import PlainTextResponse
+        from starlette.websockets import WebSocketClose
 
-        is_refused = scope["type"] == "http" and _FILE_BY_PATH.match(scope["path"]) is not None
-        await (PlainTextResponse("Not Found", 404) if is_refused else self._next)(scope, receive, send)
+        if scope["type"] == "http" and _FILE_BY_PATH.match(scope["path"]) is not None:
+            await PlainTextResponse("Not Found", 404)(scope, receive, send)
+        elif _is_of_another_site(scope):
+            # Before it is accepted, the end of a WebSocket is an answer of 403 too.
+            refusal = PlainTextResponse("Forbidden", 403) if scope["type"] == "http" else WebSocketClose()
+            await refusal(scope, receive, send)
+        else:
+            await self._next(scope, receive, send)
+
+
+def _is_of_another_site(scope: Any) -> bool:
+    """Whether a page of another site is behind a call that may change something; no browser is behind one that says
+    nothing of its site.
+    """
+    if scope["type"] != "websocket" and scope.get("method") in (None, "GET", "HEAD", "OPTIONS"):
+        return False
+    site = dict(scope["headers"]).get(b"sec-fetch-site", b"none")
+    return site not in (b"same-origin", b"none")
 
 
 def _close_to_other_sites(server: Any) -> None:

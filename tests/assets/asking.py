@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from full_workspace import Full
@@ -15,11 +15,14 @@ PARTS = (
     *("dataset", "sum", "optimizers", "preset", "presets", "progress", "queue", "results", "sweep_sum", "sweeps"),
     *("judge", "captioning", "captions", "health", "regularisation", "doctor", "grids_sum", "grids"),
 )
-STARTS_OR_ENDS = (
-    *("begin", "update", "delete", "duplicate", "check", "sweep"),
-    *("previews", "_ok", "draw", "download", "write", "apply"),
+ACTS = (
+    *("project_create_ok", "project_rename", "project_delete"),
+    *("version_create_ok", "version_rename", "version_duplicate", "version_delete"),
+    *("dataset_update", "captions_apply", "captions_undo", "captions_redo", "captions_write"),
+    *("regularisation_generate", "train_begin", "sweep_begin", "preview_generate_all", "preview_delete_all"),
+    *("preset_save", "preset_rename", "preset_delete"),
 )
-"""What such a button does is no answer alone: a worker is started, or something is moved or made."""
+"""Buttons that start, move or make something: they are pressed where that is taken back (`acting.py`)."""
 
 
 class Times(NamedTuple):
@@ -28,7 +31,9 @@ class Times(NamedTuple):
     what: str
     first_cpu_ms: float
     cpu_ms: float
-    """Median of the later ones."""
+    """Median of the later ones ..."""
+    least_cpu_ms: float
+    """... and the least: what else the machine does meanwhile makes answers dearer, and never cheaper."""
     p50_ms: float
     p95_ms: float
     max_ms: float
@@ -38,13 +43,19 @@ class Times(NamedTuple):
 
 def times_of(what: str, ask: Callable[[], Answer], times: int = 5) -> Times:
     """Ask once, then so many times more."""
-    answers = [ask() for _ in range(times + 1)]
+    return times_from(what, [ask() for _ in range(times + 1)])
+
+
+def times_from(what: str, answers: Sequence[Answer]) -> Times:
+    """Of answers to the same question; a single one counts as a first and a later one."""
     assert all(answer.status in (200, 304) for answer in answers), (what, answers[0].body[:500])
     walls = sorted(1000 * answer.wall_s for answer in answers)
+    later = [answer.cpu_s for answer in answers[1:] or answers]
     return Times(
         what,
         first_cpu_ms=round(1000 * answers[0].cpu_s, 1),
-        cpu_ms=round(1000 * statistics.median(answer.cpu_s for answer in answers[1:]), 1),
+        cpu_ms=round(1000 * statistics.median(later), 1),
+        least_cpu_ms=round(1000 * min(later), 1),
         p50_ms=round(statistics.median(walls), 1),
         p95_ms=round(walls[min(len(walls) - 1, int(0.95 * len(walls)))], 1),
         max_ms=round(walls[-1], 1),
@@ -53,7 +64,7 @@ def times_of(what: str, ask: Callable[[], Answer], times: int = 5) -> Times:
 
 
 def clicks_of(page: Page) -> list[tuple[str, dict[str, Any]]]:
-    """Every handler of the page but those that start or end something, each with a name; typing counts once."""
+    """Every handler of the page but those of ACTS, each with a name; typing counts once."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for handler in page.handlers:
         targets = handler["targets"]
@@ -63,20 +74,30 @@ def clicks_of(page: Page) -> list[tuple[str, dict[str, Any]]]:
             continue
         target, event = targets[0][:2]
         name = page.names.get(target, "").removeprefix("train_tools_") or "page"
-        if event in ("click", "input", "change", "load", "select") and not any(part in name for part in STARTS_OR_ENDS):
+        if event in ("click", "input", "change", "load", "select") and name not in ACTS:
             found.setdefault((name, event), handler)
     return [(f"{event} {name}", handler) for (name, event), handler in found.items()]
 
 
 def gets_of(full: Full) -> list[tuple[str, dict[str, Any]]]:
-    """Every kind of GET that a page or a program sends, for the large version."""
+    """Every kind of GET that a page or a program sends, for the large version, but for those in `acting.py`."""
     version = {"project": full.project, "version": full.version}
     job = {"job": full.train}
     lora = {**job, "file": f"{full.train.rpartition('/')[2]}.safetensors"}
+    picture = {**version, "file": full.picture}
     return [
         *[(route, {}) for route in ("version", "projects", "selection", "settings/schema", "base-models", "queue")],
+        *[(route, {}) for route in ("presets", "doctor")],
         *[(route, version) for route in ("settings", "forecast", "trains", "dataset", "dataset/health")],
-        *[(route, job) for route in ("jobs/status", "jobs/log")],
+        *[(route, version) for route in ("captioners", "captions", "regularisation", "regularisation/estimate")],
+        *[(route, version) for route in ("sweeps", "sweeps/forecast", "grids", "grids/forecast", "presets/state")],
+        *[(route, job) for route in ("jobs/status", "jobs/log", "judge", "judge/forecast")],
+        ("base-model", {"name": "demo"}),
+        ("presets/show", {"name": "character"}),
+        ("captions/trained-text", picture),
+        ("dataset/picture", picture),
+        ("dataset/picture", {**picture, "size": "thumb"}),
+        ("history/compare", {**job, "other": full.other_train}),
         ("jobs/events", {**job, "offset": 0}),
         ("jobs/file", lora),
         *[("live", {**version, "parts": part}) for part in PARTS],
@@ -97,7 +118,9 @@ class Polls(NamedTuple):
     changed: list[str]
     """The parts that were sent again all the same."""
     growth_bytes: int
-    """Of the server's memory from the first round to the last."""
+    """Of the server's memory over the last four fifths of the rounds ..."""
+    settled_growth_bytes: int
+    """... and over the last third, when its heap has found its size."""
 
 
 def poll(server: Server, token: str, full: Full, pages: int, rounds: int, between: Callable[[], None]) -> Polls:
@@ -146,5 +169,6 @@ def poll(server: Server, token: str, full: Full, pages: int, rounds: int, betwee
         max_ms=round(walls[-1], 1),
         most_bytes=max(sizes),
         changed=sorted(changed),
-        growth_bytes=memory[-1] - memory[min(len(memory) // 5, len(memory) - 2)],
+        growth_bytes=memory[-1] - memory[len(memory) // 5],
+        settled_growth_bytes=memory[-1] - memory[2 * len(memory) // 3],
     )

@@ -46,6 +46,8 @@ class Full(NamedTuple):
     version: str
     """With all the pictures, and the long training."""
     train: str
+    picture: str
+    """One of them."""
     other_project: str
     other_version: str
     """With a few pictures, and a short training."""
@@ -64,8 +66,9 @@ def make_workspace(folder: Path, sizes: Sizes) -> Full:
     version = app.workspace.find_version(shown.project, shown.version)
     _fill_dataset(app, version, sizes.pictures)
     train = _train(app, version, steps=sizes.events, loras=long_loras, lora_dir=lora_dir, with_previews=True)
+    picture = app.datasets.pictures(version)[0].path
     app.projects.select(shown.project, shown.version)
-    return Full(app.workspace.root, lora_dir, shown.project, shown.version, train, *other)
+    return Full(app.workspace.root, lora_dir, shown.project, shown.version, train, picture, *other)
 
 
 def _fill_dataset(app: App, version: Version, count: int) -> None:
@@ -127,7 +130,7 @@ def _train(app: App, version: Version, *, steps: int, loras: int, lora_dir: Path
     _write_events(job, steps, saved_at, loras)
     StatusReader(job).read()  # as the worker's reporter does, again and again
     for step, file in saved_at.items():
-        _write_lora(job.path / file, step, spec.concept)
+        write_lora(job.path / file, step, spec.concept)
         if with_previews:
             job.samples_dir.mkdir(exist_ok=True)
             Image.new("RGB", (64, 64), (step % 256, 9, 9)).save(job.samples_dir / f"{Path(file).stem}-p1-w1.png")
@@ -159,7 +162,7 @@ def _write_events(job: JobFolder, steps: int, saved_at: dict[int, str], epochs: 
     job.log_path.write_text("".join(f"step {step}\n" for step in range(min(steps, 100_000))), encoding="utf-8")
 
 
-def _write_lora(path: Path, step: int, concept: str) -> None:
+def write_lora(path: Path, step: int, concept: str) -> None:
     """A LoRA of rank 4 on a few layers, with the metadata that the product writes."""
     from safetensors.numpy import save_file
 

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = Path(__file__).with_name("waiting_workers.py")
 _START_S = 300.0
 _TOKEN = re.compile(r'data-token="([^"]+)"')
 
@@ -33,13 +34,13 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """A running `lora-train ui` over a workspace."""
+    """A running `lora-train ui` over a workspace; its workers wait to be ended, and compute nothing."""
 
     def __init__(self, workspace: Path, lora_dir: Path, log: Path, python: str = sys.executable) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [python, "-m", "lora_train", "ui", "--workspace", str(workspace), "--lora-dir", str(lora_dir)]
+        command = [python, str(_PROGRAM), "ui", "--workspace", str(workspace), "--lora-dir", str(lora_dir)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
@@ -126,6 +127,17 @@ class Page(Client):
             elif "value" in value:
                 self.values[component] = value["value"]
         return answer
+
+    def value(self, name: str) -> Any:
+        """What a component (by its id) holds."""
+        return self.values[self._number(name)]
+
+    def type(self, name: str, value: Any) -> None:
+        """Put something into a component (by its id), and say so to nobody."""
+        self.values[self._number(name)] = value
+
+    def _number(self, name: str) -> int:
+        return next(number for number, told in self.names.items() if told == name)
 
     def handlers_of(self, event: str, name: str = "") -> list[dict[str, Any]]:
         """Those that are bound to an event of a component (by its id), or of the whole page."""

@@ -13,9 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from lora_train.core.captioners import CaptionerModel
 
 _FILE = re.compile(r"/(?P<repository>[\w-]+/[\w.-]+)/resolve/(?P<revision>[0-9a-f]{40})/(?P<file>[\w./-]+)$")
-_LISTING = re.compile(
-    r"/api/models/(?P<repository>[\w-]+/[\w.-]+?)(/revision/(?P<revision>[0-9a-f]{40}))?\?blobs=[Tt]rue$"
-)
+_LISTING = re.compile(r"/api/models/(?P<repository>[\w-]+/[\w.-]+?)(/revision/(?P<revision>[\w.-]+))?\?blobs=[Tt]rue$")
 NEWEST = "89abcdef0123456789abcdef0123456789abcdef"
 """The commit of a repository that is asked for without one."""
 
@@ -46,6 +44,10 @@ class Hub:
         self.files: dict[tuple[str, str, str], bytes | Zeros] = {}
         self.large: set[str] = set()
         self.newest = NEWEST
+        self.tags: dict[str, str] = {}
+        """Tag -> commit."""
+        self.answers_with = ""
+        """The commit that is told, whichever was asked for."""
         self.token = ""
         """What must be sent for any answer, as for a gated model."""
         self.has_ranges = True
@@ -113,7 +115,7 @@ class Hub:
 
     def _list(self, request: BaseHTTPRequestHandler, repository: str, revision: str) -> None:
         self.revisions.append(revision)
-        revision = revision or self.newest
+        revision = self.tags.get(revision, revision) or self.newest
         if "listing" in self.status:
             self._refuse(request, self.status["listing"])
         elif repository not in {key[0] for key in self.files}:
@@ -123,7 +125,13 @@ class Hub:
         else:
             names = [key[2] for key in self.files if key[:2] == (repository, revision)]
             siblings = [self._sibling(name, self.files[repository, revision, name]) for name in names]
-            told = {"id": repository, "sha": revision, "private": False, "tags": [], "siblings": siblings}
+            told = {
+                "id": repository,
+                "sha": self.answers_with or revision,
+                "private": False,
+                "tags": [],
+                "siblings": siblings,
+            }
             self._send_whole(request, "application/json", json.dumps(told).encode())
 
     def _sibling(self, name: str, content: bytes | Zeros) -> dict[str, object]:

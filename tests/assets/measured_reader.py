@@ -1,6 +1,6 @@
 """Reads one file in a process of its own, whose memory is bounded, and tells what it took.
 
-python measured_reader.py model|picture|zip FILE LIMIT_MB     (-> one line of JSON)
+python measured_reader.py model|picture|transparency|zip FILE LIMIT_MB     (-> one line of JSON)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def read(kind: str, path: Path) -> str:
             describe(inspect_file(path))
         elif kind == "picture":
             open_picture(path)
+        elif kind == "transparency":
             open_alpha(path)
         else:
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -14,11 +14,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "bench" / "README.md"]
 PROVEN = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("commands", "api", "several_machines"))]
-"""The pages whose every command is proven. In the others, our parser knows those of `lora-train`."""
+"""The pages whose every command is proven, in blocks and in sentences. In the others, our parser knows those of
+`lora-train` that stand in blocks.
+"""
 
 WAYS = (
     ("git", r"git clone <this repository>|git -C extensions/train-tools pull|git pull$|cd "),
-    ("pip", r"python -m pip install "),
+    ("index", r"python -m pip install torch "),
+    ("gate", r"\.ci/run$|python -m pip install \"\.\[dev\]\"$"),
+    ("pip", r"python -m pip install \.$"),
     ("pytest", r"python -m pytest"),
     ("script", r"python tests/"),
     ("accelerate", r"accelerate launch "),
@@ -33,14 +37,17 @@ WAYS = (
 """How a command is proven, and which ones are; the first that fits counts. A path is the test that runs it elsewhere.
 
 git         run, with a copy of this repository in the place of <this repository>
-pip         read by pip's own parser: there is no network
-pytest      its options and files are known; the tests run themselves
-script      it is there, and has the options
-accelerate  read by accelerate's own parser, and what it starts by ours: there are no two machines
+index       read by pip's own parser: there is no network, and torch has gigabytes
+gate        what runs these tests, and what it runs before; read by bash
+pip         run in a copy, into a folder of its own, without what it depends on
+pytest      run, with tests of a moment in the place of all
+script      it is there, and has the options: it takes minutes
+accelerate  run, with two processes of this machine in the place of two machines
 calls       run, against a page that is started for them
 page        run, until the page answers
 options     of `lora-train train`, checked as it checks them
-run         run, with a small base model in the place of every base model, and few steps
+run         run, with a small base model in the place of every base model, and few steps; in a sentence, which leaves
+            out what a command is about, the command of that name
 """
 
 
@@ -85,6 +92,20 @@ def commands_of(page: Path) -> list[Command]:
         for line in _lines(block)
         for part in line.split(" && ")
     ]
+
+
+def mentions_of(page: Path) -> list[Command]:
+    """Every command that a sentence of a page gives. The tables of commands have tests of their own."""
+    name = page.relative_to(ROOT).as_posix()
+    sentences = re.sub(r"^\|.*$", "", prose_of(page), flags=re.MULTILINE)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", sentences)]
+    begins = r"(accelerate|bash|curl|git|lora-train|pip|python|sh) |\.ci/|--set (?!key=value)"
+    return [Command(name, span) for span in spans if re.match(begins, span)]
+
+
+def proven_commands() -> list[Command]:
+    """Those of all pages of `PROVEN`."""
+    return [command for page in PROVEN for command in (*commands_of(page), *mentions_of(page))]
 
 
 def _lines(block: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Runs the long suites whole, and prints the rows of docs/reliability.md: what was counted by file, and the time.
 
-python tests/bench/full_runs.py [SUITE ...]       # faults, fuzz, security, load; about an hour on two quiet cores
+python tests/bench/full_runs.py [SUITE ...]       # all of SUITES; about an hour on two quiet cores
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-SUITES = ("faults", "fuzz", "security", "load")
+SUITES = ("faults", "fuzz", "security", "load", "packaging")
 _TESTS = Path(__file__).parents[1]
 
 

@@ -1,4 +1,4 @@
-"""Times the page over a workspace as years of use fill it: every click and GET, 20 pages that poll, and its memory.
+"""Times the page over a workspace as years of use fill it: every click, GET and POST, 20 pages that poll, its memory.
 
 Makes the workspace first (`--workspace` keeps it for the next time), then starts `lora-train ui`. One JSON line each.
 """
@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "assets")]
 
 import psutil  # noqa: E402
-from asking import clicks_of, gets_of, poll, times_of  # noqa: E402
+from acting import Actor  # noqa: E402
+from asking import Times, clicks_of, gets_of, poll, times_from, times_of  # noqa: E402
 from full_workspace import Full, Sizes, make_workspace  # noqa: E402
 from http_page import Client, Page, Server  # noqa: E402
 
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of everything (0.1 is what the tests take)")
     parser.add_argument("--pages", type=int, default=20)
     parser.add_argument("--polls", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3, help="of all that starts, moves or makes something")
     parser.add_argument("--all", action="store_true", help="tell every question, not the slowest alone")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,22 +76,8 @@ def measure(folder: Path, full: Full, given: argparse.Namespace) -> None:
             for route, query in gets_of(full)
         ]
         everything += _thumbnails(client, full)
-        slow = sorted(everything, key=lambda times: -times.cpu_ms)
-        for times in slow if given.all else slow[:12]:
-            _tell("times", times._asdict())
-        cpus = [times.cpu_ms for times in everything]
-        _tell(
-            "all",
-            {
-                "questions": len(cpus),
-                "cpu_ms_p50": statistics.median(cpus),
-                "cpu_ms_p95": sorted(cpus)[int(0.95 * len(cpus))],
-                "cpu_ms_max": max(cpus),
-                "first_cpu_ms_max": max(times.first_cpu_ms for times in everything),
-                f"over_{LIMIT_MS}_ms": sum(cpu > LIMIT_MS for cpu in cpus),
-                "rss_mb": round(server.rss_bytes() / 2**20),
-            },
-        )
+        _tell_times("questions", everything, given.all)
+        _tell("memory", {"rss_mb": round(server.rss_bytes() / 2**20)})
         clicks: list[float] = []
         other = Page(server)
         handler = next(handler for name, handler in clicks_of(other) if name == "input train_epochs")
@@ -104,8 +92,33 @@ def measure(folder: Path, full: Full, given: argparse.Namespace) -> None:
         clicks.sort()
         meanwhile = {"clicks": len(clicks), "p50_ms": round(statistics.median(clicks), 1), "max_ms": round(clicks[-1])}
         _tell("polls", {**polls._asdict(), "meanwhile": meanwhile, "rss_mb": round(server.rss_bytes() / 2**20)})
+        actor = Actor(Page(server), full)
+        for _ in range(given.rounds):
+            actor.round()
+        acts = [times_from(what, answers) for what, answers in actor.answers.items()]
+        _tell_times("acts", acts, given.all)
+        _tell("memory", {"rss_mb": round(server.rss_bytes() / 2**20)})
     finally:
         server.close()
+
+
+def _tell_times(what: str, measured: list[Times], tells_all: bool) -> None:
+    """Each, or the slowest, and what they come to."""
+    slow = sorted(measured, key=lambda times: -times.cpu_ms)
+    for times in slow if tells_all else slow[:12]:
+        _tell(what, times._asdict())
+    cpus = [times.cpu_ms for times in reversed(slow)]
+    walls = sorted(times.p50_ms for times in measured)
+    summary = {
+        "count": len(slow),
+        "first_cpu_ms_max": max(times.first_cpu_ms for times in measured),
+        f"over_{LIMIT_MS}_ms_cpu": sum(cpu > LIMIT_MS for cpu in cpus),
+        f"over_{LIMIT_MS}_ms_wall": sum(wall > LIMIT_MS for wall in walls),
+    }
+    for name, sizes in (("cpu_ms", cpus), ("wall_ms", walls)):
+        told = statistics.median(sizes), sizes[int(0.95 * len(sizes))], sizes[-1]
+        summary |= {f"{name}_{which}": size for which, size in zip(("p50", "p95", "max"), told, strict=True)}
+    _tell(f"all {what}", summary)
 
 
 def _thumbnails(client: Client, full: Full) -> list[Any]:

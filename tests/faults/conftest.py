@@ -9,6 +9,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ _PADDING = "x" * 2048
 _WAIT_S = 120
 
 _DATA = "lora_train.worker,lora_train.data.update,lora_train.data.captioning,lora_train.app,tests.faults.deeds"
-_TRAINING = (
+TRAINING = (
     f"{_DATA},lora_train.engine.train,lora_train.engine.loading,diffusers:AutoencoderKL,diffusers:UNet2DConditionModel,"
     "diffusers:DDIMScheduler,transformers:CLIPTextModel,transformers:CLIPTokenizer"
 )
@@ -137,13 +138,23 @@ def _forker(modules: str) -> Iterator[Forker]:
 @pytest.fixture(scope="session")
 def training_forker() -> Iterator[Forker]:
     """With torch."""
-    yield from _forker(_TRAINING)
+    yield from _forker(TRAINING)
 
 
 @pytest.fixture(scope="session")
 def data_forker() -> Iterator[Forker]:
     """Without torch."""
     yield from _forker(_DATA)
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Any]:
+    """A `forge.Forge`, in memory where that can be."""
+    from tests.faults.forge import Forge
+
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, ignore_cleanup_errors=True) as root:
+        yield Forge(Path(root))
 
 
 def fork_workers(forker: Forker, root: Path, monkeypatch: pytest.MonkeyPatch) -> Forker:
@@ -166,12 +177,38 @@ def temporary_files(root: Path) -> list[str]:
 
 def zombies() -> list[int]:
     """Children of this process, and theirs, that ended and were never asked how."""
+    return _zombies(_children())
+
+
+def _zombies(children: Iterable[psutil.Process]) -> list[int]:
     found: list[int] = []
-    for child in psutil.Process().children(recursive=True):
+    for child in children:
         with suppress(psutil.NoSuchProcess):
             if child.status() == psutil.STATUS_ZOMBIE:
                 found.append(child.pid)
     return found
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def workers_below(root: Path, processes: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
+    """Those of jobs below a folder, among some processes or all of the machine."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter() if processes is None else processes:
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if "lora_train.worker" in words and str(root) in words[-1]:
+                found.append(process)
+    return found
+
+
+def nobody_is_left(root: Path) -> None:
+    """Asserts that what was done below a folder left no process: none that ended unasked, no worker at work."""
+    children = _children()
+    assert _zombies(children) == []
+    assert workers_below(root, children) == []
 
 
 def make_pictures(folder: Path, captions: Sequence[str], size_px: tuple[int, int] = (64, 64)) -> Path:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -26,6 +26,9 @@ from lora_train.core.tensorfiles import read_tensor_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 TEMPORARY = re.compile(r"\.tmp$|^\.incoming|^processed\.(new|old)$|\.damaged$")
+
+SHARING_VIOLATION = 32
+"""What Windows says of a file that is open in another program."""
 
 _DISK_BYTES = 2**30
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -135,6 +138,41 @@ class Vanishing:
             self.is_active = False
             os.unlink(path)  # noqa: PTH108
             self.gone = os.fspath(path)
+
+
+TAKEN = "A file was taken away."
+_PATHS = {"open": 1, "os.rename": 2, "os.link": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.utime": 1}
+"""What Python tells of, each with the number of its arguments that are paths."""
+
+
+@contextmanager
+def taken_away(root: Path, file: Path, at: int, how: Literal["deleted", "held"]) -> Iterator[None]:
+    """In a process of its own, for what hears of its files can't be taken out again: as it turns to another file below
+    `root` for the `at`-th time, one is deleted; or from then on open in another program, as on Windows, where nobody
+    else may open, rename or delete it then. Writes `TAKEN` into the log if there was such a file at that moment.
+    """
+    own, looks, last = str(file), 0, ""
+    is_held = is_busy = False
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal looks, last, is_held, is_busy
+        told = arguments[: _PATHS.get(event, 0)]
+        paths = [os.fsdecode(path) for path in told if isinstance(path, str | bytes | os.PathLike)]
+        if is_busy or not any(path.startswith(str(root)) for path in paths):
+            return
+        looks, last = looks + (paths[0] != last), paths[0]
+        if looks == at and not is_held and file.exists():
+            is_busy = True
+            sys.stderr.write(f"{TAKEN}\n")
+            file.unlink() if how == "deleted" else None
+            is_held, is_busy = how == "held", False
+        if is_held and own in paths:
+            error = PermissionError(errno.EACCES, "The process cannot access the file", own)
+            error.winerror = SHARING_VIOLATION  # type: ignore[attr-defined]
+            raise error
+
+    sys.addaudithook(hear)
+    yield
 
 
 def can_mount() -> bool:

@@ -2,7 +2,7 @@
 
     python forks.py MODULES PADDING
 
-MODULES is a comma list of `module` or `module:name`, imported ahead; PADDING makes room for a command line.
+MODULES are imported ahead; PADDING makes room for a command line.
 
 Reads calls from stdin, a line of JSON each, and answers with the process's number, then with how it ended. A call may
 say at which of its changes to files it is to die as by kill -9: `dies_at` counts, from 1, every opening for writing,
@@ -102,11 +102,16 @@ def _fork(call: dict[str, Any], tell: Callable[[object], None]) -> None:
     tell([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(counted or 0)])
 
 
-def main(modules: str) -> None:
-    sys.modules["peft"] = None  # type: ignore[assignment]  # as in every worker
+def import_ahead(modules: str) -> None:
+    """So that forks have it: a comma list of `module` or `module:name`."""
     for told in modules.split(","):
         module, _, name = told.partition(":")
         getattr(importlib.import_module(module), name or "__name__")
+
+
+def main(modules: str) -> None:
+    sys.modules["peft"] = None  # type: ignore[assignment]  # as in every worker
+    import_ahead(modules)
 
     def tell(what: object) -> None:
         print(json.dumps(what), flush=True)

@@ -6,7 +6,7 @@ import io
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,20 +14,30 @@ from PIL import Image
 
 from lora_train.app.captions import AllPictures
 from lora_train.core import events as ev
+from lora_train.core.jobs import JobFolder
 from lora_train.core.judgement import Judged, Judgement
 from lora_train.core.records import write_json
 from lora_train.data.caption_edits import AddTags
+from lora_train.launch import launcher
+from lora_train.launch.queue import JobQueue
+from tests.faults.conftest import nobody_is_left
 from tests.unit.app.conftest import Desk
 
 LORAS = ("cat-v1-000001.safetensors", "cat-v1.safetensors")
 IDS = ("cat", "v1")
+OTHER_IDS = ("owl", "v1")
 TRAIN = "projects/cat/versions/v1/trains/cat-v1"
 PAUSED = "projects/cat/versions/v1/trains/paused"
 FILE = "4_cat/a.png"
 
 
 def fill(desk: Desk) -> None:
-    """Pictures, captions, two trainings, a published LoRA, a judgement, previews, presets, something in the trash."""
+    """Pictures, captions, two trainings, a published LoRA, a judgement, previews, presets, something in the trash, and
+    a queue whose first entry is of another project.
+    """
+    desk.trained("4_owl/d.png", project=OTHER_IDS[0])
+    assert desk.app.settings.save(*OTHER_IDS, train={"base_model": "demo", "epochs": 2}) == []
+    desk.app.training.begin(*OTHER_IDS)
     desk.trained(FILE, "4_cat/b.png", "4_cat/c.png")
     origin = desk.workspace.find_version(*IDS).origin_dir
     for number, name in enumerate(("o.png", "p.png")):
@@ -142,12 +152,57 @@ ACTIONS: dict[str, Action] = {
 """What a person does."""
 
 QUEUED = ("move in queue", "cancel")
-"""Those for which something must wait in the queue; for many others nothing may."""
+"""Those for which something of this version must wait in the queue; for many others nothing may."""
+BEGUN = (
+    "begin training",
+    "resume",
+    "draw previews",
+    "begin grid",
+    "begin judge",
+    "begin proof",
+    "draw class pictures",
+    "begin sweep",
+)
+"""What waits in the queue then."""
+PROVEN = ("publish", "publish again", "mark private")
+"""A proof of the copy may wait then."""
 
 
 def empty_queue(desk: Desk) -> None:
-    while entries := desk.app.queue.entries():
-        desk.app.queue.cancel(entries[0].job)
+    """Of what belongs to the version."""
+    for job in jobs_of(desk):
+        if OTHER_IDS[0] not in job:
+            desk.app.queue.cancel(job)
+
+
+def jobs_of(desk: Desk) -> list[str]:
+    """What runs and waits, in this order."""
+    queue = JobQueue(desk.workspace.root)
+    return [*queue.all_running(), *queue.waiting()]
+
+
+def all_is_in_order(desk: Desk, before: Sequence[str], name: str, told: str, *, may_lack: bool = False) -> None:
+    """Asserts of what a person sees next, after an action with some fault (`told`, if it said so), that no process is
+    left and the queue is right: it can be read, has what it had `before` and what was begun, and nothing of it runs
+    whose worker has ended. `may_lack`: what is in a queue that was damaged itself, or is gone.
+    """
+    nobody_is_left(desk.root)
+    jobs = [entry.job for entry in desk.app.queue.entries()]
+    kept = list(before[:-1] if name == "cancel" else before)
+    there = [job for job in jobs if job in kept]
+    if name == "move in queue":
+        kept.sort(), there.sort()
+    assert there == kept or may_lack, f"of {kept} there is {there}: {told}"
+    new = [job for job in jobs if job not in before]
+    assert len(set(jobs)) == len(jobs)
+    assert not new or name in BEGUN + PROVEN, new
+    assert new or told or may_lack or name not in BEGUN, "it was begun, and does not wait"
+    for job in new:
+        JobFolder(desk.workspace.root / job).read_spec()
+    queue = JobQueue(desk.workspace.root)
+    for job in queue.all_running():
+        process = launcher.process_of(JobFolder(desk.workspace.root / job))
+        assert queue.is_starting(job) or process is not None, f"{job} runs without a worker"
 
 
 def caption_at() -> Path:

@@ -4,9 +4,7 @@ straight run, or tells in a sentence why it can't.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -34,19 +32,12 @@ FILES = {
 """All that a resume reads, as seen from the training's folder; of several alike the first."""
 
 
-@pytest.fixture(scope="module")
-def forge() -> Iterator[Forge]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, ignore_cleanup_errors=True) as root:
-        yield Forge(Path(root))
-
-
 @pytest.mark.parametrize("kind", FILES)
 def test_a_resume_from_damaged_files_equals_or_tells(
     forge: Forge, share: Callable[[int], int], count: Callable[[str, int], None], kind: str
 ) -> None:
     forge.put_back()
-    file = min(forge.job.path.glob(FILES[kind])).resolve()
+    file = forge.file(FILES[kind])
     cases = [*damages(file.read_bytes(), SEED)]
     chosen = cases if share(10) == 10 else cases[[*FILES].index(kind) % len(cases) :][:1]
     for what, content in chosen:
@@ -63,6 +54,7 @@ def test_a_resume_from_damaged_files_equals_or_tells(
         wrong = [path for path in half_written(forge.place) if forge.place / path != file and "/trash/" not in path]
         assert [path for path in wrong if not path.endswith(".damaged")] == [], where
         assert [path for path in temporary(forge.place) if not path.endswith(".damaged")] == [], where
+        forge.next_start()
         count("equal" if outcome == "equal" else "told", 1)
 
 

@@ -16,7 +16,18 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.sealed import BrokenSealError, sealed, unsealed
 from lora_train.launch.queue import JobQueue
 from tests.faults.damaging import damages, lost, precious, refused
-from tests.faults.shelf import ACTIONS, FILE, IDS, LORAS, QUEUED, TRAIN, Shelf, empty_queue
+from tests.faults.shelf import (
+    ACTIONS,
+    FILE,
+    IDS,
+    LORAS,
+    QUEUED,
+    TRAIN,
+    Shelf,
+    all_is_in_order,
+    empty_queue,
+    jobs_of,
+)
 from tests.unit.app.conftest import Desk, updates_here  # noqa: F401  (a fixture)
 
 SEED = 8
@@ -64,18 +75,22 @@ def test_every_file_may_be_damaged(
     for number, (file, what, content) in enumerate(cases[SEED % step :: step]):
         desk = shelf.put_back()
         before = {kept: digest for kept, digest in precious(shelf.place).items() if kept != file.as_posix()}
+        queued = jobs_of(desk)
         (shelf.place / file).write_bytes(content)
         desk = Desk(shelf.place)
         where = f"{file}, {what}"
         for look in LOOKS.values():
             refused(lambda look=look, desk=desk: look(desk))
+        all_is_in_order(desk, queued, "look", "", may_lack=file.name == "queue.json")
         name = AFTERWARDS[number % len(AFTERWARDS)]
         if name not in QUEUED:
             refused(lambda desk=desk: empty_queue(desk))
+        queued = jobs_of(desk)
         told = refused(lambda desk=desk, name=name: ACTIONS[name](desk))
         if name in ("set caption",):
             before = {kept: digest for kept, digest in before.items() if not kept.endswith("a.txt")}
         assert lost(before, shelf.place) == [], f"{where}, then {name}: {told}"
+        all_is_in_order(Desk(shelf.place), queued, name, told)
         count("damaged files", 1)
 
 
@@ -142,9 +157,10 @@ def test_a_job_with_a_wrong_bit_is_not_begun(shelf: Shelf) -> None:
 def test_a_damaged_queue_is_the_one_before(shelf: Shelf) -> None:
     desk = shelf.put_back()
     empty_queue(desk)
+    others = jobs_of(desk)
     first, second = desk.app.training.begin(*IDS), desk.app.training.begin(*IDS)
     path = desk.workspace.root / "queue.json"
     path.write_bytes(b"")
-    assert JobQueue(desk.workspace.root).waiting() == [first], "what the last change added can be begun again"
+    assert JobQueue(desk.workspace.root).waiting() == [*others, first], "what the last change added can be begun again"
     assert second not in JobQueue(desk.workspace.root).waiting()
     assert LORAS

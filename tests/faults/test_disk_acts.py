@@ -14,8 +14,8 @@ import pytest
 
 from lora_train.core import files
 from tests.faults.damaging import Failing, half_written, lost, precious, refused, temporary
-from tests.faults.shelf import ACTIONS, CAPTION_EDITS, QUEUED, Shelf
-from tests.unit.app.conftest import updates_here  # noqa: F401  (a fixture)
+from tests.faults.shelf import ACTIONS, CAPTION_EDITS, QUEUED, Shelf, all_is_in_order, jobs_of
+from tests.unit.app.conftest import Desk, updates_here  # noqa: F401  (a fixture)
 
 MOST_WRITES = 400
 """No action has so many: one that does would never end."""
@@ -57,12 +57,13 @@ def test_every_write_of_an_action_may_fail(
         for number in range(min(first, writes), writes + 1, step):
             for stays in (False, True):
                 desk = shelf.put_back(is_idle=is_idle)
-                before = precious(shelf.place / "work space", but=edited)
+                before, queued = precious(shelf.place / "work space", but=edited), jobs_of(desk)
                 with failing.at(number, code, stays=stays):
                     told = refused(lambda desk=desk: act(desk))
                 where = f"{name}: write {number} of {writes}, {os.strerror(code)}{', and all after it' * stays}: {told}"
                 assert lost(before, shelf.place) == [], where
                 assert half_written(shelf.place) == [], where
+                all_is_in_order(Desk(shelf.place), queued, name, told)
                 _works_again(shelf, name, told, where)
                 count("failed writes", 1)
 
@@ -77,8 +78,6 @@ def _count(shelf: Shelf, failing: Failing, name: str) -> int:
 
 def _works_again(shelf: Shelf, name: str, told: str, where: str) -> None:
     """After the next start, with a disk that works."""
-    from tests.unit.app.conftest import Desk
-
     desk = Desk(shelf.place)
     desk.app.projects.list()
     if "partly deleted" in told or "It stays in" in told:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.damaging import SmallDisk, can_mount, half_written, lost, precious, refused, temporary
-from tests.faults.shelf import ACTIONS, CAPTION_EDITS, QUEUED, Shelf
+from tests.faults.shelf import ACTIONS, CAPTION_EDITS, QUEUED, Shelf, all_is_in_order, jobs_of
 from tests.unit.app.conftest import Desk, updates_here  # noqa: F401  (a fixture)
 
 LEFT_PAGES = (0, 1, 2, 3, 5, 8, 13)
@@ -40,12 +40,14 @@ def test_a_full_disk(
     for pages in chosen:
         desk = shelf.put_back(is_idle=name not in QUEUED)
         before = precious(shelf.place / "work space", but="/processed/" if name in CAPTION_EDITS else "//")
+        queued = jobs_of(desk)
         disk.fill(pages * 4096)
         told = refused(lambda desk=desk: ACTIONS[name](desk))
         disk.free()
         where = f"{name}, {pages} pages left: {told}"
         assert lost(before, shelf.place) == [], where
         assert half_written(shelf.place) == [], where
+        all_is_in_order(Desk(shelf.place), queued, name, told)
         if told:
             assert refused(lambda: ACTIONS[name](Desk(shelf.place))) == "", where
         assert [file for file in temporary(shelf.place) if not file.endswith("processed.old")] == [], where
@@ -56,7 +58,7 @@ def test_a_full_disk(
 def test_a_read_only_disk(small: tuple[Shelf, SmallDisk], count: Callable[[str, int], None], name: str) -> None:
     shelf, disk = small
     desk = shelf.put_back(is_idle=name not in QUEUED)
-    before = precious(shelf.place)
+    before, queued = precious(shelf.place), jobs_of(desk)
     disk.read_only()
     try:
         told = refused(lambda: ACTIONS[name](desk))
@@ -64,4 +66,5 @@ def test_a_read_only_disk(small: tuple[Shelf, SmallDisk], count: Callable[[str, 
         disk.read_only(False)
     assert told or name in ("select", "publish again"), "nothing of it can be done"
     assert precious(shelf.place) == before
+    all_is_in_order(Desk(shelf.place), queued, name, told)
     count("read-only", 1)

@@ -94,6 +94,7 @@ def _is_right(forge: Forge, before: dict[str, bytes], outcome: str, where: str) 
     gone = [path for path in lost(before, forge.place) if "/cache/" not in path and "/state/" not in path]
     assert gone == [], f"{where}: {outcome}"
     assert half_written(forge.place / "workspace") == [], f"{where}: {outcome}"
+    forge.next_start()
     if outcome != "equal":
         assert forge.outcome() == "equal", f"{where}: {outcome}"
     assert temporary(forge.place) == [], where

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from lora_train.core import files
-from tests.faults.damaging import Vanishing, half_written, lost, precious, refused, temporary
-from tests.faults.shelf import ACTIONS, CAPTION_EDITS, QUEUED, TRAIN, Shelf
+from tests.faults.damaging import SHARING_VIOLATION, Vanishing, half_written, lost, precious, refused, temporary
+from tests.faults.shelf import ACTIONS, CAPTION_EDITS, QUEUED, TRAIN, Shelf, all_is_in_order, jobs_of
 from tests.faults.test_damage_workspace import LOOKS
 from tests.unit.app.conftest import Desk, updates_here  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.usefixtures("updates_here")
-SHARING_VIOLATION = 32
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +53,11 @@ def test_held_for_a_moment(
 ) -> None:
     desk = shelf.put_back(is_idle=name not in QUEUED)
     monkeypatch.setattr(files, "_REPLACE_PAUSE_S", 0.0)
-    held = Held(3)
+    held, queued = Held(3), jobs_of(desk)
     monkeypatch.setattr(Path, "replace", lambda source, target: held(source, target))
     ACTIONS[name](desk)
     assert name == "select" or held.refused, "nothing was renamed"
+    all_is_in_order(Desk(shelf.place), queued, name, "")
     count("held for a moment", 1)
 
 
@@ -67,6 +67,7 @@ def test_held_for_ever(
 ) -> None:
     desk = shelf.put_back(is_idle=name not in QUEUED)
     before = precious(shelf.place / "work space", but="/processed/" if name in CAPTION_EDITS else "//")
+    queued = jobs_of(desk)
     monkeypatch.setattr(files, "_REPLACE_PAUSE_S", 0.0)
     with monkeypatch.context() as patch:
         held = Held(float("inf"))
@@ -74,6 +75,7 @@ def test_held_for_ever(
         told = refused(lambda: ACTIONS[name](desk))
     assert lost(before, shelf.place) == []
     assert half_written(shelf.place) == []
+    all_is_in_order(Desk(shelf.place), queued, name, told)
     if told:
         assert refused(lambda: ACTIONS[name](Desk(shelf.place))) == "", told
     assert temporary(shelf.place) == [] or name == "update dataset"
@@ -90,6 +92,7 @@ def test_gone_when_it_is_needed(
     while number < 400:
         desk = shelf.put_back(is_idle=name not in QUEUED)
         before = precious(shelf.place / "work space", but="/processed/" if name in CAPTION_EDITS else "//")
+        queued = jobs_of(desk)
         with vanishing.at(number):
             told = refused(lambda desk=desk: act(desk))
         if not vanishing.gone:
@@ -99,6 +102,8 @@ def test_gone_when_it_is_needed(
         assert own is not None
         assert _without_twins(before, gone, vanishing.gone) == [], f"{vanishing.gone}: {told}"
         assert half_written(shelf.place) == [], f"{vanishing.gone}: {told}"
+        is_queue = vanishing.gone.endswith("queue.json")
+        all_is_in_order(Desk(shelf.place), queued, name, told, may_lack=is_queue)
         count("gone", 1)
         number += step
 
@@ -112,6 +117,7 @@ def _without_twins(before: dict[str, bytes], gone: list[str], deleted: str) -> l
 @pytest.mark.parametrize("place", ["projects/cat", "projects/cat/versions/v1", TRAIN, "projects", "jobs", "trash", ""])
 def test_a_folder_is_gone_while_the_page_watches(shelf: Shelf, count: Callable[[str, int], None], place: str) -> None:
     desk = shelf.put_back()
+    queued = jobs_of(desk)
     for look in LOOKS.values():
         look(desk)
     moved = shelf.place / "moved away"
@@ -121,4 +127,5 @@ def test_a_folder_is_gone_while_the_page_watches(shelf: Shelf, count: Callable[[
     for name in ("save settings", "begin training", "publish", "upload", "select"):
         refused(lambda name=name: ACTIONS[name](desk))
     assert desk.app.projects.create("after all").project
+    all_is_in_order(Desk(shelf.place), queued, "begin training", "refused", may_lack=not place)
     count("folders gone", 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -10,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi")
 
@@ -20,7 +24,7 @@ from lora_train.core.records import read_json
 from lora_train.core.specs import TrainSpec
 from lora_train.core.workspace import VersionInfo
 from tests.faults import deeds
-from tests.faults.conftest import fingerprint, temporary_files
+from tests.faults.conftest import fingerprint, temporary_files, workers_below
 from tests.faults.sites import HEADERS, VERSION, Site
 
 _VERSION_DIR = "workspace/projects/cat/versions/v1"
@@ -43,7 +47,7 @@ class Pair:
         self.root = root
         deeds.set_up(root)
         deeds.open_app(root).settings.save(*deeds.IDS, train=_LONG)
-        self.one, self.other = Site(root), Site(root)
+        self.sites = self.one, self.other = Site(root), Site(root)
         self._pool = ThreadPoolExecutor(8)
 
     def both(self, first: tuple[str, Any], second: tuple[str, Any] | None = None) -> tuple[Answer, Answer]:
@@ -52,16 +56,17 @@ class Pair:
         one, other = (future.result() for future in begun)
         return one, other
 
+    def captions(self) -> dict[str, str]:
+        """By picture; both show the same."""
+        one, other = (site.ask("captions?project=cat&version=v1")["rows"] for site in self.sites)
+        assert one == other
+        return {row["file"]: row["caption"] for row in one}
+
     def queue(self) -> list[str]:
         return [entry["job"] for entry in self.one.ask("queue")]
 
     def workers(self) -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if "lora_train.worker" in words and str(self.root) in words[-1]:
-                found.append(process)
-        return found
+        return workers_below(self.root)
 
     def clear_queue(self) -> None:
         """Waiting ones are cancelled, a running one is ended."""
@@ -137,6 +142,80 @@ def test_one_deletes_what_the_other_trains(
             pair.clear_queue()
         assert set(fingerprint([pair.root / _VERSION_DIR / "dataset"]).values()) == before
     count("rounds in which one deleted what the other trained", rounds)
+
+
+def test_both_edit_the_same_captions(
+    pair: Pair, share: Callable[[int], int], count: Callable[[str, int], None]
+) -> None:
+    """Of one caption that both write the last one stands, and the other can be had back; of edits of all captions no
+    one's is lost. Nothing of this is told as done that was not.
+    """
+    rounds, folder = share(20), pair.root / _VERSION_DIR / "dataset" / "processed"
+    before = pair.captions()
+    file = next(iter(before))
+    for number in range(rounds):
+        texts = [f"{who} {number}, {'猫 ' * 500}".strip() for who in ("one", "two")]
+        bodies = [{**VERSION, "file": file, "caption": text} for text in texts]
+        answers = pair.both(("dataset/caption", bodies[0]), ("dataset/caption", bodies[1]))
+        assert [code for code, _ in answers] == [200, 200], answers
+        last = pair.captions()[file]
+        assert last in texts
+        assert (folder / file).with_suffix(".txt").read_text(encoding="utf-8").rstrip("\n") == last
+        assert pair.other.ask("captions/undo", VERSION)["problems"] == []
+        assert pair.captions() == {**before, file: next(text for text in texts if text != last)}
+        assert pair.one.ask("captions/redo", VERSION)["problems"] == []
+
+        tags = [f"{who}-{number}" for who in ("left", "right")]
+        edits = [{**VERSION, "operation": {"kind": "add", "tags": tag}} for tag in tags]
+        answers = pair.both(("captions/edit", edits[0]), ("captions/edit", edits[1]))
+        assert [(code, answer["changed"]) for code, answer in answers] == [(200, len(before))] * 2, answers
+        for caption in pair.captions().values():
+            assert sorted(caption.split(", ")[-2:]) == tags
+        for _ in range(2):  # the two edits, then the two captions
+            answers = pair.both(("captions/undo", VERSION))
+            assert [(code, answer["problems"]) for code, answer in answers] == [(200, [])] * 2, answers
+        assert pair.captions() == before
+    assert temporary_files(pair.root) == []
+    count("rounds in which two WebUIs edited the same captions", rounds)
+
+
+def test_one_uploads_what_the_other_removes(
+    pair: Pair, share: Callable[[int], int], count: Callable[[str, int], None]
+) -> None:
+    """Pictures of one name: each of them is among the originals or in the trash, and those who removed it were told
+    what they removed.
+    """
+    rounds, dataset = share(20), pair.root / _VERSION_DIR / "dataset"
+    kept, removed = fingerprint([dataset]), 0
+
+    def upload(number: int) -> tuple[str, Any]:
+        picture = np.random.default_rng(number).integers(0, 256, (80, 72, 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "PNG")
+        sent.append(hashlib.sha256(stream.getvalue()).hexdigest())
+        files = [("same.png", stream.getvalue()), ("same.txt", f"caption {number}".encode())]
+        told = [{"name": name, "content": base64.b64encode(content).decode()} for name, content in files]
+        return "dataset/upload", {**VERSION, "files": told}
+
+    sent: list[str] = []
+    assert pair.one.ask(*upload(1000)) == {"problems": []}
+    for number in range(rounds):
+        answers = pair.both(upload(number), ("dataset/remove", {**VERSION, "file": "same.png"}))
+        assert answers[0] == (200, {"problems": []})
+        assert answers[1][0] == 200 or answers[1][1]["message"] == "There is no picture 'same.png' in this dataset."
+        removed += answers[1][0] == 200
+        there = fingerprint([dataset / "origin", pair.root / "workspace" / "trash"])
+        assert set(sent) <= set(there.values())
+        names = {path.name for path in dataset.joinpath("origin").glob("same*.png")}
+        shown = [
+            {entry["file"] for entry in site.ask("dataset?project=cat&version=v1")["pictures"]} for site in pair.sites
+        ]
+        assert names <= shown[0] == shown[1]
+        assert len(names) == len(sent) - removed
+    assert kept.items() <= fingerprint([dataset]).items()
+    assert temporary_files(pair.root) == []
+    assert "Traceback" not in pair.one.log() + pair.other.log()
+    count("rounds in which one uploaded what the other removed", rounds)
 
 
 def test_two_browsers_change_the_same_version(

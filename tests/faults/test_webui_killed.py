@@ -22,7 +22,7 @@ pytest.importorskip("fastapi")
 from lora_train.core import events as ev
 from lora_train.core.jobs import JobFolder
 from tests.faults import deeds
-from tests.faults.conftest import fingerprint, temporary_files, zombies
+from tests.faults.conftest import fingerprint, temporary_files, workers_below, zombies
 from tests.faults.sites import VERSION, Site
 
 _SEED = 8
@@ -66,10 +66,10 @@ class Place:
     def workers(self) -> dict[str, list[psutil.Process]]:
         """By their jobs."""
         found: dict[str, list[psutil.Process]] = {}
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if "lora_train.worker" in words and str(self.root) in words[-1]:
-                found.setdefault(Path(words[-1]).relative_to(self.root / "workspace").as_posix(), []).append(process)
+        for process in workers_below(self.root):
+            with suppress(psutil.NoSuchProcess):
+                job = Path(process.cmdline()[-1]).relative_to(self.root / "workspace").as_posix()
+                found.setdefault(job, []).append(process)
         return found
 
     def wait_for_step(self, job: str) -> None:

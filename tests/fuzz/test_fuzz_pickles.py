@@ -22,8 +22,21 @@ from lora_train.core.tensorfiles import read_tensor_file
 _READER = Path(__file__).parents[1] / "assets" / "watched_reader.py"
 
 
-def watched(folder: Path) -> dict[str, Any]:
-    """What the reader of a process of its own did beside reading the files of a folder."""
+def watched(folder: Path, hostile_pickles: Any) -> dict[str, Any]:
+    """Has the files of a folder read by a process of its own, which must do nothing beside reading them.
+
+    Gives how many there were, and how many of them were refused.
+    """
+    warm_up = {
+        "warm-up.ckpt": hostile_pickles.valid("zip"),
+        "warm-up-damaged.ckpt": hostile_pickles.packed(b"\x80\x02", "zip"),
+        "warm-up-text.ckpt": hostile_pickles.packed(
+            b"\x80\x02Vabc\n.", "zip"
+        ),  # Python imports this codec at its first use
+        "warm-up-legacy.ckpt": hostile_pickles.valid("legacy"),
+    }
+    for name, content in warm_up.items():
+        (folder / name).write_bytes(content)
     done = subprocess.run(
         [sys.executable, str(_READER), str(folder)],
         stdout=subprocess.PIPE,
@@ -31,7 +44,10 @@ def watched(folder: Path) -> dict[str, Any]:
         check=True,
         timeout=600,
     )
-    return json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    assert told["found"] == {}
+    assert told["new"] == [], "a file made it import something"
+    return {"files": told["files"] - len(warm_up), "refused": told["refused"] - 2}
 
 
 def test_the_watch_hears_what_is_done(tmp_path: Path, hostile_pickles: Any) -> None:
@@ -66,23 +82,19 @@ def test_no_program_is_run(
 ) -> None:
     sentinel, folder = tmp_path / "sentinel", tmp_path / "files"
     folder.mkdir()
-    (folder / "warm-up.ckpt").write_bytes(hostile_pickles.valid("zip"))
-    (folder / "warm-up-damaged.ckpt").write_bytes(hostile_pickles.packed(b"\x80\x02", "zip"))
-    (folder / "warm-up-legacy.ckpt").write_bytes(hostile_pickles.valid("legacy"))
     all_programs = [*hostile_pickles.programs(sentinel)]
     chosen = Random(f"programs {place}").sample(all_programs, share(len(all_programs)))
     for number, (_, program) in enumerate(chosen):
         begin, end = (program[:2], program[2:]) if program[:1] == b"\x80" else (b"", program)
         for how, pickled in (("alone", program + b"."), ("beside", begin + hostile_pickles.state_dict(end) + b".")):
             (folder / f"{number:05d}-{how}.ckpt").write_bytes(hostile_pickles.packed(pickled, place))
-    told = watched(folder)
-    assert told["found"] == {}
-    assert told["new"] == [], "a file made it import something"
+    told = watched(folder, hostile_pickles)
     assert not sentinel.exists()
     harmless = told["files"] - told["refused"]
     assert harmless < told["files"] / 10, "most want what is refused by its name"
     count("cases", told["files"])
     count("refused", told["refused"])
+    count("watched", told["files"])
 
 
 def look_at(path: Path) -> None:
@@ -105,29 +117,39 @@ def test_damaged_checkpoints(
     tmp_path: Path,
     guard: Any,
     share: Callable[[int], int],
+    count: Callable[[str, int], None],
     damaged: Callable[[bytes, Random], bytes],
     hostile_pickles: Any,
     place: str,
     seed: int,
 ) -> None:
-    random, path = Random(f"{place} {seed}"), tmp_path / "model.ckpt"
-    whole = hostile_pickles.valid(place)
+    random, whole = Random(f"{place} {seed}"), hostile_pickles.valid(place)
     pickled = b"\x80\x02" + hostile_pickles.state_dict() + b"."
-    for _ in range(share(5_000)):
+    for number in range(share(5_000)):
+        path = tmp_path / f"{number:05d}.ckpt"
         if random.random() < 0.6:
             path.write_bytes(hostile_pickles.packed(damaged(pickled, random), place))
         else:
             path.write_bytes(damaged(whole, random))
         guard(look_at, path)
     assert 0 < guard.refused < guard.cases
+    told = watched(tmp_path, hostile_pickles)
+    assert told == {"files": guard.cases, "refused": guard.refused}
+    count("watched", told["files"])
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_pickles_of_drawn_operations(
-    tmp_path: Path, guard: Any, share: Callable[[int], int], hostile_pickles: Any, odd: Any, seed: int
+    tmp_path: Path,
+    guard: Any,
+    share: Callable[[int], int],
+    count: Callable[[str, int], None],
+    hostile_pickles: Any,
+    odd: Any,
+    seed: int,
 ) -> None:
     """Any opcode after any other, with arguments that mean something to it often enough to get on."""
-    random, path = Random(f"operations {seed}"), tmp_path / "model.ckpt"
+    random = Random(f"operations {seed}")
     pieces = [
         *(
             b"(",
@@ -180,14 +202,18 @@ def test_pickles_of_drawn_operations(
         hostile_pickles.TENSOR,
         hostile_pickles.state_dict(),
     ]
-    for _ in range(share(8_000)):
+    for number in range(share(8_000)):
         body = b"".join(random.choices(pieces, k=random.randrange(1, 25)))
         if random.random() < 0.2:
             body += hostile_pickles.text(odd.odd_text(random)) + hostile_pickles.TENSOR + b"s"
         begin = b"" if random.random() < 0.3 else hostile_pickles.state_dict()
         place = random.choice(hostile_pickles.PLACES)
+        path = tmp_path / f"{number:05d}.ckpt"
         path.write_bytes(hostile_pickles.packed(b"\x80\x04" + begin + body + b".", place))
         guard(look_at, path)
+    told = watched(tmp_path, hostile_pickles)
+    assert told == {"files": guard.cases, "refused": guard.refused}
+    count("watched", told["files"])
 
 
 def test_a_second_pickle_that_pytorch_might_take_is_refused(tmp_path: Path, hostile_pickles: Any) -> None:

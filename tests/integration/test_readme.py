@@ -16,14 +16,19 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lora_train.__main__ import main
+from lora_train.app import App
 from lora_train.core.assets import DEMO_MODEL, DEMO_PICTURES
-from tests.integration.conftest import environment
+from lora_train.core.jobs import JobFolder
+from lora_train.core.workspace import Workspace
+from tests.integration.conftest import WAIT_S, environment
+from tests.packaging.test_distributions import checkout
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Files
@@ -67,6 +72,26 @@ ELSEWHERE = {
     "caption": "test_cli_datasets.py",
 }
 """Commands that whole tests are about."""
+
+
+MOMENTS = """
+from pathlib import Path
+import pytest
+
+def test_of_a_long_suite(share, count):
+    count("cases", share(20))
+    Path("ran.txt").write_text(f"{share(20)} of 20 cases")
+
+@pytest.mark.slow
+def test_that_is_slow():
+    Path("ran.txt").write_text("slow")
+"""
+"""In the place of all tests; "ran.txt" says which one ran."""
+TESTED = {
+    "python -m pytest": "2 of 20 cases",
+    "python -m pytest tests --full --figures figures.jsonl": "20 of 20 cases",
+    "python -m pytest -m slow": "slow",
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +159,10 @@ def _runs(pages: Any, page: Path) -> list[Any]:
     return [command for command in pages.commands_of(page) if command.way == "run"]
 
 
+def _texts(pages: Any, way: str) -> set[str]:
+    return {command.text for command in pages.proven_commands() if command.way == way}
+
+
 def _run(text: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """What a command printed, by the words of its name and whether it is a dry run."""
     words = shlex.split(text)[1:]
@@ -142,11 +171,12 @@ def _run(text: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     return name + (" --dry-run" if "--dry-run" in words else ""), capsys.readouterr().out
 
 
-def test_the_tables_commands_are_run_here_or_elsewhere(pages: Any) -> None:
+def test_commands_of_tables_and_sentences_are_run_here_or_elsewhere(pages: Any) -> None:
     section = pages.section_of(ROOT / "docs" / "commands.md", "All commands")
     ran = {" ".join(shlex.split(c.text)[1:3]) for page in pages.PROVEN for c in _runs(pages, page)} | set(TABLE)
-    for row in pages.rows_of(section):
-        for name in pages.names_in(row[0]):
+    mentioned = [mention.text for page in pages.PROVEN for mention in pages.mentions_of(page) if mention.way == "run"]
+    for text in [*(row[0] for row in pages.rows_of(section)), *(f"`{text}`" for text in mentioned)]:
+        for name in pages.names_in(text):
             if name in ELSEWHERE:
                 words = (Path(__file__).parent / ELSEWHERE[name]).read_text(encoding="utf-8")
                 assert f'"{name}"' in words, name
@@ -251,6 +281,104 @@ def test_a_page_of_its_own_opens(pages: Any, folder: Path, serve: Callable[[str]
     answer = httpx.get(serve(commands[number]), trust_env=False, timeout=30)
     assert answer.status_code == 200
     assert "gradio" in answer.text
+
+
+# --- two machines ---
+
+
+def test_two_terminals_train_as_two_machines(pages: Any, tmp_path: Path, files: type[Files]) -> None:
+    """As docs/several_machines.md says that it may be tried: on the CPU, both at this machine's own address."""
+    if int(version("accelerate").partition(".")[0]) < 1:
+        pytest.skip("the second launch refuses a port that the first listens at, as they are on one machine")
+    (text,) = _texts(pages, "accelerate")
+    shared = tmp_path / "shared"
+    (shared / "pictures").mkdir(parents=True)
+    for source in (DEMO_PICTURES / "1_sks").glob("sks_0[0-3].*"):
+        shutil.copy(source, shared / "pictures")
+    shutil.copyfile(DEMO_MODEL, shared / "model.safetensors")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for there, here in {"/shared/": f"{shared}/", "192.168.1.10": "127.0.0.1", " 29500 ": f" {port} "}.items():
+        assert there in text
+        text = text.replace(there, here)
+    first, other = text, text.replace("--machine_rank 0", "--machine_rank 1")
+    assert other != first
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(line)[2:], *SHORT, "--set", "device=cpu"],
+            cwd=tmp_path,
+            env=environment(),
+        )
+        for line in (first, other)
+    ]
+    try:
+        assert [machine.wait(WAIT_S) for machine in machines] == [0, 0]
+    finally:
+        for machine in machines:
+            machine.kill()
+            machine.wait()
+    (spec,) = shared.rglob("job.json")
+    status = App(Workspace(shared / "train_tools")).status(job := JobFolder(spec.parent))
+    assert status.state == "finished"
+    assert "2 processes share every batch." in status.notes
+    assert files.are_finite(files.final(job))
+
+
+# --- pip and the tests ---
+
+
+def test_pip_installs_it(pages: Any, tmp_path: Path) -> None:
+    """Without what it depends on, and by the setuptools that is here, as there is no network."""
+    if int(version("setuptools").partition(".")[0]) < 77:
+        pytest.skip("pyproject.toml asks for a newer setuptools")
+    source = checkout(tmp_path / "train-tools")
+    module = source / "lora_train" / "__init__.py"
+    module.write_text(module.read_text(encoding="utf-8") + '\n__version__ = "7.8.9"\n', encoding="utf-8")
+    (text,) = _texts(pages, "pip")
+    target = tmp_path / "installed"
+    words = [sys.executable, *shlex.split(text)[1:], "--no-deps", "--no-build-isolation", "--no-compile"]
+    words += ["--target", str(target)]
+    done = subprocess.run(words, cwd=source, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    told = subprocess.run(
+        [target / "bin" / "lora-train", "--version"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout.strip() == "7.8.9", told.stderr
+
+
+def test_the_tests_are_run_as_it_is_told(pages: Any, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    for name in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "tests" / "test_moments.py").write_text(MOMENTS, encoding="utf-8")
+    ran: dict[str, str] = {}
+    light = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # others' plugins take seconds each time
+    for text in _texts(pages, "pytest"):
+        words = [sys.executable, *shlex.split(text)[1:]]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=light, capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        assert "1 passed, 1 deselected" in done.stdout
+        ran[text] = (tmp_path / "ran.txt").read_text(encoding="utf-8")
+    assert ran == TESTED
+    (line,) = (tmp_path / "figures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["counted"] == {"cases": 20}
+
+
+def test_the_gate_is_a_script_that_bash_understands(pages: Any) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+    install, gate = sorted(_texts(pages, "gate"), key=len, reverse=True)
+    assert install.rpartition(" ")[2] in (ROOT / gate).read_text(encoding="utf-8"), "it installs what is tested so, too"
+    assert os.access(ROOT / gate, os.X_OK)
+    assert subprocess.run(["bash", "-n", ROOT / gate], check=False).returncode == 0
 
 
 # --- git ---

@@ -131,7 +131,9 @@ def test_grids_sweeps_and_judgements(release: str, opened: Callable[[str], App])
     assert "自作" in app.reports.html_of(JobFolder(app.workspace.root / TRAIN))
 
 
-def test_paused_trainings_go_on(opened: Callable[[str], App], share: Callable[[int], int]) -> None:
+def test_paused_trainings_go_on(
+    opened: Callable[[str], App], share: Callable[[int], int], count: Callable[[str, int], None]
+) -> None:
     """By today's worker, from the state that the release left; the oldest is the furthest from today's."""
     for release in RELEASES[: share(len(RELEASES))]:
         app = opened(release)
@@ -153,6 +155,7 @@ def test_paused_trainings_go_on(opened: Callable[[str], App], share: Callable[[i
         status = app.status(job)
         assert (status.state, status.step) == ("finished", at + 2), f"{status.message}\n{job.log_tail()}"
         assert status.saved == [f"{PROJECT}-v1-r2.safetensors"]
+        count("paused trainings resumed", 1)
         shutil.rmtree(app.workspace.root)
 
 

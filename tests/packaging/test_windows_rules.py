@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_train.core import files, path_limits
@@ -134,6 +134,7 @@ def test_paths_that_are_written_have_forward_slashes(trees: dict[str, ast.Module
     assert found == [("lora_train/core/files.py", "os.path.relpath")]  # the one place, which puts it right
 
 
+@settings(deadline=None)  # the processor may be busy
 @given(st.text(min_size=1, max_size=200))
 def test_any_name_gives_a_folder_that_windows_takes(name: str) -> None:
     """Rules of https://learn.microsoft.com/windows/win32/fileio/naming-a-file."""

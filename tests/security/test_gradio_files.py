@@ -19,6 +19,7 @@ import gradio
 from PIL import Image
 
 from lora_train.core.preset_files import preset_path
+from lora_train.data import archives
 
 pytestmark = pytest.mark.compat
 
@@ -148,6 +149,46 @@ def test_what_was_uploaded_is_taken(open_page: OpenPage) -> None:
     answer = send_upload(client, "dataset_upload", {"name": kept, "orig_name": "cat.png", "path": kept})
     assert answer.status_code == 200
     assert client.app.datasets.originals("P", "v1").keys() == {"cat.png"}
+
+
+@pytest.mark.skipif(GENERATION < 4, reason="gradio 3 knows no limit; docs/security.md says so")
+def test_no_upload_is_larger_than_an_archive_may_be(
+    open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert archives.LARGEST_TOTAL_BYTES == 4 * 2**30, "as docs/security.md says"
+    monkeypatch.setattr(archives, "LARGEST_TOTAL_BYTES", 2**20)
+    client = open_page()
+    path = ("/gradio_api" if GENERATION > 4 else "") + "/upload"
+    assert client.post(path, files={"files": ("a.zip", bytes(2**20))}).status_code == 200
+    answer = client.post(path, files={"files": ("b.zip", bytes(2 * 2**20))})
+    assert answer.status_code == 413
+    assert [path.name for path in (tmp_path / "gradio").rglob("*.zip")] == ["a.zip"], "nothing of it stays"
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200), (None, 200)]
+)
+def test_another_site_uploads_nothing(open_page: OpenPage, tmp_path: Path, site: str | None, status: int) -> None:
+    """A form of any page could else fill the disk; the browser tells where it is."""
+    client = open_page()
+    path = ("/gradio_api" if GENERATION > 4 else "") + "/upload"
+    headers = {} if site is None else {"Sec-Fetch-Site": site}
+    assert client.post(path, files={"files": ("a.zip", b"x")}, headers=headers).status_code == status
+    assert len([*(tmp_path / "gradio").rglob("a.zip")]) == (status == 200)
+    assert client.get("/config", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(("site", "is_refused"), [("cross-site", True), ("same-origin", False)])
+def test_another_site_opens_no_socket(open_page: OpenPage, site: str, is_refused: bool) -> None:
+    """gradio 3 calls the page's handlers through one; where there is none, nobody gets one."""
+    address = urlsplit(str(open_page().base_url)).netloc
+    connection = http.client.HTTPConnection(address, timeout=30)
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    key = "dGhlIHNhbXBsZSBub25jZQ=="
+    connection.request("GET", "/queue/join", headers={**headers, "Sec-WebSocket-Key": key, "Sec-Fetch-Site": site})
+    status = connection.getresponse().status
+    connection.close()
+    assert status != 101 if is_refused or GENERATION > 3 else status == 101
 
 
 def files(folder: Path) -> list[Path]:

@@ -90,6 +90,58 @@ def test_a_commit_that_is_gone_is_asked_for_once(desk: Desk, hub: Hub) -> None:
     assert desk.download(model).state == "finished"
 
 
+OLDER = "0123456789" * 4
+
+
+@pytest.mark.parametrize("revision", [OLDER, "v1.0"])
+def test_the_revision_that_a_person_names(desk: Desk, hub: Hub, revision: str) -> None:
+    unknown("wd14", hub, {**TAGGER, "model.onnx": b"newer"})
+    hub.tags["v1.0"] = OLDER
+    model = captioners.find_model(f"Some-One/My_captioner.v2@{revision}", "wd14")
+    hub.files |= {(model.repository, OLDER, name): content for name, content in TAGGER.items()}
+    assert desk.download(model).state == "finished"
+    folder = desk.parent / f"Some-One--My_captioner.v2@{revision}"
+    assert desk.contents(folder) == TAGGER
+    assert json.loads((folder / ".hub.json").read_bytes()) == {"repository": model.repository, "revision": OLDER}
+    assert captioners.typed_folder(model.name, "wd14", desk.parent, {"HF_HOME": str(desk.root)}) == folder
+    assert hub.revisions == [revision]
+
+    hub.tags["v1.0"], asked = "f" * 40, len(hub.tokens)
+    assert desk.download(model).state == "finished"
+    assert len(hub.tokens) == asked, "it stays at its commit, also where the tag is moved"
+
+
+def test_half_a_tag_goes_on_at_the_commit_that_it_began_with(desk: Desk, hub: Hub) -> None:
+    model = captioners.find_model("Some-One/My_captioner.v2@v1.0", "wd14")
+    hub.tags, hub.large = {"v1.0": OLDER}, {"model.onnx"}
+    hub.files = {(model.repository, OLDER, name): content for name, content in TAGGER.items()}
+    hub.cut_after_bytes = [300_000] + 40 * [0]
+    assert desk.download(model).state == "failed"
+    hub.tags, hub.cut_after_bytes = {"v1.0": "f" * 40}, []
+    assert desk.download(model).state == "finished"
+    assert hub.revisions == ["v1.0", OLDER]
+    assert desk.contents(desk.parent / model.folder_name) == TAGGER
+
+
+def test_a_revision_that_is_not_there(desk: Desk, hub: Hub) -> None:
+    unknown("wd14", hub, TAGGER)
+    status = desk.download(captioners.find_model(f"Some-One/My_captioner.v2@{OLDER}", "wd14"))
+    assert (status.error, status.message) == (
+        "ModelError",
+        f"Some-One/My_captioner.v2@{OLDER} can't be downloaded: {hub.url} does not have it (404).",
+    )
+
+
+def test_another_commit_than_was_asked_for(desk: Desk, hub: Hub) -> None:
+    model = captioners.find_model(f"Some-One/My_captioner.v2@{OLDER}", "wd14")
+    hub.offer(model, TAGGER)
+    hub.answers_with = hub.newest
+    status = desk.download(model)
+    assert status.error == "ModelError"
+    assert f"commit {hub.newest} of {model.repository} instead of {OLDER}" in status.message
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize(
     ("kind", "lacking", "told"),
     [

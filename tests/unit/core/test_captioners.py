@@ -114,15 +114,29 @@ def test_any_model_of_the_hub() -> None:
         find_model("microsoft/git-base")
 
 
-@pytest.mark.parametrize("typed", ["a/b", "Some-One/My_model.v2", " a/b\n", f"a/{'b' * 94}"])
-def test_names_on_the_hub(typed: str) -> None:
-    assert is_hub_name(typed)
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    huggingface_hub.utils.validate_repo_id(typed.strip())
+def test_a_model_of_the_hub_at_a_revision() -> None:
+    model = find_model(" microsoft/git-base@v1.0 ", "blip")
+    assert (model.name, model.repository, model.revision) == ("microsoft/git-base@v1.0", "microsoft/git-base", "v1.0")
+    assert model.folder_name == "microsoft--git-base@v1.0"
+    assert find_model(model.name, "blip") == model
+    assert find_model(f"{VIT.repository}@{VIT.revision}", "wd14") is VIT
+    other = find_model(f"{VIT.repository}@{SWIN.revision}", "wd14")
+    assert (other.repository, other.revision, other.files) == (VIT.repository, SWIN.revision, ())
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "a", "a/b/c", "/a/b", "../a", "a/..", "a--b/c", "a/b.", "-a/b", "名/前", "a b/c", f"a/{'b' * 95}"]
+    "typed", ["a/b", "Some-One/My_model.v2", " a/b\n", f"a/{'b' * 94}", "a/b@v1.0", f"a/b@{'0' * 40}", "a/b@main"]
+)
+def test_names_on_the_hub(typed: str) -> None:
+    assert is_hub_name(typed)
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    huggingface_hub.utils.validate_repo_id(typed.strip().partition("@")[0])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", "a", "a/b/c", "/a/b", "../a", "a/..", "a--b/c", "a/b.", "-a/b", "名/前", "a b/c", f"a/{'b' * 95}"]
+    + [f"a/b@{revision}" for revision in ("", "..", "../c", "a..b", "/c", "c/d", "v1@v2", "版", "v" * 65)],
 )
 def test_what_is_no_name_on_the_hub(typed: str) -> None:
     assert not is_hub_name(typed)
@@ -152,6 +166,13 @@ def test_a_hub_name_is_looked_for_here(tmp_path: Path, monkeypatch: pytest.Monke
     assert found(" microsoft/git-base ") == snapshot
     downloaded = fill_with(tmp_path / "captioners" / "microsoft--git-base")
     assert found("microsoft/git-base") == downloaded
+    commit = "0123456789" * 4
+    assert found(f"microsoft/git-base@{commit}") is None, "another revision"
+    assert found("microsoft/git-base@v1") is None
+    pinned = fill_with(cached / "snapshots" / commit)
+    assert found(f"microsoft/git-base@{commit}") == pinned
+    (cached / "refs" / "v1").write_text("abc123", encoding="utf-8")
+    assert found("microsoft/git-base@v1") == snapshot
     (tmp_path / "microsoft" / "git-base").mkdir(parents=True)
     assert found("microsoft/git-base") == Path("microsoft/git-base"), "a folder wins"
     assert found("/somewhere/else") == Path("/somewhere/else")
