@@ -27,7 +27,7 @@ from tests.browser.sites import DEMO, Kind, Site
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """For anything that a page shows; most of it is there within a second, on a machine that does nothing else."""
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -28,7 +28,7 @@ from lora_train.launch import launcher
 
 _FORKS = Path(__file__).with_name("forks.py")
 _PADDING = "x" * 2048
-_WAIT_S = 120
+_WAIT_S = 300
 
 _DATA = "lora_train.worker,lora_train.data.update,lora_train.data.captioning,lora_train.app,tests.faults.deeds"
 TRAINING = (

@@ -17,7 +17,7 @@ from lora_train.data.captioning import Change, read_changes
 from lora_train.data.captions import read_caption
 from lora_train.launch import launcher
 
-WAIT_S = 120
+WAIT_S = 300
 
 
 class Version:

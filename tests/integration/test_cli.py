@@ -173,7 +173,7 @@ def test_status_pause_resume_stop_and_changed_pictures(studio: Studio, files: ty
     paused = studio.cli("pause", job.path, "--json")
     assert paused.returncode == 0
     assert answer(paused)["state"] == "paused"
-    output, errors = training.communicate(timeout=60)
+    output, errors = training.communicate(timeout=180)
     assert training.returncode == 0
     assert "lora-train resume" in errors.decode("utf-8")
     assert json.loads(output.splitlines()[-1])["state"] == "paused"
@@ -192,7 +192,7 @@ def test_status_pause_resume_stop_and_changed_pictures(studio: Studio, files: ty
     assert stopped["step"] > at_pause
     assert [Path(path).name for path in stopped["loras"]] == [f"long-v1-step{stopped['step']:06}.safetensors"]
     assert files.metadata(Path(stopped["loras"][0]))["ss_output_name"] == f"long-v1-step{stopped['step']:06}"
-    resumed.communicate(timeout=60)
+    resumed.communicate(timeout=180)
     assert resumed.returncode == 0
 
     next(job.path.parents[1].glob("dataset/processed/**/*.txt")).write_text("another caption", encoding="utf-8")
@@ -213,7 +213,7 @@ def test_ctrl_c_stops_and_saves(studio: Studio, files: type[Files], images: Path
     job = first_job(training)
     studio.wait_for_step(job, training, 1)
     training.send_signal(signal.SIGINT)
-    output, errors = (stream.decode("utf-8") for stream in training.communicate(timeout=60))
+    output, errors = (stream.decode("utf-8") for stream in training.communicate(timeout=180))
     assert training.returncode == 0
     assert "Traceback" not in errors
     assert "Stopping after this step" in errors

@@ -66,7 +66,7 @@ def test_ctrl_c_stops_all_after_saving(studio: Studio, sweep: list[object]) -> N
     studio.wait_for_step(first, running, 1)
     assert studio.app.queue.entries() == [], "the page would begin them too"
     running.send_signal(signal.SIGINT)
-    output, errors = (stream.decode("utf-8") for stream in running.communicate(timeout=60))
+    output, errors = (stream.decode("utf-8") for stream in running.communicate(timeout=180))
     assert running.returncode == 0, errors
     assert "Traceback" not in errors
     told = json.loads(output.splitlines()[-1])["sweep"]

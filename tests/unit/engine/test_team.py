@@ -18,7 +18,7 @@ from lora_train.engine import team as module
 from lora_train.engine.team import Address, Team
 
 OWN = ev.Failed(error="RuntimeError", message="Connection closed by peer.")
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Ends:

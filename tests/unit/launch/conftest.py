@@ -20,7 +20,7 @@ from lora_train.core.specs import BenchSpec
 from lora_train.launch import launcher
 from lora_train.launch.queue import JobQueue, Runner
 
-WAIT_S = 20
+WAIT_S = 60
 
 _WORKER = """
 import json, os, sys, time
