@@ -153,8 +153,11 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC, seen: SeenPictures | N
 
 
 def scan_trained_set(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
-    """`scan_dataset` for the trained set of a version: what was decoded before, and has not changed, is known."""
-    return scan_dataset(root, repeats=repeats, seen=SeenPictures(root.with_name(_SEEN_NAME)))
+    """`scan_dataset` that knows of a version's trained set what was decoded before and has not changed; nothing is
+    written beside a folder that is a person's own.
+    """
+    is_a_versions = root.parts[-2:] == _TRAINED_SET
+    return scan_dataset(root, repeats=repeats, seen=SeenPictures(root.with_name(_SEEN_NAME)) if is_a_versions else None)
 
 
 def training_files(root: Path) -> list[Path]:

@@ -69,3 +69,11 @@ def test_a_new_picture_is_decoded(root: Path, opened: list[str]) -> None:
     found = scan_trained_set(root)
     assert opened == ["7.png"]
     assert [(own.width_px, own.height_px) for own in found.pictures if own.path == "7.png"] == [(30, 40)]
+
+
+def test_nothing_is_written_beside_a_folder_of_a_person(tmp_path: Path) -> None:
+    for root in (tmp_path / "mine" / "cats", tmp_path / "v1" / "dataset" / "processed"):
+        (root / "1_cat").mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(root / "1_cat" / "a.png")
+        assert len(scan_trained_set(root).pictures) == 1
+    assert [path.parent.name for path in tmp_path.rglob(".seen.json")] == ["dataset"]
