@@ -156,8 +156,8 @@ def scan_trained_set(root: Path, *, repeats: int = AUTOMATIC) -> Dataset:
     """`scan_dataset` that knows of a version's trained set what was decoded before and has not changed; nothing is
     written beside a folder that is a person's own.
     """
-    is_a_versions = root.parts[-2:] == _TRAINED_SET
-    return scan_dataset(root, repeats=repeats, seen=SeenPictures(root.with_name(_SEEN_NAME)) if is_a_versions else None)
+    seen = SeenPictures(root.with_name(_SEEN_NAME)) if _is_trained_set(root) else None
+    return scan_dataset(root, repeats=repeats, seen=seen)
 
 
 def training_files(root: Path) -> list[Path]:
@@ -236,8 +236,12 @@ def _find_folders(root: Path, problems: list[str]) -> list[_Folder]:
 def _beside(root: Path, problems: list[str]) -> list[_Folder]:
     """The class folders of the version whose trained set `root` is; none for any other root."""
     path = root.with_name(_REGULARISATION_FOLDER)
-    is_trained_set = root.parts[-2:] == _TRAINED_SET
-    return _class_folders(path, problems) if is_trained_set and path.is_dir() else []
+    return _class_folders(path, problems) if _is_trained_set(root) and path.is_dir() else []
+
+
+def _is_trained_set(root: Path) -> bool:
+    """Whether it is that of a version, and no folder of a person's own."""
+    return root.parts[-2:] == _TRAINED_SET
 
 
 def _class_folders(path: Path, problems: list[str]) -> list[_Folder]:
