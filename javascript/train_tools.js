@@ -56,6 +56,7 @@
     const HIDDEN_MS = 5000;
     const LONGEST_MS = 10000;
     const REQUEST_MS = 15000;
+    const TASK_MS = 500;
     const PRESS_MS = 5000;
     const CLICK_MS = 150;
     const MESSAGE_MS = 8000;
@@ -91,15 +92,23 @@
         return fetch(base + route, { ...options, headers, signal: AbortSignal.timeout?.(REQUEST_MS) });
     }
 
-    // The answer, or an Error with `lines` to show.
+    const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
+
+    // The answer, or an Error with `lines` to show. What takes long goes on at the server and is asked for again.
     async function post(route, body) {
         let response;
         try {
             response = await request(route, {
                 method: "POST",
-                headers: { "Content-Type": "application/json" },
+                headers: { "Content-Type": "application/json", Prefer: "respond-async" },
                 body: JSON.stringify(body),
             });
+            while (response.status === 202) {
+                const { task } = await response.json();
+                poll(); // shows how far it is
+                await pause(TASK_MS);
+                response = await request(`tasks/answer?${new URLSearchParams({ task })}`);
+            }
         } catch {
             throw Object.assign(new Error("lost"), { lines: [{ words: WORDS.lost }] });
         }
@@ -141,8 +150,8 @@
         isAsking = false;
         // A1111 ends its start when it is asked anything a moment too early, so a lost WebUI is left alone.
         if (failures >= 3 && !connection().localize) return;
-        const pause = (isVisible() ? VISIBLE_MS : HIDDEN_MS) * 2 ** Math.min(failures, 5);
-        timer = setTimeout(poll, askAgain ? 0 : Math.min(pause, LONGEST_MS));
+        const next = (isVisible() ? VISIBLE_MS : HIDDEN_MS) * 2 ** Math.min(failures, 5);
+        timer = setTimeout(poll, askAgain ? 0 : Math.min(next, LONGEST_MS));
     }
 
     async function ask() {
@@ -181,8 +190,19 @@
         }
         if (answer.fragments.grids !== undefined) grids.refresh();
         tellChosen();
+        takeEnded();
         refreshLoras(answer.loras_revision);
         nameControls();
+    }
+
+    // What gradio's buttons began and did not wait for: when it is over, its outcome is fetched by another button.
+    let takenTask = "";
+
+    function takeEnded() {
+        const task = find("#train_tools_begun[data-task], #train_tools_begun [data-task]")?.dataset.task;
+        if (!task || task === takenTask || !find(`[data-live="tasks"] [data-ended="${CSS.escape(task)}"]`)) return;
+        takenTask = task;
+        find("#train_tools_take")?.click();
     }
 
     function liveElements() {
@@ -234,7 +254,7 @@
     for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, hold(CLICK_MS), true);
 
     async function released() {
-        while (performance.now() < heldUntil) await new Promise((resume) => setTimeout(resume, CLICK_MS));
+        while (performance.now() < heldUntil) await pause(CLICK_MS);
     }
 
     // --- redrawing: elements stay what they are, so that focus, scroll, open details and clicks survive ---

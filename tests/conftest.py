@@ -63,6 +63,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
     if report.failed:
         item.stash[_FAILED] = True
+        # Said at once: a run that is ended for its time never comes to its summary.
+        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        told = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
+        terminal.write_line("\n".join(["", f"{time.strftime('%T')} {item.nodeid} failed:", *told[:20]]))
     return report
 
 

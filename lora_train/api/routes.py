@@ -15,6 +15,7 @@ from lora_train.api.project_routes import PROJECT_ROUTES
 from lora_train.api.regularisation_routes import REGULARISATION_ROUTES
 from lora_train.api.route import Route
 from lora_train.api.sweep_routes import SWEEP_ROUTES
+from lora_train.api.task_routes import TASK_ROUTES
 from lora_train.api.training_routes import TRAINING_ROUTES
 
 ROUTES: list[Route[Any, Any]] = [
@@ -29,4 +30,5 @@ ROUTES: list[Route[Any, Any]] = [
     *JUDGE_ROUTES,
     *HISTORY_ROUTES,
     *DOCTOR_ROUTES,
+    *TASK_ROUTES,
 ]

@@ -24,12 +24,23 @@ from lora_train.api.openapi import operation
 from lora_train.api.pace import Busy, Turns
 from lora_train.api.route import Route
 from lora_train.api.routes import ROUTES
-from lora_train.api.shapes import FileAnswer, JpegPicture, LiveQuery, Problem, StoredFile, TextFile
+from lora_train.api.shapes import (
+    FileAnswer,
+    JpegPicture,
+    LiveQuery,
+    Nothing,
+    Problem,
+    StoredFile,
+    TaskAnswer,
+    TaskQuery,
+    TextFile,
+)
 from lora_train.api.uploading import UPLOAD_BODY_LIMIT_BYTES
 from lora_train.app import App
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.core.failures import refusal_of
+from lora_train.core.progress import StopAskedForError
 
 PREFIX = "/train-tools/v1/"
 _CALLS_AT_ONCE = 16
@@ -69,8 +80,16 @@ def add_routes(fastapi_app: FastAPI, app: App, gate: Gate, live: Callable[[Mappi
         dict[str, Any],
         lambda _, query: live({**msgspec.to_builtins(query), "token": TOKEN}),
     )
+    answer_route = Route(
+        "GET",
+        "tasks/answer",
+        "What a call came to that was answered with 202, once; 202 again as long as it goes on.",
+        TaskQuery,
+        dict[str, Any],
+        lambda app, query: _taken(app, query.task),
+    )
     calls, uploads = Turns(_CALLS_AT_ONCE, _WAITING), Turns(_UPLOADS_AT_ONCE, _WAITING)
-    for route in [*ROUTES, live_route]:
+    for route in [*ROUTES, live_route, answer_route]:
         is_upload = route.body_limit_bytes == UPLOAD_BODY_LIMIT_BYTES
         fastapi_app.add_api_route(
             PREFIX + route.path,
@@ -166,10 +185,43 @@ def _serve(route: Route[Any, Any], app: App, request: Request, body: bytes) -> R
             taken = msgspec.convert(dict(request.query_params), route.takes, strict=False)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _Refusal(422, "WrongShape", f"{route.path} can't be asked like this: {error}.") from None
+    if _is_to_be_soon(request):
+        return _soon(route, app, taken)
     given = route.call(app, taken)
+    if isinstance(given, Response):
+        return given
     if isinstance(given, FileAnswer):
         return _file_answer(given, request)
     return _json_answer(given)
+
+
+# --- a call that may go on after its answer: `Prefer: respond-async` of RFC 7240 ---
+
+
+def _is_to_be_soon(request: Request) -> bool:
+    preferred = request.headers.get("prefer", "").replace(";", ",").split(",")
+    return request.method == "POST" and "respond-async" in (wish.strip().lower() for wish in preferred)
+
+
+def _soon(route: Route[Any, Any], app: App, taken: Any) -> Response:
+    def work() -> Response:
+        try:
+            return _json_answer(route.call(app, taken))
+        except StopAskedForError:
+            raise
+        except Exception as error:  # as in an endpoint
+            return _error_answer(error, route)
+
+    task = app.tasks.begin("", work)
+    return task.result() if task.has_ended else _json_answer(TaskAnswer(task.id), 202)
+
+
+def _taken(app: App, task_id: str) -> Response:
+    task = app.tasks.take(task_id)
+    if task is None:
+        return _json_answer(TaskAnswer(task_id), 202)
+    answer = task.result()
+    return answer if isinstance(answer, Response) else _json_answer(Nothing())
 
 
 # --- answers ---

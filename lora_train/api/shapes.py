@@ -132,6 +132,10 @@ class CaptionBody(PictureBody):
     caption: str
 
 
+class TaskBody(_Body):
+    task: str
+
+
 class AnswerBody(_Body):
     choice: CaptionChoice
 
@@ -173,6 +177,10 @@ class PictureQuery(VersionQuery):
 
 class BaseModelQuery(_Query):
     name: str
+
+
+class TaskQuery(_Query):
+    task: str
 
 
 class JobQuery(_Query):
@@ -273,6 +281,11 @@ class ProblemsAnswer(msgspec.Struct, frozen=True):
 
 class SweepAnswer(msgspec.Struct):
     sweep: str
+
+
+class TaskAnswer(msgspec.Struct, frozen=True):
+    task: str
+    """Of a call that goes on."""
 
 
 class JobAnswer(msgspec.Struct, frozen=True):

@@ -2,7 +2,8 @@
 
 What belongs to one subject stands in a part of its own: `projects`, `settings`, `datasets`, `captioning`, `captions`,
 `health`, `regularisation`, `presets`, `base_models`, `training`, `sweeps`, `loras`, `proofs`, `judging`, `grids` and
-`queue`. Here are the parts put together, and the jobs of the command line.
+`queue`; `tasks` are calls of them that take longer than a click. Here are the parts put together, and the jobs of the
+command line.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from lora_train.app.regularisation import Regularisation
 from lora_train.app.reports import Reports
 from lora_train.app.snapshot import Selection, Snapshot
 from lora_train.app.sweeps import Sweeps
+from lora_train.app.tasks import Tasks
 from lora_train.app.training import Training
 from lora_train.app.version_settings import VersionSettings, written_settings
 from lora_train.app.watching import Watch
@@ -82,6 +84,7 @@ class App:
         workspace.path_of_title = lambda title: path_of_title(title, host.base_models())
         watch = Watch()
         jobs = JobQueue(workspace.root)
+        self.tasks = Tasks()
         self.settings = VersionSettings(workspace)
         self.datasets = Datasets(workspace, host, jobs, watch)
         in_use = InUse(workspace, jobs, watch, self.datasets.is_updating)

@@ -44,7 +44,12 @@ def write_step(version: Version, title: EditTitle, captions: Mapping[str, str], 
     if not changed:
         return
     write_version_history(version, with_step(version_history(version), title.what, title.detail, captions, changed))
-    write_captions(version.dataset_dir, changed, version.project.workspace.trash)
+    write_captions(
+        version.dataset_dir,
+        changed,
+        version.project.workspace.trash,
+        "Undo takes back those that were written.",
+    )
 
 
 def write_job_step(version: Version, title: EditTitle, job_id: str) -> None:

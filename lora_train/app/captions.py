@@ -111,6 +111,11 @@ class ChosenPictures(msgspec.Struct, frozen=True, tag_field="kind", tag="chosen"
 
 Scope = AllPictures | FilteredPictures | ChosenPictures
 
+_THE_REST: dict[Direction, str] = {
+    "undo": "Press Undo again for the others.",
+    "redo": "Press Redo again for the others.",
+}
+
 
 class CaptionChange(msgspec.Struct, frozen=True):
     """What an edit makes of one caption."""
@@ -244,7 +249,7 @@ class Captions:
             if outcome is None:
                 raise JobError("There is nothing to undo." if direction == "undo" else "There is nothing to redo.")
             history, move = outcome
-            write_captions(found.dataset_dir, move.captions, self._workspace.trash)
+            write_captions(found.dataset_dir, move.captions, self._workspace.trash, _THE_REST[direction])
             write_version_history(found, history)
         return EditResult(move.step.what, move.step.detail, len(move.captions), move.problems)
 

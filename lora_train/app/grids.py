@@ -88,10 +88,13 @@ class Grids:
         """Those that can be chosen: ours, and the host's where it draws for us."""
         return [*dict.fromkeys((*SAMPLERS, *self._host.samplers()))]
 
-    def forecast(self, project: str, version: str) -> GridForecast:
-        """What *Generate all checkpoint preview* would do now. Raises WorkspaceError for an unknown version."""
+    def forecast(self, project: str, version: str, trains: list[TrainSnapshot] | None = None) -> GridForecast:
+        """What *Generate all checkpoint preview* would do now; `trains` are those of the version, where they are known
+        already. Raises WorkspaceError for an unknown version.
+        """
         found = self._workspace.find_version(project, version)
-        return self._forecast(grid_settings(found), self._drawings(found, self._training.list(project, version)))
+        listed = self._training.list(project, version) if trains is None else trains
+        return self._forecast(grid_settings(found), self._drawings(found, listed))
 
     def begin_all(self, project: str, version: str) -> list[str]:
         """Draw every LoRA of every train, and return the ids of the jobs: one for each base model.

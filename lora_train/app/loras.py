@@ -21,6 +21,7 @@ from lora_train.core.families import FAMILY_LABELS
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.original import finished_train
+from lora_train.core.progress import StopAskedForError, tell
 from lora_train.core.recommendation import Best, best_of
 from lora_train.core.records import write_json
 from lora_train.core.specs import TrainSpec
@@ -153,18 +154,28 @@ class Loras:
     def set_private(self, job: str, is_private: bool) -> None:
         """Mark the LoRAs of a training for private use, or take the mark off, also of copies that are published.
 
-        The files in the training's folder are left as they are. Raises JobError for what is no training,
-        TrainToolsError where a copy can't be written.
+        The files in the training's folder are left as they are. Tells its progress; where it is stopped, the training
+        counts as it did before. Raises JobError for what is no training, TrainToolsError where a copy can't be written.
         """
         folder = JobFolder(self._workspace.find_job(job))
         self._subject(folder)
+        before = self.is_private(folder)
         self._mark(folder, is_private=is_private)
         root = self._host.lora_root()
-        for file, published in publish.read_record(folder.path).loras.items():
+        copies = publish.read_record(folder.path).loras
+        for number, (file, published) in enumerate(copies.items(), 1):
             target = Path(published.path)
             if (folder.path / file).is_file() and publish.is_in_place(published):
                 is_below_root = root is not None and target.is_relative_to(root)
                 self._publish(folder, folder.path / file, target.parent, root if is_below_root else None)
+            try:
+                tell(number, len(copies))
+            except StopAskedForError:
+                if number < len(copies):
+                    self._mark(folder, is_private=before)
+                    raise JobError(
+                        f"Stopped: {number} of {len(copies)} copies are changed.", "Press it again for the others."
+                    ) from None
 
     def unpublish(self, job: str, file: str) -> Undo:
         """Move the copy, its card and its thumbnail out of the host's folder, as far as they were written by us.

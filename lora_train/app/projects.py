@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +12,10 @@ from pathlib import Path
 from lora_train.app.in_use import InUse
 from lora_train.app.snapshot import ProjectEntry, Selection, Undo, VersionEntry
 from lora_train.core.errors import WorkspaceError
-from lora_train.core.files import replace, temporary_folder
+from lora_train.core.files import replace, temporary_folder, walk
 from lora_train.core.names import folder_name, typed
 from lora_train.core.original import read_selection
+from lora_train.core.progress import StopAskedForError, tell
 from lora_train.core.records import read_json, write_json
 from lora_train.core.workspace import Project, Version, Workspace
 
@@ -32,11 +34,11 @@ class Projects:
         return [
             ProjectEntry(
                 project.path.name,
-                project.info().name,
-                project.info().created,
-                [VersionEntry(v.path.name, v.info().name, v.info().created) for v in project.versions()],
+                info.name,
+                info.created,
+                [VersionEntry(own.path.name, told.name, told.created) for own, told in project.told_versions()],
             )
-            for project in self._workspace.projects()
+            for project, info in self._workspace.told_projects()
         ]
 
     def open(self, name: str, version: str) -> Selection:
@@ -100,8 +102,8 @@ class Projects:
         """A version of the same pictures, captions and settings, without trains.
 
         Pictures are not copied where the file system knows hard links: a file is never written in place, so what is
-        done to one version changes no other. Raises WorkspaceError for a name that is taken or when the copy can't be
-        made, JobError while the pictures are being updated.
+        done to one version changes no other. Tells its progress. Raises WorkspaceError for a name that is taken, when
+        the copy can't be made or was stopped, JobError while the pictures are being updated.
         """
         source = self._workspace.find_version(project, version)
         self._in_use.require_not_updating(source)
@@ -113,20 +115,15 @@ class Projects:
                 info.preset = settings.preset
                 info.preview, info.sweep = settings.preview, settings.sweep
             if (source.path / "dataset").is_dir():
-                unfinished = shutil.ignore_patterns("*.tmp", ".update-lock", "processed.new", "processed.old")
                 with temporary_folder(copy.path / "dataset") as fresh:  # half a set must not look like a whole one
-                    shutil.copytree(
-                        source.path / "dataset",
-                        fresh,
-                        ignore=unfinished,
-                        copy_function=_link_or_copy,
-                        dirs_exist_ok=True,
-                    )
+                    _copy_pictures(source.path / "dataset", fresh)
                     replace(fresh, copy.path / "dataset")
-        except (OSError, WorkspaceError) as error:
+        except (OSError, WorkspaceError, StopAskedForError) as error:
             shutil.rmtree(copy.path, ignore_errors=True)
             if isinstance(error, WorkspaceError):  # another program changes settings for too long; it says so itself
                 raise
+            if isinstance(error, StopAskedForError):
+                raise WorkspaceError("Stopped: there is no copy.") from None
             reason = error.strerror or "not every file could be written"
             raise WorkspaceError(
                 f"{title_of(source)} can't be copied: {reason}.",
@@ -189,6 +186,19 @@ class Projects:
                 with suppress(WorkspaceError):  # deleted before
                     grids.append(self._workspace.find_job(job))
             return Undo(what, self._workspace.trash.put(what, [path, *grids]))
+
+
+def _copy_pictures(dataset: Path, target: Path) -> None:
+    """All of a dataset's folder but what an update has not finished; tells how many files are there."""
+    unfinished = shutil.ignore_patterns("*.tmp", ".update-lock", "processed.new", "processed.old")
+    total = sum(len(names) for _, _, names in walk(dataset))
+    numbers = itertools.count(1)
+
+    def copy(source: str, copied: str) -> None:
+        _link_or_copy(source, copied)
+        tell(next(numbers), total)
+
+    shutil.copytree(dataset, target, ignore=unfinished, copy_function=copy, dirs_exist_ok=True)
 
 
 def _link_or_copy(source: str, target: str) -> None:

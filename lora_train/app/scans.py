@@ -67,17 +67,28 @@ class Scans:
         """In here this thread takes a folder with very many files for what it was a moment ago: for what pages show,
         never for what is done.
         """
-        self._glance.is_on = True
+        before = self._seen()
+        self._glance.seen = {} if before is None else before
         try:
             yield
         finally:
-            self._glance.is_on = False
+            self._glance.seen = before
+
+    def _seen(self) -> dict[Path, _Stamp] | None:
+        """What this thread has seen in the glance that it is in; None outside of glances."""
+        return getattr(self._glance, "seen", None)
 
     def _stamp(self, folder: Path) -> _Stamp:
         """Taken anew, and forgotten, outside of glances: whoever looks so closely is about to change something."""
-        if not getattr(self._glance, "is_on", False):
+        seen = self._seen()
+        if seen is None:
             self._stamps.clear()
             return stamp_of(folder)
+        if folder not in seen:
+            seen[folder] = self._glanced(folder)
+        return seen[folder]
+
+    def _glanced(self, folder: Path) -> _Stamp:
         began = time.monotonic()
         valid_until, stamp = self._stamps.get(folder, (0.0, ()))
         if began >= valid_until:

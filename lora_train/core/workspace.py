@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -121,8 +122,12 @@ class Workspace:
 
     def projects(self) -> list[Project]:
         """Newest first."""
+        return [project for project, _ in self.told_projects()]
+
+    def told_projects(self) -> list[tuple[Project, ProjectInfo]]:
+        """`projects`, each with its info."""
         found = [Project(self, path) for path in _folders(self.projects_dir)]
-        return sorted(found, key=lambda project: project.info().created, reverse=True)
+        return sorted(((own, own.info()) for own in found), key=lambda told: told[1].created, reverse=True)
 
     def project(self, name: str) -> Project:
         """The project of this name as typed; made if there is none yet."""
@@ -206,8 +211,12 @@ class Project:
 
     def versions(self) -> list[Version]:
         """Newest first."""
+        return [version for version, _ in self.told_versions()]
+
+    def told_versions(self) -> list[tuple[Version, VersionInfo]]:
+        """`versions`, each with its info."""
         found = [Version(self, path) for path in _folders(self.path / "versions")]
-        return sorted(found, key=lambda version: version.info().created, reverse=True)
+        return sorted(((own, own.info()) for own in found), key=lambda told: told[1].created, reverse=True)
 
     def version(self, name: str) -> Version:
         """The version of this name as typed; made if there is none yet. Raises WorkspaceError where it can't be."""
@@ -309,9 +318,10 @@ class Version:
 
 def _found(parent: Path, folder: str, what: str) -> Path:
     """The sub-folder of this name, taken from the list of what is there: no name leads out of `parent`."""
-    for path in _folders(parent):
-        if unicodedata.normalize("NFC", path.name) == unicodedata.normalize("NFC", folder):
-            return path
+    wanted = unicodedata.normalize("NFC", folder)
+    for name in _names(parent):
+        if unicodedata.normalize("NFC", name) == wanted and _is_folder(parent / name):
+            return parent / name
     raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
 
 
@@ -359,8 +369,13 @@ def _oldest(folder: Path) -> float:
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    if not parent.is_dir():
-        return
-    for path in sorted(parent.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            yield path
+    return filter(_is_folder, map(parent.joinpath, _names(parent)))
+
+
+def _names(parent: Path) -> list[str]:
+    """Sorted; none where it is no folder."""
+    return sorted(os.listdir(parent)) if parent.is_dir() else []  # noqa: PTH208  (names alone: there are many)
+
+
+def _is_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_dir()

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import gc
-from contextlib import suppress
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+
+_NOT_FOR_US = ("bitsandbytes", "scipy")
+"""diffusers imports them where they are installed, for schedulers and quantisation that nobody here uses. They take as
+long as all the rest."""
 
 
 def import_libraries() -> None:
@@ -15,9 +21,21 @@ def import_libraries() -> None:
     """
     gc.disable()
     try:
-        with suppress(Exception):  # a broken package that these two look at may raise anything
+        with _hidden(_NOT_FOR_US), suppress(Exception):  # a broken package that these two look at may raise anything
             from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401
             from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _hidden(packages: Iterable[str]) -> Generator[None, None, None]:
+    """Within the block it looks as if these were not installed; those that were imported before stay."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hidden)  # pyright: ignore[reportArgumentType]  (None: not to be found)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]

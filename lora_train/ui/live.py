@@ -59,8 +59,9 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "health": lambda: _health(app, snapshot.selection, token),
         "regularisation": lambda: _regularisation(app, snapshot.selection),
         "doctor": lambda: view.doctor_html(app.doctor.snapshot(), token),
-        "grids_sum": lambda: _grids_sum(app, snapshot.selection),
+        "grids_sum": lambda: _grids_sum(app, snapshot),
         "grids": lambda: _grids(app, snapshot.selection, query, token),
+        "tasks": lambda: view.tasks_html(app.tasks.entries()),
     }
     wanted = query["parts"].split(",") if query.get("parts") else list(makers)
     with app.datasets.glancing():
@@ -161,8 +162,11 @@ def _regularisation(app: App, shown: Selection) -> str:
     return listed + view.effect_html(app.regularisation.estimate(shown.project, shown.version, 0))
 
 
-def _grids_sum(app: App, shown: Selection) -> str:
-    return view.grids_sum_html(app.grids.forecast(shown.project, shown.version)) if shown.version else ""
+def _grids_sum(app: App, snapshot: Snapshot) -> str:
+    shown = snapshot.selection
+    if not shown.version:
+        return ""
+    return view.grids_sum_html(app.grids.forecast(shown.project, shown.version, snapshot.trains))
 
 
 def _grids(app: App, shown: Selection, query: Mapping[str, str], token: str) -> str:

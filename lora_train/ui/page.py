@@ -61,6 +61,8 @@ class Page:
         self._problems: list[Component] = []
         self._fillers: list[Callable[[Selection], Updates]] = []
         self._filled: set[Component] = set()
+        self._taken: set[Component] = set()
+        """Whatever a task may change."""
 
     # --- making the page ---
 
@@ -70,8 +72,14 @@ class Page:
         self._shown_element = make(gr.HTML, value=_shown_html(Selection()), elem_classes=["train-tools-hidden"])
 
     def add_message(self) -> None:
-        """Where answers, errors and undo buttons appear."""
+        """Where answers, errors and undo buttons appear, and what takes longer than a click."""
         self.message = make(gr.HTML, value=view.live("message", ""), elem_id="train_tools_message_live")
+        self._tasks = make(gr.HTML, value=view.live("tasks", ""), elem_id="train_tools_tasks_live")
+        # The task that this page began last: one for us, one for the page's script, which presses the button when it
+        # has come to its end.
+        self._begun = make(gr.Textbox, value="", visible=False)
+        self._begun_element = make(gr.HTML, value=_begun_html(""), elem_classes=["train-tools-hidden"])
+        self._take = make(gr.Button, value="", elem_id="train_tools_take", elem_classes=["train-tools-hidden"])
 
     def add_heading(self, number: str, text: str) -> None:
         """The head of a step of the story; the number is no part of the text, for the sake of translation."""
@@ -106,19 +114,70 @@ class Page:
         """
 
         def answer(values: Values) -> Updates:
-            try:
-                cleared = {} if is_typing or keeps_message else {self.message: self.message_html("")}
-                return cleared | handler(values)
-            except TrainToolsError as error:
-                return {self.message: self.message_html(error.message, error.hint, "error")}
-            except OSError as error:
-                refused = refusal_of(error)
-                return {self.message: self.message_html(refused.message, refused.hint, "error")}
-            except Exception:  # the border to the host: a mistake of ours must not become its error box
-                _log.exception("Train Tools could not answer %s", handler.__name__)
-                return {self.message: self.message_html(_MISTAKE, "The log has more.", "error")}
+            cleared = {} if is_typing or keeps_message else {self.message: self.message_html("")}
+            return self._told(lambda: cleared | handler(values))
 
         on(trigger, answer, {self.shown, *inputs}, {self.message, *outputs}, keeps_latest=is_typing)
+
+    def on_press(
+        self,
+        button: Component,
+        handler: Handler,
+        inputs: Iterable[Component] = (),
+        outputs: Iterable[Component] = (),
+        *,
+        trigger: Callable[..., Any] | None = None,
+    ) -> None:
+        """Bind a handler, as `on`, to a button (or to a `trigger` that does the same) whose work may take longer than
+        a click. What is not done soon goes on as a task; the page's script then has its updates taken (`bind_tasks`).
+        """
+
+        def answer(values: Values) -> Updates:
+            cleared = {self.message: self.message_html("")}
+            task = self.app.tasks.begin(button.value, lambda: cleared | handler(values))
+            if task.has_ended:
+                return self._told(task.result)
+            return {
+                **cleared,
+                self._begun: f"{task.id} {values[self.shown]}",
+                self._begun_element: _begun_html(task.id),
+                self._tasks: self._tasks_html(),
+            }
+
+        parts = {self.message, self._begun, self._begun_element, self._tasks}
+        self._taken |= {self.message, *outputs}
+        on(trigger or button.click, answer, {self.shown, *inputs}, {*parts, *outputs})
+
+    def bind_tasks(self) -> None:
+        """After every `on_press`: what a task came to is shown when it is over."""
+        self.on(self._take.click, self._take_ended, [self._begun], {*self._taken, self._tasks}, keeps_message=True)
+
+    def _take_ended(self, values: Values) -> Updates:
+        """The updates of the task that this page began; the message alone where another version is shown by now."""
+        task_id, _, shown = (values[self._begun] or "").partition(" ")
+        task = self.app.tasks.take(task_id)
+        if task is None:
+            return {}
+        updates = self._told(task.result)
+        if shown != values[self.shown]:
+            updates = {self.message: updates[self.message]}
+        return {**updates, self._tasks: self._tasks_html()}
+
+    def _tasks_html(self) -> str:
+        return view.live("tasks", view.tasks_html(self.app.tasks.entries()))
+
+    def _told(self, answer: Callable[[], Updates]) -> Updates:
+        """What a handler answers; its errors as a message."""
+        try:
+            return answer()
+        except TrainToolsError as error:
+            return {self.message: self.message_html(error.message, error.hint, "error")}
+        except OSError as error:
+            refused = refusal_of(error)
+            return {self.message: self.message_html(refused.message, refused.hint, "error")}
+        except Exception:  # the border to the host: a mistake of ours must not become its error box
+            _log.exception("Train Tools could not answer")
+            return {self.message: self.message_html(_MISTAKE, "The log has more.", "error")}
 
     def selection(self, values: Values) -> Selection:
         """The version that the controls show, whose values these are."""
@@ -153,9 +212,10 @@ class Page:
             self._shown_element: _shown_html(selection),
             **dict.fromkeys(self._problems, ""),
         }
-        for fill in self._fillers:
-            updates |= fill(selection)
-        return updates | self._saved_settings(selection) | self.redraw(selection, *self._live)
+        with self.app.datasets.glancing():
+            for fill in self._fillers:
+                updates |= fill(selection)
+            return updates | self._saved_settings(selection) | self.redraw(selection, *self._live)
 
     def refresh(self, values: Values) -> Updates:
         """What the page shows, read again; where that is gone, what was looked at last."""
@@ -251,6 +311,10 @@ class Page:
         return {
             control.component: control.update(saved[control.section][control.field.name]) for control in self._settings
         }
+
+
+def _begun_html(task: str) -> str:
+    return f'<div id="train_tools_begun" hidden data-task="{html.escape(task)}"></div>'
 
 
 def _shown_html(selection: Selection) -> str:

@@ -52,6 +52,7 @@ def build(app: App, *, token: str, localize: bool) -> gr.Blocks:
         regularisation.bind()
         train.bind()
         previews.bind()
+        page.bind_tasks()
         page.save_as_changed()
         page.on(blocks.load, load, [], page.everything())
     for block in blocks.blocks.values():

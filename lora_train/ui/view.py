@@ -25,6 +25,7 @@ from lora_train.ui.view_progress import progress_html, queue_html
 from lora_train.ui.view_regularisation import effect_html, regularisation_html
 from lora_train.ui.view_results import results_html
 from lora_train.ui.view_sweeps import sweep_sum_html, sweeps_html
+from lora_train.ui.view_tasks import tasks_html
 
 __all__ = [
     "SMOOTHING",
@@ -53,6 +54,7 @@ __all__ = [
     "sum_html",
     "sweep_sum_html",
     "sweeps_html",
+    "tasks_html",
 ]
 
 

@@ -97,17 +97,18 @@ def picture_button(picture: PictureEntry, selection: Selection, token: str, key:
         "waiting": "1" if picture.is_waiting else "0",
         "stamp": picture.stamp,
     }
+    address = picture_url(query, token)
     opener = attributes_text(
         {
             "data-open": picture.file,
             "data-key": key,
             "data-waiting": query["waiting"],
             "data-caption": picture.caption,
-            "data-picture": picture_url(query | {"size": "full"}, token),
+            "data-picture": f"{address}&size=full",
             "title": picture.caption,
         }
     )
-    image = attributes_text({"src": picture_url(query | {"size": "thumb"}, token), "alt": picture.file})
+    image = attributes_text({"src": f"{address}&size=thumb", "alt": picture.file})
     return (
         f'<button type="button" class="train-tools-thumbnail train-tools-value"{opener}>'
         f'<img loading="lazy" decoding="async" width="160" height="160"{image}></button>'

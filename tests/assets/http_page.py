@@ -19,6 +19,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = Path(__file__).with_name("waiting_workers.py")
 _START_S = 300.0
+_TASK_S = 0.05
+_TASK = re.compile(r'id="train_tools_begun" hidden data-task="(\d*)"')
 _TOKEN = re.compile(r'data-token="([^"]+)"')
 
 
@@ -77,8 +79,8 @@ class Client:
         self.token = token
 
     def ask(self, path: str, body: Any = None) -> Answer:
-        """GET, or POST of JSON."""
-        headers = {"X-Train-Tools": self.token}
+        """GET, or POST of JSON; as the page's script does, which does not wait for what takes long."""
+        headers = {"X-Train-Tools": self.token, "Prefer": "respond-async"}
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -94,7 +96,12 @@ class Client:
         return self.ask(f"/train-tools/v1/{route}?{urlencode(query)}")
 
     def post(self, route: str, **body: Any) -> Answer:
-        return self.ask(f"/train-tools/v1/{route}", body)
+        """What came of it in the end; the times are those until the server said something."""
+        first = last = self.ask(f"/train-tools/v1/{route}", body)
+        while last.status == 202:
+            time.sleep(_TASK_S)
+            last = self.get("tasks/answer", **last.json())
+        return first._replace(status=last.status, body=last.body)
 
 
 class Page(Client):
@@ -108,6 +115,7 @@ class Page(Client):
         properties = {entry["id"]: entry["props"] for entry in config["components"]}
         self.names: dict[int, str] = {number: told.get("elem_id") or "" for number, told in properties.items()}
         self.values = {number: told.get("value") for number, told in properties.items()}
+        self._taken = {""}
         (self.token,) = {match for told in self.values.values() for match in _TOKEN.findall(str(told))}
 
     def send(self, handler: dict[str, Any]) -> Answer:
@@ -118,7 +126,24 @@ class Page(Client):
         return self.ask(f"{self._prefix}/run/predict", asked)
 
     def call(self, handler: dict[str, Any]) -> Answer:
-        """The server's answer, taken onto the page."""
+        """The server's first answer; it is taken onto the page, as is all that comes of it later."""
+        answer = self._take(handler)
+        while task := self._begun():
+            (own,) = (told for told in self.get("tasks").json() if told["id"] == task)
+            if own["has_ended"]:
+                (taker,) = self.handlers_of("click", "train_tools_take")
+                self._take(taker)
+                self._taken.add(task)
+            else:
+                time.sleep(_TASK_S)
+        return answer
+
+    def _begun(self) -> str:
+        """The task whose outcome the page has to take."""
+        (task,) = {match for told in self.values.values() for match in _TASK.findall(str(told))}
+        return "" if task in self._taken else task
+
+    def _take(self, handler: dict[str, Any]) -> Answer:
         answer = self.send(handler)
         assert answer.status == 200, answer.body[:2000]
         for component, value in zip(handler["outputs"], answer.json()["data"], strict=True):

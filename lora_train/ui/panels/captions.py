@@ -121,11 +121,11 @@ class CaptionsPanel:
         form = [self.edit, self.way, self.text, self.replacement, self.scope, self.chosen, *shown]
         page.on(self.preview.click, self._preview, form, [self.changes])
         drawn = {self.changes, *page.live_parts("captions", "dataset", "health", "sum")}
-        page.on(self.apply.click, self._apply, form, drawn)
-        page.on(self.undo.click, self._undo, shown, drawn)
-        page.on(self.redo.click, self._redo, shown, drawn)
+        page.on_press(self.apply, self._apply, form, drawn)
+        page.on_press(self.undo, self._undo, shown, drawn)
+        page.on_press(self.redo, self._redo, shown, drawn)
         scoped = [self.scope, self.chosen, *shown]
-        page.on(self.write.click, self._write, scoped, page.live_parts("captioning"))
+        page.on_press(self.write, self._write, scoped, page.live_parts("captioning"))
 
     def _fill(self, _: Selection) -> Updates:
         return {self.changes: "", self.filter: "", self.state: _state_html("", "and", "name")}

@@ -120,7 +120,7 @@ class DatasetPanel:
         drawn = page.live_parts("dataset", "captioning", "sum")
         page.on(self.upload.upload, self._take, [self.upload], {self.upload, *drawn})
         own = [control.component for control in self.controls]
-        page.on(self.update.click, self._update, own, drawn)
+        page.on_press(self.update, self._update, own, drawn)
         for opener, opened in self._opened.items():
             reveal = _following(opener.component, opened)
             page.on(opener.component.input, reveal, [opener.component], [opened], keeps_message=True)

@@ -87,8 +87,8 @@ class PreviewsPanel:
     def bind(self) -> None:
         page = self.page
         drawn = page.live_parts("grids", "grids_sum", "queue")
-        page.on(self.generate.click, self._generate, self._controls, drawn)
-        page.on(self.delete.click, self._delete, [], drawn)
+        page.on_press(self.generate, self._generate, self._controls, drawn)
+        page.on_press(self.delete, self._delete, [], drawn)
 
     def _generate(self, values: Values) -> Updates:
         """What stands on the page is what is drawn, also where its saving was missed."""

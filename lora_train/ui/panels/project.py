@@ -74,20 +74,29 @@ class ProjectPanel:
             self.page.on(ask.click, _revealing(row), [], [row])
             on(ask.click, None, js=_focus(f"train_tools_{name}_name"))
         for trigger in (self.project_ok.click, self.project_name.submit):
-            self._on(trigger, self._create_project, self.project_name)
+            self._on_press(self.project_ok, trigger, self._create_project, self.project_name)
             on(trigger, None, js=_focus("train_tools_version_name"))  # what comes next
         for trigger in (self.version_ok.click, self.version_name.submit):
-            self._on(trigger, self._create_version, self.version_name)
+            self._on_press(self.version_ok, trigger, self._create_version, self.version_name)
         for trigger in (self.project_rename.click, self.project_new_name.submit):
-            self._on(trigger, self._rename_project, self.project_new_name)
+            self._on_press(self.project_rename, trigger, self._rename_project, self.project_new_name)
         for trigger in (self.version_rename.click, self.version_new_name.submit):
-            self._on(trigger, self._rename_version, self.version_new_name)
-        self._on(self.version_duplicate.click, self._duplicate_version, self.version_new_name)
-        self._on(self.project_delete.click, self._delete_project)
-        self._on(self.version_delete.click, self._delete_version)
+            self._on_press(self.version_rename, trigger, self._rename_version, self.version_new_name)
+        copy = self.version_duplicate
+        self._on_press(copy, copy.click, self._duplicate_version, self.version_new_name)
+        for delete, handler in (
+            (self.project_delete, self._delete_project),
+            (self.version_delete, self._delete_version),
+        ):
+            self._on_press(delete, delete.click, handler)
 
     def _on(self, trigger: Callable[..., None], handler: Callable[[Values], Updates], *inputs: Component) -> None:
         self.page.on(trigger, handler, inputs, self.page.everything())
+
+    def _on_press(
+        self, button: Component, trigger: Callable[..., None], handler: Callable[[Values], Updates], *inputs: Component
+    ) -> None:
+        self.page.on_press(button, handler, inputs, self.page.everything(), trigger=trigger)
 
     # --- what is shown ---
 

@@ -59,7 +59,7 @@ class RegularisationPanel:
         page = self.page
         own = [self.class_name, self.count, self.prompt, self.negative_prompt]
         drawn = {self.more, *page.live_parts("regularisation", "queue", "sum", "dataset")}
-        page.on(self.generate.click, self._generate, own, drawn)
+        page.on_press(self.generate, self._generate, own, drawn)
         page.on(self.upload.upload, self._take, [self.upload, self.class_name], {self.upload, *drawn})
         for trigger in triggers_of_a_hand(self.count):
             page.on(trigger, self._show_more, [self.count], [self.more], is_typing=True)

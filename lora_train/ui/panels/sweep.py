@@ -66,7 +66,7 @@ class SweepPanel:
 
     def bind(self) -> None:
         drawn = self.page.live_parts("sweep_sum", "sweeps", "progress", "queue", "results")
-        self.page.on(self.begin.click, self._begin, self.page.controls(), drawn)
+        self.page.on_press(self.begin, self._begin, self.page.controls(), drawn)
 
     def _control(self, field: SettingField) -> SettingControl:
         app = self.page.app

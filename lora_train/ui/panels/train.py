@@ -227,7 +227,7 @@ class TrainPanel:
         page.on(self.base_model_refresh.click, self._refresh_models, [], listed)
         self.presets.bind()
         drawn = page.live_parts("sum", "model", "progress", "queue", "results")
-        page.on(self.begin.click, self._begin, page.controls(), drawn)
+        page.on_press(self.begin, self._begin, page.controls(), drawn)
         self.sweep.bind()
 
     def _refresh_models(self, values: Values) -> Updates:

@@ -30,7 +30,7 @@ CONTRACT = {
     "regularisation/estimate dataset/health captioners captions captions/trained-text "
     "presets presets/show presets/state presets/file grids grids/forecast grids/table grids/picture "
     "judge judge/forecast history/compare jobs/curves.csv jobs/curves.json jobs/report "
-    "doctor doctor/report",
+    "doctor doctor/report tasks tasks/answer",
     "POST": "projects projects/rename projects/delete versions versions/rename versions/duplicate versions/delete "
     "selection trash/restore settings dataset/upload dataset/server-files dataset/update "
     "dataset/update/stop dataset/caption dataset/remove base-models/refresh trains jobs/stop jobs/pause "
@@ -41,7 +41,7 @@ CONTRACT = {
     "captions/edit captions/undo captions/redo presets/apply presets/undo presets/save presets/rename presets/delete "
     "presets/import grids grids/train grids/lora grids/stop grids/resume grids/delete grids/delete_all "
     "judge judge/choose judge/follow loras/publish-recommended loras/private loras/prove "
-    "history/repeat history/use history/undo doctor",
+    "history/repeat history/use history/undo doctor tasks/stop tasks/close",
 }
 ALL_ROUTES = [(method, path) for method, paths in CONTRACT.items() for path in paths.split()]
 PAGE_FILES = {"page.js", "page.css", "localizations/{language}.json"}

@@ -16,6 +16,7 @@ from lora_train.core.errors import ConfigError, JobError, WorkspaceError
 from lora_train.core.jobs import JobFolder
 from lora_train.core.judgement import JUDGING, Judged, Judgement
 from lora_train.core.private_use import PRIVATE_METADATA, PRIVATE_USE
+from lora_train.core.progress import StopAskedForError, telling
 from lora_train.core.specs import JudgeSpec
 from lora_train.core.tensorfiles import read_tensor_file
 from lora_train.launch.queue import JobQueue
@@ -204,6 +205,22 @@ def test_private_use_is_marked_and_taken_off(desk: Desk) -> None:
     desk.app.loras.set_private(job, is_private=False)
     assert "modelspec.usage_hint" not in read_tensor_file(copy).metadata
     assert not card(desk.host.root / "cat-v1.json")["description"].startswith(PRIVATE_USE)
+
+
+def test_marking_that_is_stopped_counts_as_not_begun(desk: Desk) -> None:
+    job = desk.finished(loras=[FIRST, LAST])
+    for file in (FIRST, LAST):
+        desk.app.loras.publish(job, file)
+
+    def stop(done: int, total: int) -> None:
+        raise StopAskedForError
+
+    with telling(stop), pytest.raises(JobError, match="Stopped: 1 of 2 copies are changed"):
+        desk.app.loras.set_private(job, is_private=True)
+    assert not desk.app.training.list("cat", "v1")[0].is_private
+    desk.app.loras.set_private(job, is_private=True)
+    for file in (FIRST, LAST):
+        assert read_tensor_file(desk.host.root / file).metadata.items() >= PRIVATE_METADATA.items()
 
 
 def test_private_use_of_the_settings(desk: Desk) -> None:

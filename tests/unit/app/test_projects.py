@@ -14,6 +14,7 @@ from lora_train.app.version_settings import dataset_settings
 from lora_train.core import events as ev
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.jobs import JobFolder
+from lora_train.core.progress import StopAskedForError, telling
 from lora_train.core.specs import DatasetSpec, SamplesSpec, TrainSpec
 from lora_train.data.update import update_dataset
 
@@ -243,6 +244,22 @@ def test_a_copy_that_can_not_be_made_leaves_nothing(desk: Desk, monkeypatch: pyt
     with pytest.raises(WorkspaceError, match="cat v1 can't be copied: No space left"):
         desk.app.projects.duplicate_version(project, version, "v2")
     assert [entry.id for entry in desk.app.projects.list()[0].versions] == ["v1"]
+
+
+def test_a_copy_that_is_stopped_leaves_nothing(desk: Desk) -> None:
+    project, version = desk.version()
+    desk.trained("4_cat/a.png", "4_cat/b.png")
+    before = files_below(desk.workspace.projects_dir)
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        raise StopAskedForError
+
+    with telling(stop), pytest.raises(WorkspaceError, match="Stopped: there is no copy"):
+        desk.app.projects.duplicate_version(project, version, "v2")
+    assert told == [(1, len(files_below(desk.workspace.find_version(project, version).path / "dataset")))]
+    assert files_below(desk.workspace.projects_dir) == before
 
 
 @pytest.mark.parametrize("has_links", [True, False])

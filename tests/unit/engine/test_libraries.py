@@ -30,6 +30,18 @@ def test_what_is_imported_stays_out_of_the_search_for_garbage() -> None:
     assert told == "True True True"
 
 
+@pytest.mark.parametrize("package", ["bitsandbytes", "scipy"])
+def test_heavy_packages_are_left_for_those_who_need_them(package: str) -> None:
+    pytest.importorskip(package)
+    told = run(
+        "import_libraries()\n"
+        f"is_imported = {package!r} in sys.modules\n"
+        f"import {package}\n"
+        f"print(is_imported, {package}.__version__ != '')"
+    )
+    assert told == "False True"
+
+
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
 def test_what_can_not_be_imported_is_told_where_it_is_needed(error: str) -> None:
     told = run(

@@ -24,6 +24,7 @@ from lora_train.app.snapshot import (
     TrainSnapshot,
     Undo,
 )
+from lora_train.app.tasks import TaskEntry
 from lora_train.core.jobs import JobStatus
 from lora_train.ui import view
 from lora_train.ui.html import duration_text, live, size_text
@@ -40,6 +41,25 @@ def buttons_of(html: str) -> dict[str, tuple[str, object]]:
     """Text of a button -> (route, body)."""
     found = re.findall(r'<button[^>]* data-post="([^"]+)" data-body="([^"]+)"[^>]*>([^<]*)</button>', html)
     return {text: (route, json.loads(unescape(body))) for route, body, text in found}
+
+
+def test_tasks() -> None:
+    going = TaskEntry("3", "Apply", 512, 2000, can_stop=True, has_ended=False, is_left=False)
+    told = view.tasks_html([going])
+    assert text_of(told) == "Apply 512 / 2000Stop"
+    assert buttons_of(told) == {"Stop": ("tasks/stop", {"task": "3"})}
+    assert text_of(view.tasks_html([msgspec.structs.replace(going, what="", total=0, can_stop=False)])) == "Working"
+    ended = msgspec.structs.replace(going, has_ended=True, message=EVIL, hint="Make room.")
+    hidden = view.tasks_html([ended])
+    assert 'data-ended="3" hidden' in hidden, "the page that began it takes it"
+    assert 'class="train-tools-message" hidden' in hidden
+    left = view.tasks_html([msgspec.structs.replace(ended, is_left=True)])
+    assert " hidden" not in left
+    assert "<script" not in left
+    assert buttons_of(left) == {"Close": ("tasks/close", {"task": "3"})}
+    done = msgspec.structs.replace(going, has_ended=True, is_left=True)
+    assert text_of(view.tasks_html([done])) == "Apply is done.Close"
+    assert view.tasks_html([]) == ""
 
 
 def evil_snapshot() -> Snapshot:

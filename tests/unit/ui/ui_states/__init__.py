@@ -16,6 +16,7 @@ from ui_states.presets import preset_states
 from ui_states.proofs import proof_states
 from ui_states.regularisation import regularisation_states
 from ui_states.sweeps import sweep_states
+from ui_states.tasks import task_states
 from ui_states.trains import queue_and_message_states, train_states
 
 _SUBJECTS = (
@@ -36,6 +37,7 @@ _SUBJECTS = (
     judge_states,
     proof_states,
     doctor_states,
+    task_states,
     queue_and_message_states,
 )
 
