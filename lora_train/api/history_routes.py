@@ -9,24 +9,29 @@ from lora_train.api.shapes import (
     JobAnswer,
     JobBody,
     JobQuery,
+    LongTextFile,
     Nothing,
     RepeatBody,
-    TextFile,
 )
 from lora_train.app import App
 from lora_train.app.history_snapshot import Comparison
+from lora_train.core.curve_table import CSV_START, JSON_START
+from lora_train.report import HTML_START
 
 
 def _csv(app: App, query: JobQuery) -> FileAnswer:
-    return TextFile(f"{app.reports.name(query.job)}-curves.csv", app.reports.curve_csv(query.job), "text/csv")
+    name = f"{app.reports.name(query.job)}-curves.csv"
+    return LongTextFile(name, CSV_START, lambda: app.reports.curve_csv(query.job), "text/csv")
 
 
 def _json(app: App, query: JobQuery) -> FileAnswer:
-    return TextFile(f"{app.reports.name(query.job)}-curves.json", app.reports.curve_json(query.job), "application/json")
+    name = f"{app.reports.name(query.job)}-curves.json"
+    return LongTextFile(name, JSON_START, lambda: app.reports.curve_json(query.job), "application/json")
 
 
 def _report(app: App, query: JobQuery) -> FileAnswer:
-    return TextFile(f"{app.reports.name(query.job)}-report.html", app.reports.html(query.job), "text/html")
+    name = f"{app.reports.name(query.job)}-report.html"
+    return LongTextFile(name, HTML_START, lambda: app.reports.html(query.job), "text/html")
 
 
 HISTORY_ROUTES = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from lora_train.api.gate import TOKEN, TOO_MANY_TRIES, Gate
@@ -28,6 +28,7 @@ from lora_train.api.shapes import (
     FileAnswer,
     JpegPicture,
     LiveQuery,
+    LongTextFile,
     Nothing,
     Problem,
     StoredFile,
@@ -239,8 +240,10 @@ def _file_answer(answer: FileAnswer, request: Request) -> Response:
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(answer.content, headers=headers, media_type="image/jpeg")
-    if isinstance(answer, TextFile):
+    if isinstance(answer, (TextFile, LongTextFile)):
         headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(answer.name, safe='')}"
+        if isinstance(answer, LongTextFile):
+            return StreamingResponse(_pieces(answer), headers=headers, media_type=answer.media_type)
         return Response(answer.content.encode("utf-8"), headers=headers, media_type=answer.media_type)
     assert isinstance(answer, StoredFile)
     if not answer.path.is_file():
@@ -253,6 +256,14 @@ def _file_answer(answer: FileAnswer, request: Request) -> Response:
         filename=answer.path.name,
         content_disposition_type="attachment" if answer.is_download or picture_type is None else "inline",
     )
+
+
+def _pieces(answer: LongTextFile) -> Iterator[bytes]:
+    """A mistake in between ends the connection: the browser says that the download failed, and keeps no half file."""
+    yield answer.start.encode("utf-8")
+    text = answer.write()
+    assert text.startswith(answer.start)
+    yield text.removeprefix(answer.start).encode("utf-8")
 
 
 def _error_answer(error: Exception, route: Route[Any, Any]) -> Response:

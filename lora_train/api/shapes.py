@@ -5,6 +5,7 @@ Ids are those of `lora_train.app.snapshot`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -266,6 +267,17 @@ class TextFile(FileAnswer):
 
     name: str
     content: str
+    media_type: str
+
+
+class LongTextFile(FileAnswer):
+    """As `TextFile`, for what takes seconds to write: the browser is told at once that it comes."""
+
+    name: str
+    start: str
+    """What it begins with."""
+    write: Callable[[], str]
+    """Gives all of it. Raises nothing that could be known before."""
     media_type: str
 
 

@@ -129,12 +129,19 @@ class App:
         """Work off nothing more. A worker that runs goes on, and is found again by the next start."""
         self._background.stop()
 
+    def existing(self, project: str, version: str) -> Selection:
+        """What is to be shown; no version where there is no such one."""
+        try:
+            self.workspace.find_version(project, version)
+        except WorkspaceError:
+            return Selection(project)
+        return Selection(project, version)
+
     def snapshot(self, project: str, version: str, train: str = "") -> Snapshot:
         """All that the live part of the page shows; an empty one for a version that does not exist."""
-        try:
-            found = self.workspace.find_version(project, version)
-        except WorkspaceError:
+        if not self.existing(project, version).version:
             return Snapshot(Selection(project), queue=self.queue.entries(), loras_revision=self.loras.revision)
+        found = self.workspace.find_version(project, version)
         trains = self.training.list(project, version)
         shown = self.training.choose(trains, train)
         return Snapshot(

@@ -17,7 +17,7 @@ from lora_train.core.names import folder_name, typed
 from lora_train.core.original import read_selection
 from lora_train.core.progress import StopAskedForError, tell
 from lora_train.core.records import read_json, write_json
-from lora_train.core.workspace import Project, Version, Workspace
+from lora_train.core.workspace import InfoStamp, Project, Version, Workspace
 
 
 class Projects:
@@ -28,6 +28,7 @@ class Projects:
         self._in_use = in_use
         self._came_back = came_back
         self._selection_path = workspace.root / "page.json"
+        self._entries: dict[Path, tuple[InfoStamp, VersionEntry]] = {}
 
     def list(self) -> list[ProjectEntry]:
         """Newest first."""
@@ -36,10 +37,21 @@ class Projects:
                 project.path.name,
                 info.name,
                 info.created,
-                [VersionEntry(own.path.name, told.name, told.created) for own, told in project.told_versions()],
+                sorted(map(self._entry, project.all_versions()), key=lambda entry: entry.created, reverse=True),
             )
             for project, info in self._workspace.told_projects()
         ]
+
+    def _entry(self, version: Version) -> VersionEntry:
+        """Read again only when its file has changed: there may be hundreds."""
+        stamp = version.info_stamp()
+        kept_stamp, entry = self._entries.get(version.path, (None, None))
+        if entry is None or kept_stamp != stamp:
+            info = version.info()
+            entry = VersionEntry(version.path.name, info.name, info.created)
+            if stamp is not None:
+                self._entries[version.path] = stamp, entry
+        return entry
 
     def open(self, name: str, version: str) -> Selection:
         """The project and version of these names, as typed; made where they don't exist.

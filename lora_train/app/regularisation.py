@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,7 @@ from lora_train.app.planning import (
     with_chosen_repeats,
     with_threads,
 )
+from lora_train.app.remembered import Remembered
 from lora_train.app.snapshot import RegularisationClass, RegularisationForecast, RegularisationSnapshot, Undo
 from lora_train.app.training import Training
 from lora_train.app.version_settings import train_settings
@@ -45,6 +46,14 @@ _CLASS = "class"
 """Of pictures to come whose class was not told: the steps hardly depend on it."""
 
 
+class _Effect(NamedTuple):
+    """What regularisation pictures do in an epoch, and the steps of a training without them."""
+
+    training_views: int
+    used_per_epoch: int
+    total_steps_without: int
+
+
 class Regularisation:
     def __init__(
         self,
@@ -61,6 +70,8 @@ class Regularisation:
         self._training = training
         self._in_use = in_use
         self._watch = watch
+        self._effects: Remembered[_Effect] = Remembered()
+        self._totals: Remembered[int] = Remembered()
 
     # --- what is there ---
 
@@ -107,17 +118,25 @@ class Regularisation:
         facts = facts or CheckpointFacts("sd1")
         dataset = self._datasets.numbered(found)
         present = [picture for picture in dataset.pictures if picture.is_regularisation]
-        more = _pictures_to_come(found, class_name or _CLASS, count, size_px)
 
         def plan(pictures: Dataset) -> EpochPlanner:
             return make_plan(with_chosen_repeats(pictures, settings, facts), settings, facts, "")
 
-        shown = list(plan(dataset).shown(0))
-        regular = [index for index in shown if dataset.pictures[index].is_regularisation]
-        forecast.training_views = len(shown) - len(regular)
-        forecast.used_per_epoch = len(set(regular))
-        forecast.total_steps_without = count_steps(plan(with_regularisation(dataset, ())), settings)
-        forecast.total_steps_with = count_steps(plan(with_regularisation(dataset, [*present, *more])), settings)
+        def effect() -> _Effect:
+            shown = list(plan(dataset).shown(0))
+            regular = [index for index in shown if dataset.pictures[index].is_regularisation]
+            without = count_steps(plan(with_regularisation(dataset, ())), settings)
+            return _Effect(len(shown) - len(regular), len(set(regular)), without)
+
+        def total() -> int:
+            more = _pictures_to_come(found, class_name or _CLASS, count, size_px)
+            return count_steps(plan(with_regularisation(dataset, [*present, *more])), settings)
+
+        forecast.training_views, forecast.used_per_epoch, forecast.total_steps_without = self._effects.of(
+            dataset, (settings, facts), effect
+        )
+        key = settings, facts, count, class_name, size_px
+        forecast.total_steps_with = self._totals.of(dataset, key, total)
         return forecast
 
     # --- what is done with it ---

@@ -25,6 +25,11 @@ class CurveRow(msgspec.Struct):
     """Of the base model alone, likewise."""
 
 
+CSV_START = f"{','.join(CurveRow.__struct_fields__)}\n"
+JSON_START = "{\n"
+"""How the files begin."""
+
+
 def curve_rows(events_path: Path) -> list[CurveRow]:
     """Every row in the order of steps. Steps that a resume did again are those of the last time."""
     rows: dict[int, CurveRow] = {}
@@ -43,8 +48,8 @@ def curve_rows(events_path: Path) -> list[CurveRow]:
 def curve_csv(rows: list[CurveRow]) -> str:
     """With a heading; empty cells for what was not measured."""
     stream = io.StringIO()
+    stream.write(CSV_START)
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CurveRow.__struct_fields__)
     writer.writerows(msgspec.structs.astuple(row) for row in rows)
     return stream.getvalue()
 

@@ -35,6 +35,10 @@ _version_lock = threading.Lock()
 """Of all `version.json`: a page saves a setting while it starts a job that is noted in the same file."""
 
 
+InfoStamp = tuple[int, int, int]
+"""Number, time of change and size of a file."""
+
+
 class ProjectInfo(msgspec.Struct):
     """`project.json`: the name as typed."""
 
@@ -211,12 +215,11 @@ class Project:
 
     def versions(self) -> list[Version]:
         """Newest first."""
-        return [version for version, _ in self.told_versions()]
+        return sorted(self.all_versions(), key=lambda version: version.info().created, reverse=True)
 
-    def told_versions(self) -> list[tuple[Version, VersionInfo]]:
-        """`versions`, each with its info."""
-        found = [Version(self, path) for path in _folders(self.path / "versions")]
-        return sorted(((own, own.info()) for own in found), key=lambda told: told[1].created, reverse=True)
+    def all_versions(self) -> list[Version]:
+        """In the order of their folders' names."""
+        return [Version(self, path) for path in _folders(self.path / "versions")]
 
     def version(self, name: str) -> Version:
         """The version of this name as typed; made if there is none yet. Raises WorkspaceError where it can't be."""
@@ -267,6 +270,14 @@ class Version:
         path = self.path / "version.json"
         usual = VersionInfo(self.path.name, created=0.0) if path.exists() else self._usual_info()
         return read_json(path, VersionInfo, usual, is_by_hand=True)
+
+    def info_stamp(self) -> InfoStamp | None:
+        """Another stamp, another info. None where there is no file of it."""
+        try:
+            told = (self.path / "version.json").stat()
+        except OSError:
+            return None
+        return told.st_ino, told.st_mtime_ns, told.st_size
 
     def _usual_info(self) -> VersionInfo:
         info = VersionInfo(self.path.name, _oldest(self.path))
@@ -372,9 +383,23 @@ def _folders(parent: Path) -> Iterator[Path]:
     return filter(_is_folder, map(parent.joinpath, _names(parent)))
 
 
+_SETTLED_NS = 3_000_000_000
+"""A folder that changed this long ago does so again at another time, by the coarsest clock of a file system (2 s)."""
+_listed: dict[Path, tuple[int, list[str]]] = {}
+"""Folders that have settled, as they were listed: pages ask for thousands of jobs by name."""
+
+
 def _names(parent: Path) -> list[str]:
     """Sorted; none where it is no folder."""
-    return sorted(os.listdir(parent)) if parent.is_dir() else []  # noqa: PTH208  (names alone: there are many)
+    if not parent.is_dir():
+        return []
+    changed_ns = parent.stat().st_mtime_ns
+    kept_ns, names = _listed.get(parent, (0, []))
+    if kept_ns != changed_ns:
+        names = sorted(os.listdir(parent))  # noqa: PTH208  (names alone)
+        if time.time_ns() - changed_ns > _SETTLED_NS:
+            _listed[parent] = changed_ns, names
+    return names
 
 
 def _is_folder(path: Path) -> bool:

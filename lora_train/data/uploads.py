@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lora_train.core.errors import DatasetError
 from lora_train.core.files import replace, temporary_folder, walk, write_bytes
 from lora_train.core.names import fold, is_reserved
+from lora_train.core.progress import StopAskedForError, tell
 from lora_train.core.workspace import move_to_trash
 from lora_train.data.archives import is_archive, is_hidden, unpack
 from lora_train.data.captions import CAPTION_SUFFIXES, LARGEST_CAPTION_BYTES
@@ -71,14 +72,16 @@ def keep_uploads(
     Pictures in a folder `mask` are masks of the pictures beside that folder, and go to `origin_dir/mask`.
     A folder gives its files and those of its sub-folders, a zip archive what is in it; hidden files are passed over.
     A picture that is there already, by name and content, is not kept twice; one of the same name and other content
-    gets a number. A new caption or mask takes the place of an old one, which goes to the trash. Returns a sentence for
-    everything that can't be used. Raises DatasetError when the folder can't be written, and what `receiving` raises.
+    gets a number. A new caption or mask takes the place of an old one, which goes to the trash. Tells its progress.
+    Returns a sentence for everything that can't be used. Raises DatasetError when the folder can't be written, or where
+    it is stopped before anything was kept, and what `receiving` raises.
     """
     problems: list[str] = []
     try:
         origin_dir.mkdir(parents=True, exist_ok=True)
         with temporary_folder(origin_dir / ".incoming") as incoming:
-            found = list(_brought_in(_find_all(files, incoming, origin_dir, problems), incoming, problems))
+            told = list(_find_all(files, incoming, origin_dir, problems))
+            found = list(_brought_in(told, incoming, problems))
             masks = [file for file in found if file.is_mask]
             captions = [file for file in found if file.is_caption]
             pictures = [file for file in found if not file.is_mask and not file.is_caption]
@@ -97,6 +100,8 @@ def keep_uploads(
             f"{origin_dir} can't be written: {error.strerror or error}.",
             "Check that the disk has room and that the folder may be written.",
         ) from None
+    except StopAskedForError:
+        raise DatasetError("Stopped: nothing was added.") from None
     return problems
 
 
@@ -162,9 +167,10 @@ def _shortened(problems: list[str], what: str) -> list[str]:
     return [*problems[:_MOST_PROBLEMS], f"{more} more files in {what} can't be used."]
 
 
-def _brought_in(files: Iterable[_File], incoming: Path, problems: list[str]) -> Iterator[_File]:
+def _brought_in(files: Sequence[_File], incoming: Path, problems: list[str]) -> Iterator[_File]:
     """Captions and masks as they are; pictures under their whole names, each as a copy of its own in `incoming`."""
     for number, file in enumerate(files):
+        tell(number, len(files))
         if file.is_mask or file.is_caption:
             yield file
             continue

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lora_train.core.memory import measures_text
+from lora_train.report import HTML_START
 from lora_train.report.chart import chart_svg, turned_at
 from lora_train.report.facts import DatasetFacts, ReportFacts, SettingFact, without_folders
 from lora_train.report.history import history_html
@@ -44,7 +45,7 @@ def report_html(facts: ReportFacts, pictures: Sequence[ReportPicture]) -> str:
         _section("History", history_html(facts)),
     ]
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'{HTML_START}<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(facts.name)} – training report</title><style>{STYLE}</style></head>\n"
         f"<body>{''.join(parts)}</body></html>\n"

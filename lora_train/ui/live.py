@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -35,38 +36,14 @@ class Live:
 
 
 def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
-    """The live parts for the project, version and train of `query`, by name.
+    """The live parts for the project, version and train of `query`, by name, and what else a page has to know.
 
-    `query["parts"]` lists those that are in sight, with commas; without it all are made. `query["seen"]` lists the
-    marks of the parts that the page shows already; those that are still the same are left out. `query["token"]` goes
-    into the addresses of pictures.
+    `query["seen"]` lists the marks of the parts that the page shows already; those that are still the same are left
+    out. All else of `query` is as `fragments` takes it.
     """
-    token = query.get("token", "")
-    makers: dict[str, Callable[[], str]] = {
-        "dataset": lambda: view.dataset_html(snapshot, token, query.get("gallery", "")),
-        "sum": lambda: view.sum_html(_forecast(app, snapshot.selection)),
-        "optimizers": lambda: _optimizers(app, snapshot.selection),
-        "preset": lambda: _preset(app, snapshot.selection),
-        "presets": lambda: view.own_presets_html(app.presets.list(), token),
-        "progress": lambda: view.progress_html(snapshot, _smoothing(query), token),
-        "queue": lambda: view.queue_html(snapshot),
-        "results": lambda: _results(app, snapshot, query, token),
-        "sweep_sum": lambda: _sweep_sum(app, snapshot.selection),
-        "sweeps": lambda: _sweeps(app, snapshot.selection),
-        "judge": lambda: _judge(app, snapshot, token),
-        "captioning": lambda: _captioning(app, snapshot.selection),
-        "captions": lambda: _captions(app, snapshot.selection, query, token),
-        "health": lambda: _health(app, snapshot.selection, token),
-        "regularisation": lambda: _regularisation(app, snapshot.selection),
-        "doctor": lambda: view.doctor_html(app.doctor.snapshot(), token),
-        "grids_sum": lambda: _grids_sum(app, snapshot),
-        "grids": lambda: _grids(app, snapshot.selection, query, token),
-        "tasks": lambda: view.tasks_html(app.tasks.entries()),
-    }
-    wanted = query["parts"].split(",") if query.get("parts") else list(makers)
     with app.datasets.glancing():
         snapshot = app.snapshot(query.get("project", ""), query.get("version", ""), query.get("train", ""))
-        everything = {name: make() for name, make in makers.items() if name in wanted}
+        everything = _fragments(app, query, snapshot.selection, lambda: snapshot)
     told = {
         "fragments": everything,
         "marks": {name: mark(name, html) for name, html in everything.items()},
@@ -75,6 +52,47 @@ def live(app: App, query: Mapping[str, str]) -> dict[str, Any]:
         "selection": msgspec.to_builtins(snapshot.selection),
     }
     return _unseen(told, query)
+
+
+def fragments(app: App, query: Mapping[str, str]) -> dict[str, str]:
+    """The live parts for the project, version and train of `query`, by name.
+
+    `query["parts"]` lists those that are in sight, with commas; without it all are made. `query["token"]` goes into the
+    addresses of pictures.
+    """
+    project, version = query.get("project", ""), query.get("version", "")
+    with app.datasets.glancing():
+        snapshot = cache(lambda: app.snapshot(project, version, query.get("train", "")))
+        return _fragments(app, query, app.existing(project, version), snapshot)
+
+
+def _fragments(
+    app: App, query: Mapping[str, str], shown: Selection, snapshot: Callable[[], Snapshot]
+) -> dict[str, str]:
+    token = query.get("token", "")
+    makers: dict[str, Callable[[], str]] = {
+        "dataset": lambda: view.dataset_html(snapshot(), token, query.get("gallery", "")),
+        "sum": lambda: view.sum_html(_forecast(app, shown)),
+        "optimizers": lambda: _optimizers(app, shown),
+        "preset": lambda: _preset(app, shown),
+        "presets": lambda: view.own_presets_html(app.presets.list(), token),
+        "progress": lambda: view.progress_html(snapshot(), _smoothing(query), token),
+        "queue": lambda: view.queue_html(snapshot()),
+        "results": lambda: _results(app, snapshot(), query, token),
+        "sweep_sum": lambda: _sweep_sum(app, shown),
+        "sweeps": lambda: _sweeps(app, shown),
+        "judge": lambda: _judge(app, snapshot(), token),
+        "captioning": lambda: _captioning(app, shown),
+        "captions": lambda: _captions(app, shown, query, token),
+        "health": lambda: _health(app, shown, token),
+        "regularisation": lambda: _regularisation(app, shown),
+        "doctor": lambda: view.doctor_html(app.doctor.snapshot(), token),
+        "grids_sum": lambda: _grids_sum(app, snapshot()),
+        "grids": lambda: _grids(app, shown, query, token),
+        "tasks": lambda: view.tasks_html(app.tasks.entries()),
+    }
+    wanted = query["parts"].split(",") if query.get("parts") else list(makers)
+    return {name: make() for name, make in makers.items() if name in wanted}
 
 
 def _unseen(told: dict[str, Any], query: Mapping[str, str]) -> dict[str, Any]:

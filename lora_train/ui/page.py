@@ -128,13 +128,15 @@ class Page:
         *,
         trigger: Callable[..., Any] | None = None,
     ) -> None:
-        """Bind a handler, as `on`, to a button (or to a `trigger` that does the same) whose work may take longer than
-        a click. What is not done soon goes on as a task; the page's script then has its updates taken (`bind_tasks`).
+        """Bind a handler, as `on`, to a button or upload (or to a `trigger` that does the same) whose work may take
+        longer than a click. What is not done soon goes on as a task; the page's script then has its updates taken
+        (`bind_tasks`).
         """
+        what = button.value if isinstance(button, gr.Button) else button.label
 
         def answer(values: Values) -> Updates:
             cleared = {self.message: self.message_html("")}
-            task = self.app.tasks.begin(button.value, lambda: cleared | handler(values))
+            task = self.app.tasks.begin(what, lambda: cleared | handler(values))
             if task.has_ended:
                 return self._told(task.result)
             return {
@@ -235,7 +237,7 @@ class Page:
         parts = dict.fromkeys(names, "")
         if selection.version:
             ids = {"project": selection.project, "version": selection.version, "token": self.token}
-            parts |= live.live(self.app, {**shown, **ids, "parts": ",".join(names)})["fragments"]
+            parts |= live.fragments(self.app, {**shown, **ids, "parts": ",".join(names)})
             if "model" in names:
                 parts["model"] = self._model_html(selection)
         return {self._live[name]: view.live(name, parts[name]) for name in names}

@@ -13,7 +13,7 @@ from http_page import Answer, Client, Page, Server
 
 PARTS = (
     *("dataset", "sum", "optimizers", "preset", "presets", "progress", "queue", "results", "sweep_sum", "sweeps"),
-    *("judge", "captioning", "captions", "health", "regularisation", "doctor", "grids_sum", "grids"),
+    *("judge", "captioning", "captions", "health", "regularisation", "doctor", "grids_sum", "grids", "tasks"),
 )
 ACTS = (
     *("project_create_ok", "project_rename", "project_delete"),
@@ -87,7 +87,7 @@ def gets_of(full: Full) -> list[tuple[str, dict[str, Any]]]:
     picture = {**version, "file": full.picture}
     return [
         *[(route, {}) for route in ("version", "projects", "selection", "settings/schema", "base-models", "queue")],
-        *[(route, {}) for route in ("presets", "doctor")],
+        *[(route, {}) for route in ("presets", "doctor", "tasks")],
         *[(route, version) for route in ("settings", "forecast", "trains", "dataset", "dataset/health")],
         *[(route, version) for route in ("captioners", "captions", "regularisation", "regularisation/estimate")],
         *[(route, version) for route in ("sweeps", "sweeps/forecast", "grids", "grids/forecast", "presets/state")],

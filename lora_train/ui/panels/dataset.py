@@ -118,7 +118,7 @@ class DatasetPanel:
     def bind(self) -> None:
         page = self.page
         drawn = page.live_parts("dataset", "captioning", "sum")
-        page.on(self.upload.upload, self._take, [self.upload], {self.upload, *drawn})
+        page.on_press(self.upload, self._take, [self.upload], {self.upload, *drawn}, trigger=self.upload.upload)
         own = [control.component for control in self.controls]
         page.on_press(self.update, self._update, own, drawn)
         for opener, opened in self._opened.items():

@@ -60,7 +60,9 @@ class RegularisationPanel:
         own = [self.class_name, self.count, self.prompt, self.negative_prompt]
         drawn = {self.more, *page.live_parts("regularisation", "queue", "sum", "dataset")}
         page.on_press(self.generate, self._generate, own, drawn)
-        page.on(self.upload.upload, self._take, [self.upload, self.class_name], {self.upload, *drawn})
+        page.on_press(
+            self.upload, self._take, [self.upload, self.class_name], {self.upload, *drawn}, trigger=self.upload.upload
+        )
         for trigger in triggers_of_a_hand(self.count):
             page.on(trigger, self._show_more, [self.count], [self.more], is_typing=True)
 

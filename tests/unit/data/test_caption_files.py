@@ -13,7 +13,6 @@ from lora_train.data import caption_files
 from lora_train.data.caption_files import write_captions
 from lora_train.data.captions import read_caption
 
-
 UNDO = "Undo takes back those that were written."
 
 

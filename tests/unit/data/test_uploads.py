@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from lora_train.core.errors import DatasetError, WorkspaceError
+from lora_train.core.progress import StopAskedForError, telling
 from lora_train.data.uploads import keep_uploads
 
 Keep = Callable[..., list[str]]
@@ -51,6 +52,21 @@ def keep(tmp_path: Path, origin: Path) -> Keep:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_stopped_before_anything_is_kept(tmp_path: Path, origin: Path, keep: Keep) -> None:
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 2:
+            raise StopAskedForError
+
+    assert keep(("a.png", RED)) == []
+    with telling(stop), pytest.raises(DatasetError, match="Stopped: nothing was added"):
+        keep(("b.png", BLUE), ("b.txt", b"blue"), ("c.png", picture((0, 9, 0))))
+    assert told == [(0, 3), (1, 3), (2, 3)]
+    assert names(origin) == ["a.png"]
 
 
 def test_others_wait_only_while_places_are_given(tmp_path: Path, origin: Path) -> None:

@@ -37,7 +37,18 @@ from lora_train.ui.live import live
 
 PARTS = {
     *("dataset", "sum", "optimizers", "progress", "queue", "results", "sweep_sum", "sweeps", "judge"),
-    *("captioning", "captions", "health", "regularisation", "preset", "presets", "grids", "grids_sum", "doctor", "tasks"),
+    *(
+        "captioning",
+        "captions",
+        "health",
+        "regularisation",
+        "preset",
+        "presets",
+        "grids",
+        "grids_sum",
+        "doctor",
+        "tasks",
+    ),
 }
 SHOWN = {"project": "Cat", "version": "v1"}
 
@@ -51,6 +62,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
 
     return SimpleNamespace(
         snapshot=take,
+        existing=lambda *_: snapshot.selection,
         tasks=SimpleNamespace(entries=list),
         training=SimpleNamespace(forecast=forecast),
         settings=SimpleNamespace(effective=lambda *_: TrainSettings()),

@@ -240,7 +240,7 @@ def test_pictures_carry_the_token_and_what_the_editor_needs() -> None:
     source = unescape(re.findall(r'src="([^"]+)"', html)[0])
     assert source.startswith("./train-tools/v1/dataset/picture?project=%E3%81%AD%E3%81%93&version=v1&file=9_")
     assert "waiting=1" in source
-    assert source.endswith("size=thumb&token=a%2Fb")
+    assert source.endswith("&token=a%2Fb&size=thumb")
     assert 'data-caption="two\nlines &amp; more"' in html
     assert "token" not in view.dataset_html(Snapshot(Selection("p", "v"), dataset=DatasetSnapshot([picture])), "")
 
