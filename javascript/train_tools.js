@@ -57,6 +57,7 @@
     const LONGEST_MS = 10000;
     const REQUEST_MS = 15000;
     const TASK_MS = 500;
+    const LOOK_MS = 200;
     const PRESS_MS = 5000;
     const CLICK_MS = 150;
     const MESSAGE_MS = 8000;
@@ -194,6 +195,11 @@
         refreshLoras(answer.loras_revision);
         nameControls();
     }
+
+    // Another version is shown: gradio has left empty what is in accordions.
+    setInterval(() => {
+        if (JSON.stringify(shown()) !== lastShown && isVisible()) poll();
+    }, LOOK_MS);
 
     // What gradio's buttons began and did not wait for: when it is over, its outcome is fetched by another button.
     let takenTask = "";

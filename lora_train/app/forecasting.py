@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Forecasting:
         self._base_models = base_models
         self._optimizers = optimizers
         self._fitting = fitting
-        self._plans: Remembered[tuple[EpochPlanner, tuple[str, ...]]] = Remembered()
+        self._plans: Remembered[tuple[EpochPlanner, frozenset[str]]] = Remembered()
 
     def forecast(self, version: Version, effective: Effective, problems: Sequence[str] = ()) -> Forecast:
         """What a training of the version with these settings would do; `problems` are theirs, told with the others."""
@@ -67,7 +67,7 @@ class Forecasting:
             plan, held = self._plans.of(
                 dataset,
                 (settings, *planned),
-                lambda: (make_plan(dataset, settings, *planned), held_out(dataset, settings)),
+                lambda: (make_plan(dataset, settings, *planned), frozenset(held_out(dataset, settings))),
             )
         except DatasetError as error:  # no bucket of this resolution
             forecast.problems.append(error.message)
@@ -87,7 +87,7 @@ class Forecasting:
 
 
 def _count(
-    forecast: Forecast, dataset: Dataset, plan: EpochPlanner, held: Sequence[str], settings: TrainSettings
+    forecast: Forecast, dataset: Dataset, plan: EpochPlanner, held: Collection[str], settings: TrainSettings
 ) -> None:
     """Pictures, views and steps; `held`: the pictures that are held out."""
     training = [picture for picture in dataset.pictures if not picture.is_regularisation]

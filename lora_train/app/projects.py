@@ -171,7 +171,7 @@ class Projects:
     def select(self, project: str, version: str) -> Selection:
         """Remember what is looked at; a version that is not in the project becomes its newest."""
         found = self._workspace.find_project(project) if project else None
-        if found is not None and version not in [own.path.name for own in found.versions()]:
+        if found is not None and version not in [own.path.name for own in found.all_versions()]:
             version = self._newest(found)
         selection = Selection(project, version)
         with suppress(OSError):  # a full disk: what is looked at matters less than what was done

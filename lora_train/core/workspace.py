@@ -330,8 +330,9 @@ class Version:
 def _found(parent: Path, folder: str, what: str) -> Path:
     """The sub-folder of this name, taken from the list of what is there: no name leads out of `parent`."""
     wanted = unicodedata.normalize("NFC", folder)
-    for name in _names(parent):
-        if unicodedata.normalize("NFC", name) == wanted and _is_folder(parent / name):
+    for name, is_link in _list_of(parent):
+        is_it = name == folder or unicodedata.normalize("NFC", name) == wanted
+        if is_it and (not is_link or (parent / name).is_dir()):
             return parent / name
     raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
 
@@ -379,28 +380,27 @@ def _oldest(folder: Path) -> float:
         return 0.0
 
 
-def _folders(parent: Path) -> Iterator[Path]:
-    return filter(_is_folder, map(parent.joinpath, _names(parent)))
-
-
 _SETTLED_NS = 3_000_000_000
 """A folder that changed this long ago does so again at another time, by the coarsest clock of a file system (2 s)."""
-_listed: dict[Path, tuple[int, list[str]]] = {}
-"""Folders that have settled, as they were listed: pages ask for thousands of jobs by name."""
+_listed: dict[Path, tuple[int, list[tuple[str, bool]]]] = {}
+"""Folders that have settled: when they changed, and the name of each folder in them, and whether it is a link."""
 
 
-def _names(parent: Path) -> list[str]:
-    """Sorted; none where it is no folder."""
+def _folders(parent: Path) -> Iterator[Path]:
+    """In the order of their names, hidden ones left out; none where `parent` is no folder."""
+    return (parent / name for name, is_link in _list_of(parent) if not is_link or (parent / name).is_dir())
+
+
+def _list_of(parent: Path) -> list[tuple[str, bool]]:
+    """The folders in it, and links that may lead to some."""
     if not parent.is_dir():
         return []
     changed_ns = parent.stat().st_mtime_ns
-    kept_ns, names = _listed.get(parent, (0, []))
+    kept_ns, found = _listed.get(parent, (0, []))
     if kept_ns != changed_ns:
-        names = sorted(os.listdir(parent))  # noqa: PTH208  (names alone)
+        with os.scandir(parent) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            found = sorted((entry.name, entry.is_symlink()) for entry in shown if entry.is_symlink() or entry.is_dir())
         if time.time_ns() - changed_ns > _SETTLED_NS:
-            _listed[parent] = changed_ns, names
-    return names
-
-
-def _is_folder(path: Path) -> bool:
-    return not path.name.startswith(".") and path.is_dir()
+            _listed[parent] = changed_ns, found
+    return found

@@ -57,6 +57,7 @@ class Page:
         self.token = token
         self._messages = itertools.count()
         self._live: dict[str, Component] = {}
+        self._folded: set[str] = set()
         self._settings: dict[SettingControl, Component] = {}
         self._problems: list[Component] = []
         self._fillers: list[Callable[[Selection], Updates]] = []
@@ -86,8 +87,12 @@ class Page:
         words = f'<span class="train-tools-step">{number}</span> <span>{text}</span>'
         make(gr.HTML, value=f'<h2 class="train-tools-heading">{words}</h2>')
 
-    def add_live(self, name: str) -> None:
-        """A part that is drawn from a snapshot, by handlers and by the page's script."""
+    def add_live(self, name: str, *, is_folded: bool = False) -> None:
+        """A part that is drawn from a snapshot, by handlers and by the page's script. One that is in an accordion which
+        is closed at first is `is_folded`: the script draws it as soon as somebody sees it.
+        """
+        if is_folded:
+            self._folded.add(name)
         self._live[name] = make(gr.HTML, value=view.live(name, ""), elem_id=f"train_tools_{name}_live")
 
     def add_filler(self, fill: Callable[[Selection], Updates], *components: Component) -> None:
@@ -207,8 +212,11 @@ class Page:
         own = {self.shown, self._shown_element, *self._problems, *self._live.values()}
         return own | self._filled | set(self.controls())
 
-    def fill(self, selection: Selection) -> Updates:
-        """The whole page for a version. Raises WorkspaceError where there is no such version."""
+    def fill(self, selection: Selection, *, with_folded: bool = False) -> Updates:
+        """The whole page for a version; what is in closed accordions is empty then, unless it is wanted too.
+
+        Raises WorkspaceError where there is no such version.
+        """
         updates: Updates = {
             self.shown: f"{selection.project}/{selection.version}",
             self._shown_element: _shown_html(selection),
@@ -217,7 +225,10 @@ class Page:
         with self.app.datasets.glancing():
             for fill in self._fillers:
                 updates |= fill(selection)
-            return updates | self._saved_settings(selection) | self.redraw(selection, *self._live)
+            updates |= self._saved_settings(selection)
+            empty = set[str]() if with_folded else self._folded
+            updates |= {self._live[name]: view.live(name, "") for name in empty}
+            return updates | self.redraw(selection, *(name for name in self._live if name not in empty))
 
     def refresh(self, values: Values) -> Updates:
         """What the page shows, read again; where that is gone, what was looked at last."""
@@ -226,7 +237,7 @@ class Page:
             project.id == shown.project and shown.version in ("", *(version.id for version in project.versions))
             for project in self.app.projects.list()
         )
-        return self.fill(shown if exists else self.app.projects.selection())
+        return self.fill(shown if exists else self.app.projects.selection(), with_folded=True)
 
     def live_parts(self, *names: str) -> set[Component]:
         """The outputs of `redraw`."""

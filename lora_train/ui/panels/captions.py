@@ -74,7 +74,7 @@ class CaptionsPanel:
         ):
             with make(gr.Column, scale=3, min_width=320):
                 self._add_filter()
-                page.add_live("captions")
+                page.add_live("captions", is_folded=True)
             with make(gr.Column, scale=2, min_width=320):
                 self._add_edit()
         page.add_filler(self._fill, self.changes, self.filter, self.state)

@@ -75,7 +75,7 @@ class DatasetPanel:
             with make(gr.Column, scale=3, min_width=320):
                 page.add_live("dataset")
                 with make(gr.Accordion, label="Health check", open=False, elem_id="train_tools_health"):
-                    page.add_live("health")
+                    page.add_live("health", is_folded=True)
             with make(gr.Column, scale=2, min_width=320):
                 self._add_form()
         page.add_filler(self._open_ticked, *self._opened.values())

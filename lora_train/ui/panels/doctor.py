@@ -10,4 +10,4 @@ from lora_train.ui.page import Page
 
 def add_doctor(page: Page) -> None:
     with make(gr.Accordion, label="Installation", open=False, elem_id="train_tools_doctor"):
-        page.add_live("doctor")
+        page.add_live("doctor", is_folded=True)

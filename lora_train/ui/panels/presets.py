@@ -64,7 +64,7 @@ class PresetPanel:
                 )
                 self.rename = _button("rename", "Rename Preset")
                 self.delete = _button("delete", "Delete Preset", variant="stop")
-            self.page.add_live("presets")
+            self.page.add_live("presets", is_folded=True)
             self.upload = make_upload("Upload presets", "train_tools_preset_upload")
         self.page.add_filler(self._fill_own, self.own, self.name)
 

@@ -59,7 +59,7 @@ class PreviewsPanel:
                             controls += [self._control(name) for name in names]
                 with make(gr.Column, scale=2, min_width=320):
                     page.add_settings("preview", controls)
-                    page.add_live("grids_sum")
+                    page.add_live("grids_sum", is_folded=True)
                     self.generate = make(
                         gr.Button,
                         value="Generate all checkpoint preview",
@@ -70,7 +70,7 @@ class PreviewsPanel:
                         gr.Button, value="Delete all preview image", elem_id="train_tools_preview_delete_all"
                     )
                     make(gr.HTML, value=f'<p class="train-tools-help">{_DELETE_HELP}</p>')
-            page.add_live("grids")
+            page.add_live("grids", is_folded=True)
         self._controls = [control.component for control in controls]
 
     def _control(self, name: str) -> SettingControl:

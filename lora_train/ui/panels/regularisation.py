@@ -26,7 +26,7 @@ class RegularisationPanel:
             make(gr.HTML, value=f'<p class="train-tools-help">{_HELP}</p>')
             with make(gr.Row, equal_height=False, elem_classes=["train-tools-panel"]):
                 with make(gr.Column, scale=3, min_width=320):
-                    page.add_live("regularisation")
+                    page.add_live("regularisation", is_folded=True)
                     self.more = make(gr.HTML, value="", elem_classes=["train-tools-slot"])
                 with make(gr.Column, scale=2, min_width=320):
                     self._add_form()

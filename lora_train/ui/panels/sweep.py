@@ -61,7 +61,7 @@ class SweepPanel:
                 with make(gr.Row):
                     controls += [self._control(self._fields[name]) for name in names]
             page.add_settings("sweep", controls)
-            page.add_live("sweep_sum")
+            page.add_live("sweep_sum", is_folded=True)
             self.begin = make(gr.Button, value="Begin sweep", elem_id="train_tools_sweep_begin")
 
     def bind(self) -> None:
