@@ -13,7 +13,7 @@ def tasks_html(tasks: Sequence[TaskEntry]) -> str:
     """A box at the foot of the page; nothing where nothing goes on."""
     told = "".join(map(_task, tasks))
     hidden = "" if any(task.is_left or not task.has_ended for task in tasks) else " hidden"
-    return f'<div class="train-tools-message"{hidden}><div>{told}</div></div>' if told else ""
+    return f'<div class="train-tools-message train-tools-tasks"{hidden}><div>{told}</div></div>' if told else ""
 
 
 def _task(task: TaskEntry) -> str:

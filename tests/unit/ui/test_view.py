@@ -52,7 +52,7 @@ def test_tasks() -> None:
     ended = msgspec.structs.replace(going, has_ended=True, message=EVIL, hint="Make room.")
     hidden = view.tasks_html([ended])
     assert 'data-ended="3" hidden' in hidden, "the page that began it takes it"
-    assert 'class="train-tools-message" hidden' in hidden
+    assert 'class="train-tools-message train-tools-tasks" hidden' in hidden
     left = view.tasks_html([msgspec.structs.replace(ended, is_left=True)])
     assert " hidden" not in left
     assert "<script" not in left
