@@ -57,12 +57,15 @@ def read_json(path: Path, kind: type[Struct], default: Struct, *, is_by_hand: bo
     """The struct in a JSON file, or `default` where there is no file, or a damaged one.
 
     A damaged file is set aside as `<name>.damaged`: one broken file must not stop all the others, and a person may
-    still find something in it. `<name>.before` then takes its place, if there is one. `is_by_hand`: people may edit it,
-    so a check that does not fit is no damage. Raises OSError when the file can't be read.
+    still find something in it. `<name>.before` then takes its place, if there is one; also where somebody deleted the
+    file. `is_by_hand`: people may edit it, so a check that does not fit is no damage. Raises OSError when the file
+    can't be read.
     """
     try:
         return _decoded(path, kind, is_by_hand=is_by_hand)
     except FileNotFoundError:
+        with suppress(OSError, *DAMAGED_JSON):
+            return _decoded(_before(path), kind, is_by_hand=is_by_hand)
         return default
     except DAMAGED_JSON:
         with _rescuing:

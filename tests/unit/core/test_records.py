@@ -46,6 +46,16 @@ def test_a_damaged_record_is_rescued_once_for_all_who_read_it(path: Path, has_be
             file.unlink()
 
 
+def test_a_deleted_record_is_what_it_was_before(path: Path) -> None:
+    assert read_json(path, Record, Record(-1)).number == -1
+    for number in (1, 2):
+        write_json(path, Record(number), keeps_before=True)
+    path.unlink()
+    assert read_json(path, Record, Record(-1)).number == 1
+    write_json(path, Record(3), keeps_before=True)
+    assert read_json(path, Record, Record(-1)).number == 3
+
+
 def _fields(path: Path) -> dict[str, object]:
     return msgspec.json.decode(path.read_bytes())
 
