@@ -57,6 +57,7 @@
     const LONGEST_MS = 10000;
     const REQUEST_MS = 15000;
     const TASK_MS = 500;
+    const TASK_TRIES = 10;
     const LOOK_MS = 200;
     const PRESS_MS = 5000;
     const CLICK_MS = 150;
@@ -95,6 +96,19 @@
 
     const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
 
+    // The answer of what goes on at the server. A question that is lost is asked again.
+    async function outcomeOf(task) {
+        const query = new URLSearchParams({ task });
+        for (let tries = 1; ; tries += 1) {
+            await pause(TASK_MS);
+            try {
+                return await request(`tasks/answer?${query}`);
+            } catch (error) {
+                if (tries === TASK_TRIES) throw error;
+            }
+        }
+    }
+
     // The answer, or an Error with `lines` to show. What takes long goes on at the server and is asked for again.
     async function post(route, body) {
         let response;
@@ -107,8 +121,7 @@
             while (response.status === 202) {
                 const { task } = await response.json();
                 poll(); // shows how far it is
-                await pause(TASK_MS);
-                response = await request(`tasks/answer?${new URLSearchParams({ task })}`);
+                response = await outcomeOf(task);
             }
         } catch {
             throw Object.assign(new Error("lost"), { lines: [{ words: WORDS.lost }] });

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,10 +39,10 @@ from lora_train.api.shapes import (
 )
 from lora_train.api.uploading import UPLOAD_BODY_LIMIT_BYTES
 from lora_train.app import App
+from lora_train.app.tasks import SOON_S
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.core.failures import refusal_of
-from lora_train.core.progress import StopAskedForError
 
 PREFIX = "/train-tools/v1/"
 _CALLS_AT_ONCE = 16
@@ -50,6 +51,8 @@ _UPLOADS_AT_ONCE = 4
 _WAITING = 500
 _STALL_LIMIT_S = 60.0
 """How long a body may not grow: who sends one and stops would keep the turn of all others."""
+_writers = ThreadPoolExecutor(2, thread_name_prefix="train-tools-writer")
+"""Files that are written for their askers take memory and a processor for seconds."""
 _LOG = logging.getLogger(__name__)
 _PICTURE_TYPES = {
     ".png": "image/png",
@@ -186,7 +189,7 @@ def _serve(route: Route[Any, Any], app: App, request: Request, body: bytes) -> R
             taken = msgspec.convert(dict(request.query_params), route.takes, strict=False)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _Refusal(422, "WrongShape", f"{route.path} can't be asked like this: {error}.") from None
-    if _is_to_be_soon(request):
+    if _may_be_later(request, route):
         return _soon(route, app, taken)
     given = route.call(app, taken)
     if isinstance(given, Response):
@@ -199,22 +202,16 @@ def _serve(route: Route[Any, Any], app: App, request: Request, body: bytes) -> R
 # --- a call that may go on after its answer: `Prefer: respond-async` of RFC 7240 ---
 
 
-def _is_to_be_soon(request: Request) -> bool:
+def _may_be_later(request: Request, route: Route[Any, Any]) -> bool:
+    """Not uploads: what they hold in memory counts as long as they have their turn."""
     preferred = request.headers.get("prefer", "").replace(";", ",").split(",")
-    return request.method == "POST" and "respond-async" in (wish.strip().lower() for wish in preferred)
+    wants_it = "respond-async" in (wish.strip().lower() for wish in preferred)
+    return wants_it and route.method == "POST" and route.body_limit_bytes != UPLOAD_BODY_LIMIT_BYTES
 
 
 def _soon(route: Route[Any, Any], app: App, taken: Any) -> Response:
-    def work() -> Response:
-        try:
-            return _json_answer(route.call(app, taken))
-        except StopAskedForError:
-            raise
-        except Exception as error:  # as in an endpoint
-            return _error_answer(error, route)
-
-    task = app.tasks.begin("", work)
-    return task.result() if task.has_ended else _json_answer(TaskAnswer(task.id), 202)
+    task = app.tasks.begin("", lambda: _json_answer(route.call(app, taken)))
+    return task.result() if task.is_answered else _json_answer(TaskAnswer(task.id), 202)
 
 
 def _taken(app: App, task_id: str) -> Response:
@@ -242,9 +239,13 @@ def _file_answer(answer: FileAnswer, request: Request) -> Response:
         return Response(answer.content, headers=headers, media_type="image/jpeg")
     if isinstance(answer, (TextFile, LongTextFile)):
         headers["Content-Disposition"] = f"attachment; filename*=utf-8''{quote(answer.name, safe='')}"
-        if isinstance(answer, LongTextFile):
-            return StreamingResponse(_pieces(answer), headers=headers, media_type=answer.media_type)
-        return Response(answer.content.encode("utf-8"), headers=headers, media_type=answer.media_type)
+        if isinstance(answer, TextFile):
+            return Response(answer.content.encode("utf-8"), headers=headers, media_type=answer.media_type)
+        writing = _writers.submit(answer.write)
+        wait([writing], SOON_S)
+        if writing.done():
+            return Response(writing.result().encode("utf-8"), headers=headers, media_type=answer.media_type)
+        return StreamingResponse(_pieces(answer.start, writing), headers=headers, media_type=answer.media_type)
     assert isinstance(answer, StoredFile)
     if not answer.path.is_file():
         raise FileNotFoundError(2, "", answer.path.name)
@@ -258,12 +259,12 @@ def _file_answer(answer: FileAnswer, request: Request) -> Response:
     )
 
 
-def _pieces(answer: LongTextFile) -> Iterator[bytes]:
+async def _pieces(start: str, writing: Future[str]) -> AsyncGenerator[bytes, None]:
     """A mistake in between ends the connection: the browser says that the download failed, and keeps no half file."""
-    yield answer.start.encode("utf-8")
-    text = answer.write()
-    assert text.startswith(answer.start)
-    yield text.removeprefix(answer.start).encode("utf-8")
+    yield start.encode("utf-8")
+    text = await asyncio.wrap_future(writing)
+    assert text.startswith(start)
+    yield text.removeprefix(start).encode("utf-8")
 
 
 def _error_answer(error: Exception, route: Route[Any, Any]) -> Response:

@@ -271,13 +271,13 @@ class TextFile(FileAnswer):
 
 
 class LongTextFile(FileAnswer):
-    """As `TextFile`, for what takes seconds to write: the browser is told at once that it comes."""
+    """As `TextFile`, for what may take seconds to write: the browser is told soon that it comes."""
 
     name: str
     start: str
     """What it begins with."""
     write: Callable[[], str]
-    """Gives all of it. Raises nothing that could be known before."""
+    """Gives all of it."""
     media_type: str
 
 

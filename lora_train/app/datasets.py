@@ -278,7 +278,10 @@ class Datasets:
         """
         with self._workspace.changing():
             self._require_still(version)
-            yield self.pictures(version)
+            try:
+                yield self.pictures(version)
+            finally:
+                self._scans.forget_glances()
 
     def pictures(self, version: Version) -> tuple[Picture, ...]:
         """Those of the trained set; none where there is no set yet."""

@@ -78,6 +78,11 @@ class Scans:
         """What this thread has seen in the glance that it is in; None outside of glances."""
         return getattr(self._glance, "seen", None)
 
+    def forget_glances(self) -> None:
+        """Files were just changed by us: who looks now is to see that."""
+        with self._scanning:
+            self._stamps.clear()
+
     def _stamp(self, folder: Path) -> _Stamp:
         """Taken anew, and forgotten, outside of glances: whoever looks so closely is about to change something."""
         seen = self._seen()

@@ -1,28 +1,35 @@
 """What may take longer than a click should: done by a thread of this process, told as it goes on, stopped on request.
 
-Nothing of a task is kept on the disk: each leaves its files whole, whenever the process ends.
+Nothing of a task is kept on the disk. It may be cut off at any time, as everything is when the program is killed.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
+import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, wait
 from typing import Any
 
 import msgspec
 
 from lora_train.core.errors import JobError, TrainToolsError
+from lora_train.core.failures import refusal_of
 from lora_train.core.progress import StopAskedForError, telling
+
+MISTAKE = "Something went wrong in Train Tools."
+SEE_LOG = "The log has more."
 
 SOON_S = 0.1
 """What is done within this time is answered at once."""
 _LEFT_AFTER_S = 5.0
+_FORGOTTEN_AFTER_S = 600.0
 _MOST_AT_ONCE = 16
 _MOST_ENDED = 20
 """Outcomes that nobody has taken yet."""
+_log = logging.getLogger(__name__)
 
 
 class TaskEntry(msgspec.Struct, frozen=True):
@@ -47,25 +54,38 @@ class TaskEntry(msgspec.Struct, frozen=True):
 class Task:
     """Something that is done, or was."""
 
-    def __init__(self, task_id: str, what: str) -> None:
-        self.id = task_id
-        self._what = what
+    def __init__(self, what: str, once: Hashable) -> None:
+        self.id = secrets.token_hex(8)
+        self.what = what
+        self.once = once
+        self.is_answered = False
+        """It was done so soon that who began it has its outcome."""
         self._outcome: Future[Any] = Future()
         self._done, self._total = 0, 0
         self._is_to_stop = False
-        self._ended_s: float | None = None
+        self.ended_s = 0.0
         """As time.monotonic()."""
 
     def run(self, work: Callable[[], Any]) -> None:
         """Do `work` in this thread, to its end."""
-        with telling(self._take_told):
-            try:
-                self._outcome.set_result(work())
-            except StopAskedForError:
-                self._outcome.set_exception(JobError("It was stopped, as asked for."))
-            except BaseException as error:
-                self._outcome.set_exception(error)
-        self._ended_s = time.monotonic()
+        try:
+            with telling(self._take_told):
+                result = work()
+        except StopAskedForError:
+            self._end(JobError("It was stopped, as asked for."))
+        except BaseException as error:
+            if not isinstance(error, (TrainToolsError, OSError)):
+                _log.exception("Train Tools could not do what %r asks for", self.what)
+            self._end(error)
+        else:
+            self._end(None, result)
+
+    def _end(self, error: BaseException | None, result: Any = None) -> None:
+        self.ended_s = time.monotonic()
+        if error is None:
+            self._outcome.set_result(result)
+        else:
+            self._outcome.set_exception(error)
 
     def stop(self) -> None:
         """Ask for its end. It comes between two of the things that it counts."""
@@ -84,18 +104,18 @@ class Task:
         return self._outcome.result()
 
     def entry(self) -> TaskEntry:
-        error = self._outcome.exception() if self.has_ended else None
-        told = error if isinstance(error, TrainToolsError) else None
+        has_ended = self.has_ended
+        message, hint = _told(self._outcome.exception() if has_ended else None)
         return TaskEntry(
             self.id,
-            self._what,
+            self.what,
             self._done,
             self._total,
             can_stop=self._total > 0 and not self._is_to_stop,
-            has_ended=self.has_ended,
-            is_left=self._ended_s is not None and time.monotonic() > self._ended_s + _LEFT_AFTER_S,
-            message=told.message if told else str(error or ""),
-            hint=told.hint if told else "",
+            has_ended=has_ended,
+            is_left=has_ended and time.monotonic() > self.ended_s + _LEFT_AFTER_S,
+            message=message,
+            hint=hint,
         )
 
     def _take_told(self, done: int, total: int) -> None:
@@ -104,23 +124,37 @@ class Task:
             raise StopAskedForError
 
 
+def _told(error: BaseException | None) -> tuple[str, str]:
+    match error:
+        case None:
+            return "", ""
+        case TrainToolsError():
+            return error.message, error.hint
+        case OSError():
+            refused = refusal_of(error)
+            return refused.message, refused.hint
+        case _:
+            return MISTAKE, SEE_LOG
+
+
 class Tasks:
     """Those of this process. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
         """Those that go on, and those whose outcome was not taken yet."""
 
-    def begin(self, what: str, work: Callable[[], Any]) -> Task:
+    def begin(self, what: str, work: Callable[[], Any], once: Hashable = None) -> Task:
         """Do `work` in a thread and come back as soon as it is done, or after SOON_S.
 
-        Who finds that it has ended takes `result`; else `take` gives the task later. Where very many are at work
-        already, comes back at the end.
+        Who finds that it `is_answered` asks it for its `result`; else `take` gives the task later. Where very many are
+        at work already, comes back at the end. Raises JobError while another task that is the same by `once` goes on.
         """
-        task = Task(str(next(self._numbers)), what)
+        task = Task(what, once)
         with self._lock:
+            if once is not None and any(not other.has_ended and other.once == once for other in self._tasks.values()):
+                raise JobError("This goes on already.", "Wait for its end.")
             is_one_too_many = sum(not other.has_ended for other in self._tasks.values()) >= _MOST_AT_ONCE
             self._tasks[task.id] = task
         if is_one_too_many:
@@ -129,11 +163,16 @@ class Tasks:
             threading.Thread(target=task.run, args=(work,), name="train-tools-task", daemon=True).start()
             task.wait(SOON_S)
         with self._lock:
-            if task.has_ended:
-                del self._tasks[task.id]
-            for ended in [own for own in self._tasks.values() if own.has_ended][:-_MOST_ENDED]:
-                del self._tasks[ended.id]
+            task.is_answered = task.has_ended and self._tasks.pop(task.id, None) is not None
+            self._forget_old_ones()
         return task
+
+    def _forget_old_ones(self) -> None:
+        ended = sorted((task for task in self._tasks.values() if task.has_ended), key=lambda task: -task.ended_s)
+        since_s = time.monotonic() - _FORGOTTEN_AFTER_S
+        for number, task in enumerate(ended):
+            if number >= _MOST_ENDED or task.ended_s < since_s:
+                del self._tasks[task.id]
 
     def entries(self) -> list[TaskEntry]:
         """Oldest first."""

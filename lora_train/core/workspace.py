@@ -327,13 +327,23 @@ class Version:
         return f"{self.project.path.name}-{self.path.name}"
 
 
+_MOST_KNOWN = 10_000
+_known: dict[tuple[Path, str], Path] = {}
+"""What was found before: a page asks for the same hundreds of jobs, among thousands, every second."""
+
+
 def _found(parent: Path, folder: str, what: str) -> Path:
     """The sub-folder of this name, taken from the list of what is there: no name leads out of `parent`."""
+    known = _known.get((parent, folder))
+    if known is not None and known.is_dir():
+        return known
     wanted = unicodedata.normalize("NFC", folder)
-    for name, is_link in _list_of(parent):
-        is_it = name == folder or unicodedata.normalize("NFC", name) == wanted
-        if is_it and (not is_link or (parent / name).is_dir()):
-            return parent / name
+    for path in _folders(parent):
+        if unicodedata.normalize("NFC", path.name) == wanted:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[parent, folder] = path
+            return path
     raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
 
 
@@ -380,27 +390,10 @@ def _oldest(folder: Path) -> float:
         return 0.0
 
 
-_SETTLED_NS = 3_000_000_000
-"""A folder that changed this long ago does so again at another time, by the coarsest clock of a file system (2 s)."""
-_listed: dict[Path, tuple[int, list[tuple[str, bool]]]] = {}
-"""Folders that have settled: when they changed, and the name of each folder in them, and whether it is a link."""
-
-
 def _folders(parent: Path) -> Iterator[Path]:
     """In the order of their names, hidden ones left out; none where `parent` is no folder."""
-    return (parent / name for name, is_link in _list_of(parent) if not is_link or (parent / name).is_dir())
-
-
-def _list_of(parent: Path) -> list[tuple[str, bool]]:
-    """The folders in it, and links that may lead to some."""
     if not parent.is_dir():
-        return []
-    changed_ns = parent.stat().st_mtime_ns
-    kept_ns, found = _listed.get(parent, (0, []))
-    if kept_ns != changed_ns:
-        with os.scandir(parent) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
-            found = sorted((entry.name, entry.is_symlink()) for entry in shown if entry.is_symlink() or entry.is_dir())
-        if time.time_ns() - changed_ns > _SETTLED_NS:
-            _listed[parent] = changed_ns, found
-    return found
+        return
+    with os.scandir(parent) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    yield from map(parent.joinpath, names)

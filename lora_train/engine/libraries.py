@@ -7,9 +7,9 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 
-_NOT_FOR_US = ("bitsandbytes", "scipy")
-"""diffusers imports them where they are installed, for schedulers and quantisation that nobody here uses. They take as
-long as all the rest."""
+_NOT_FOR_US = ("bitsandbytes", "scipy", "sklearn")
+"""diffusers and transformers import them where they are installed, for quantisation, schedulers and drafts of texts,
+which nobody here uses. They take as long as all the rest."""
 
 
 def import_libraries() -> None:
@@ -38,4 +38,4 @@ def _hidden(packages: Iterable[str]) -> Generator[None, None, None]:
         yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            sys.modules.pop(name, None)

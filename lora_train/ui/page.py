@@ -17,6 +17,7 @@ import msgspec
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
+from lora_train.app.tasks import MISTAKE, SEE_LOG
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
@@ -44,7 +45,6 @@ _SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "preview": GridSettings,
     "sweep": SweepSettings,
 }
-_MISTAKE = "Something went wrong in Train Tools."
 
 _log = logging.getLogger(__name__)
 
@@ -139,17 +139,22 @@ class Page:
         """
         what = button.value if isinstance(button, gr.Button) else button.label
 
-        def answer(values: Values) -> Updates:
-            cleared = {self.message: self.message_html("")}
-            task = self.app.tasks.begin(what, lambda: cleared | handler(values))
-            if task.has_ended:
-                return self._told(task.result)
+        is_upload = not isinstance(button, gr.Button)
+
+        def press(values: Values) -> Updates:
+            # Files may be dropped again at once; what a second press would do, nobody wants twice.
+            once = None if is_upload else (what, values[self.shown])
+            task = self.app.tasks.begin(what, lambda: handler(values), once)
+            if task.is_answered:
+                return task.result()
             return {
-                **cleared,
                 self._begun: f"{task.id} {values[self.shown]}",
                 self._begun_element: _begun_html(task.id),
                 self._tasks: self._tasks_html(),
             }
+
+        def answer(values: Values) -> Updates:
+            return {self.message: self.message_html(""), **self._told(lambda: press(values))}
 
         parts = {self.message, self._begun, self._begun_element, self._tasks}
         self._taken |= {self.message, *outputs}
@@ -160,18 +165,28 @@ class Page:
         self.on(self._take.click, self._take_ended, [self._begun], {*self._taken, self._tasks}, keeps_message=True)
 
     def _take_ended(self, values: Values) -> Updates:
-        """The updates of the task that this page began; the message alone where another version is shown by now."""
+        """The updates of the task that this page began. Of those that show a version the controls are read anew: they
+        may have been changed meanwhile. Where the page shows another one by now, that stays.
+        """
         task_id, _, shown = (values[self._begun] or "").partition(" ")
         task = self.app.tasks.take(task_id)
         if task is None:
             return {}
         updates = self._told(task.result)
-        if shown != values[self.shown]:
-            updates = {self.message: updates[self.message]}
+        is_shown = shown == values[self.shown]
+        told = {self.message: updates[self.message]} if self.message in updates else {}
+        if self.shown in updates:
+            updates = self.fill(self.selection(updates if is_shown else values)) | told
+        elif not is_shown:
+            updates = told
         return {**updates, self._tasks: self._tasks_html()}
 
     def _tasks_html(self) -> str:
         return view.live("tasks", view.tasks_html(self.app.tasks.entries()))
+
+    def _empty(self, name: str) -> str:
+        """A live part that the page's script is to draw; never the same text twice, as of messages."""
+        return f"{view.live(name, '')}<!-- {next(self._messages)} -->"
 
     def _told(self, answer: Callable[[], Updates]) -> Updates:
         """What a handler answers; its errors as a message."""
@@ -184,7 +199,7 @@ class Page:
             return {self.message: self.message_html(refused.message, refused.hint, "error")}
         except Exception:  # the border to the host: a mistake of ours must not become its error box
             _log.exception("Train Tools could not answer")
-            return {self.message: self.message_html(_MISTAKE, "The log has more.", "error")}
+            return {self.message: self.message_html(MISTAKE, SEE_LOG, "error")}
 
     def selection(self, values: Values) -> Selection:
         """The version that the controls show, whose values these are."""
@@ -227,7 +242,7 @@ class Page:
                 updates |= fill(selection)
             updates |= self._saved_settings(selection)
             empty = set[str]() if with_folded else self._folded
-            updates |= {self._live[name]: view.live(name, "") for name in empty}
+            updates |= {self._live[name]: self._empty(name) for name in empty}
             return updates | self.redraw(selection, *(name for name in self._live if name not in empty))
 
     def refresh(self, values: Values) -> Updates:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = Path(__file__).with_name("waiting_workers.py")
 _START_S = 300.0
 _TASK_S = 0.05
-_TASK = re.compile(r'id="train_tools_begun" hidden data-task="(\d*)"')
+_TASK = re.compile(r'id="train_tools_begun" hidden data-task="([0-9a-f]*)"')
 _TOKEN = re.compile(r'data-token="([^"]+)"')
 
 

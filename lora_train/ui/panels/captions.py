@@ -77,7 +77,7 @@ class CaptionsPanel:
                 page.add_live("captions", is_folded=True)
             with make(gr.Column, scale=2, min_width=320):
                 self._add_edit()
-        page.add_filler(self._fill, self.changes, self.filter, self.state)
+        page.add_filler(self._fill, self.changes, self.filter, self.chosen, self.state)
 
     def _add_filter(self) -> None:
         with make(gr.Row):
@@ -128,7 +128,7 @@ class CaptionsPanel:
         page.on_press(self.write, self._write, scoped, page.live_parts("captioning"))
 
     def _fill(self, _: Selection) -> Updates:
-        return {self.changes: "", self.filter: "", self.state: _state_html("", "and", "name")}
+        return {self.changes: "", self.filter: "", self.chosen: "[]", self.state: _state_html("", "and", "name")}
 
     # --- what is shown ---
 

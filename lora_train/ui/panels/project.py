@@ -65,7 +65,7 @@ class ProjectPanel:
         self._on(self.project.input, self._select_project, self.project)
         self._on(self.version.input, self._select_version, self.version)
         for refresh in (self.project_refresh, self.version_refresh, self.refresh):
-            self._on_press(self.refresh, refresh.click, self.page.refresh)
+            self._on(refresh.click, self.page.refresh)
         self.page.on(self.show_last.click, self._show_last, [], self.page.everything(), keeps_message=True)
         for ask, row, name in (
             (self.project_create, self.project_ask, "project"),

@@ -180,7 +180,7 @@ class TrainPanel:
         for names in FIRST:
             controls += self._row(names)
             if "optimizer" in names:
-                self.page.add_live("optimizers", is_folded=True)
+                self.page.add_live("optimizers")
         for title, help_, rows in GROUPS:
             with make(gr.Accordion, label=title, open=False, elem_classes=["train-tools-group"]):
                 make(gr.HTML, value=f'<p class="train-tools-help">{help_}</p>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lora_train.app import tasks as tasks_module
-from lora_train.app.tasks import Task, Tasks
+from lora_train.app.tasks import MISTAKE, SEE_LOG, Task, Tasks
 from lora_train.core.errors import JobError, WorkspaceError
 from lora_train.core.progress import tell
 
@@ -47,7 +48,7 @@ def ended(task: Task) -> Task:
 def test_what_is_quick_is_answered_and_forgotten() -> None:
     tasks = Tasks()
     task = tasks.begin("Apply", lambda: 3)
-    assert (task.has_ended, task.result(), tasks.entries()) == (True, 3, [])
+    assert (task.is_answered, task.result(), tasks.entries()) == (True, 3, [])
     with pytest.raises(JobError, match="over already"):
         tasks.take(task.id)
 
@@ -65,7 +66,7 @@ def test_what_is_slow_is_told_and_taken_once(slow: Slow) -> None:
     began = time.monotonic()
     task = tasks.begin("Apply", slow)
     assert time.monotonic() - began < 10 * tasks_module.SOON_S
-    assert not task.has_ended
+    assert not task.is_answered
     assert tasks.take(task.id) is None
     assert slow.has_told.wait(WAIT_S)
     (entry,) = tasks.entries()
@@ -93,13 +94,23 @@ def test_what_is_stopped_says_so(slow: Slow) -> None:
         ended(task).result()
 
 
-def test_an_outcome_that_nobody_takes_is_shown(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (WorkspaceError("The disk is full.", "Make room."), ("The disk is full.", "Make room.")),
+        (OSError(errno.ENOSPC, "No space left", "/home/anna/x.txt"), ("x.txt", "")),
+        (MemoryError(), (MISTAKE, SEE_LOG)),
+    ],
+)
+def test_an_outcome_that_nobody_takes_is_shown(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch, error: Exception, told: tuple[str, str]
+) -> None:
     monkeypatch.setattr(tasks_module, "_LEFT_AFTER_S", 0.0)
     tasks = Tasks()
 
     def fail() -> None:
         slow()
-        raise WorkspaceError("The disk is full.", "Make room.")
+        raise error
 
     task = tasks.begin("Duplicate Version", fail)
     slow.may_end.set()
@@ -107,20 +118,40 @@ def test_an_outcome_that_nobody_takes_is_shown(slow: Slow, monkeypatch: pytest.M
     while not tasks.entries()[0].is_left:
         time.sleep(0.01)
     (entry,) = tasks.entries()
-    assert (entry.message, entry.hint) == ("The disk is full.", "Make room.")
+    assert told[0] in entry.message
+    assert told[1] in entry.hint
 
 
 def test_outcomes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go; one that ends late stays, however early it was begun."""
     monkeypatch.setattr(tasks_module, "SOON_S", 0.0)
     monkeypatch.setattr(tasks_module, "_MOST_ENDED", 3)
     tasks = Tasks()
-    slow = [Slow() for _ in range(6)]
-    for work in slow:
+    late = Slow()
+    first = tasks.begin("", late)
+    for work in [Slow() for _ in range(5)]:
         task = tasks.begin("", work)
         work.may_end.set()
         ended(task)
+    late.may_end.set()
+    ended(first)
     tasks.begin("", lambda: None)
-    assert len(tasks.entries()) <= 4, "three, and perhaps the last one"
+    assert len([entry for entry in tasks.entries() if entry.has_ended]) <= 4, "three, and perhaps the last one"
+    assert tasks.take(first.id) is first
+    monkeypatch.setattr(tasks_module, "_FORGOTTEN_AFTER_S", 0.0)
+    tasks.begin("", lambda: None)
+    assert len(tasks.entries()) <= 1
+
+
+def test_what_goes_on_is_not_begun_again(slow: Slow) -> None:
+    tasks = Tasks()
+    task = tasks.begin("Apply", slow, ("Apply", "v1"))
+    with pytest.raises(JobError, match="goes on already"):
+        tasks.begin("Apply", slow, ("Apply", "v1"))
+    assert tasks.begin("Apply", lambda: 1, ("Apply", "v2")).result() == 1
+    slow.may_end.set()
+    ended(task)
+    assert tasks.begin("Apply", lambda: 2, ("Apply", "v1")).result() == 2, "it has ended, taken or not"
 
 
 def test_too_many_at_once_are_waited_for(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:

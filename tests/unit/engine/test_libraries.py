@@ -30,7 +30,7 @@ def test_what_is_imported_stays_out_of_the_search_for_garbage() -> None:
     assert told == "True True True"
 
 
-@pytest.mark.parametrize("package", ["bitsandbytes", "scipy"])
+@pytest.mark.parametrize("package", ["bitsandbytes", "scipy", "sklearn"])
 def test_heavy_packages_are_left_for_those_who_need_them(package: str) -> None:
     pytest.importorskip(package)
     told = run(
