@@ -1,5 +1,5 @@
 // The live part of the Train Tools page: asks the server what is new, redraws what changed, does what buttons say.
-// Works in WebUIs (gradio 3.41 and 4) and on the standalone page. Without it the page's Refresh button shows the same.
+// Works in WebUIs (gradio 3.41 and 4) and on the standalone page. Without it *Refresh* shows all but what is in accordions.
 "use strict";
 (() => {
     if (window.trainToolsRuns) return;

@@ -33,14 +33,19 @@ class Projects:
     def list(self) -> list[ProjectEntry]:
         """Newest first."""
         return [
-            ProjectEntry(
-                project.path.name,
-                info.name,
-                info.created,
-                sorted(map(self._entry, project.all_versions()), key=lambda entry: entry.created, reverse=True),
-            )
+            ProjectEntry(project.path.name, info.name, info.created, self._entries_of(project))
             for project, info in self._workspace.told_projects()
         ]
+
+    def versions(self, project: str) -> list[VersionEntry]:
+        """Of one project, newest first; none where there is no such project."""
+        try:
+            return self._entries_of(self._workspace.find_project(project))
+        except WorkspaceError:
+            return []
+
+    def _entries_of(self, project: Project) -> list[VersionEntry]:
+        return sorted(map(self._entry, project.all_versions()), key=lambda entry: entry.created, reverse=True)
 
     def _entry(self, version: Version) -> VersionEntry:
         """Read again only when its file has changed: there may be hundreds."""

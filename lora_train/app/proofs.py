@@ -42,6 +42,8 @@ class Proofs:
         self._jobs = jobs
         self._in_use = in_use
         self._watch = watch
+        self._ended: dict[str, Proving] = {}
+        """What jobs came to that ended without a proof: nobody takes them up again."""
 
     def begin(self, job: str, file: str) -> str:
         """Queue a job that reads the published copy of a LoRA back; its id.
@@ -110,8 +112,13 @@ class Proofs:
         if proof is not None and (proof.published, proof.tensors_sha256) == (copy.path, copy.tensors_sha256):
             state: Literal["proven", "refuted"] = "refuted" if proof.reason else "proven"
             return Proving(state, proof, job)
+        if job in self._ended:
+            return self._ended[job]
+        found = Proving("unproven", job=job)
         with suppress(TrainToolsError, OSError):  # the job's folder is gone
             status = self._watch.status(JobFolder(self._workspace.find_job(job)))
             if status.state == "failed":
-                return Proving("failed", None, job, f"{status.message} {status.hint}".strip())
-        return Proving("unproven", job=job)
+                found = Proving("failed", None, job, f"{status.message} {status.hint}".strip())
+            if status.state in ("failed", "stopped"):
+                self._ended[job] = found
+        return found

@@ -227,8 +227,8 @@ class Page:
         own = {self.shown, self._shown_element, *self._problems, *self._live.values()}
         return own | self._filled | set(self.controls())
 
-    def fill(self, selection: Selection, *, with_folded: bool = False) -> Updates:
-        """The whole page for a version; what is in closed accordions is empty then, unless it is wanted too.
+    def fill(self, selection: Selection) -> Updates:
+        """The whole page for a version, but for what is in closed accordions, which is empty then.
 
         Raises WorkspaceError where there is no such version.
         """
@@ -241,9 +241,8 @@ class Page:
             for fill in self._fillers:
                 updates |= fill(selection)
             updates |= self._saved_settings(selection)
-            empty = set[str]() if with_folded else self._folded
-            updates |= {self._live[name]: self._empty(name) for name in empty}
-            return updates | self.redraw(selection, *(name for name in self._live if name not in empty))
+            updates |= {self._live[name]: self._empty(name) for name in self._folded}
+            return updates | self.redraw(selection, *(name for name in self._live if name not in self._folded))
 
     def refresh(self, values: Values) -> Updates:
         """What the page shows, read again; where that is gone, what was looked at last."""
@@ -252,7 +251,7 @@ class Page:
             project.id == shown.project and shown.version in ("", *(version.id for version in project.versions))
             for project in self.app.projects.list()
         )
-        return self.fill(shown if exists else self.app.projects.selection(), with_folded=True)
+        return self.fill(shown if exists else self.app.projects.selection())
 
     def live_parts(self, *names: str) -> set[Component]:
         """The outputs of `redraw`."""

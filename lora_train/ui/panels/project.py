@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from lora_train.app.snapshot import ProjectEntry, Selection, Undo
+from lora_train.app.snapshot import ProjectEntry, Selection, Undo, VersionEntry
 from lora_train.core.errors import WorkspaceError
 from lora_train.ui.compat import Component, Updates, make, on
 from lora_train.ui.form import label_of, labels, refresh_button
@@ -137,7 +137,7 @@ class ProjectPanel:
 
     def _select_version(self, values: Values) -> Updates:
         project = self.page.selection(values).project
-        chosen = _versions(self.page.app.projects.list(), project).get(values[self.version] or "")
+        chosen = _version_labels(self.page.app.projects.versions(project)).get(values[self.version] or "")
         if chosen is None:
             raise WorkspaceError(
                 f"There is no version {values[self.version]}.", "Press Refresh to see those there are."
@@ -183,8 +183,11 @@ def _project_labels(projects: list[ProjectEntry]) -> dict[str, str]:
 
 def _versions(projects: list[ProjectEntry], project: str) -> dict[str, str]:
     """Label -> id of the versions of a project."""
-    found = next((entry.versions for entry in projects if entry.id == project), [])
-    return labels((version.name, version.id) for version in found)
+    return _version_labels(next((entry.versions for entry in projects if entry.id == project), []))
+
+
+def _version_labels(versions: list[VersionEntry]) -> dict[str, str]:
+    return labels((version.name, version.id) for version in versions)
 
 
 def _revealing(row: Component) -> Callable[[Values], Updates]:

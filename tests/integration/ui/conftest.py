@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,36 @@ import pytest
 from lora_train.app import App
 from lora_train.core.workspace import Workspace
 
+WAIT_S = 60.0
+_EMPTY = re.compile(r'<div class="train-tools-live" data-live="(\w+)"></div><!-- \d+ -->')
+_BEGUN = re.compile(r'id="train_tools_begun" hidden data-task="([0-9a-f]*)"')
+
 
 class Browser:
-    """One open page without a browser: keeps the values of all components, and calls handlers with them."""
+    """One open page without a browser: keeps the values of all components, and calls handlers with them.
+
+    What the page's script does is done here: it takes what came of a press later, and draws what stands in accordions.
+    """
 
     def __init__(self, app: App) -> None:
         from lora_train.ui import tab
 
+        self.app = app
+        self.taken = {""}
         self.blocks = tab.build(app, token="secret", localize=False)
         self.by_id = {block.elem_id: block for block in self.blocks.blocks.values() if getattr(block, "elem_id", None)}
         self.values = {block: getattr(block, "value", None) for block in self.blocks.blocks.values()}
         self.visible = {block: getattr(block, "visible", True) for block in self.blocks.blocks.values()}
 
     def __getitem__(self, name: str) -> Any:
-        return self.values[self.by_id[f"train_tools_{name}"]]
+        from lora_train.ui.live import live
+
+        value = self.values[self.by_id[f"train_tools_{name}"]]
+        if isinstance(value, str) and (empty := _EMPTY.fullmatch(value)):
+            shown = self.app.projects.selection()
+            query = {"project": shown.project, "version": shown.version, "parts": empty[1]}
+            return live(self.app, query)["fragments"][empty[1]]
+        return value
 
     def is_visible(self, name: str) -> bool:
         block = self.by_id[f"train_tools_{name}"]
@@ -66,6 +84,17 @@ class Browser:
                 self.visible[block] = value.get("visible", self.visible[block])
             else:
                 self.values[block] = value
+        self._take_what_came_later()
+
+    def _take_what_came_later(self) -> None:
+        (begun,) = {match for value in self.values.values() for match in _BEGUN.findall(str(value))}
+        until = time.monotonic() + WAIT_S
+        while begun not in self.taken:
+            assert time.monotonic() < until
+            if all(task.has_ended for task in self.app.tasks.entries() if task.id == begun):
+                self.taken.add(begun)
+                self.take(self.answer("take", "click"))
+            time.sleep(0.01)
 
     def _call(self, block_id: int, event: str) -> dict[Any, Any]:
         functions = self.blocks.fns.values() if isinstance(self.blocks.fns, dict) else self.blocks.fns
