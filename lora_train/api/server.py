@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -51,6 +52,8 @@ _UPLOADS_AT_ONCE = 4
 _WAITING = 500
 _STALL_LIMIT_S = 60.0
 """How long a body may not grow: who sends one and stops would keep the turn of all others."""
+_GOES_ON = 202
+"""The status of an answer that comes before the call is done."""
 _writers = ThreadPoolExecutor(2, thread_name_prefix="train-tools-writer")
 """Files that are written for their askers take memory and a processor for seconds."""
 _LOG = logging.getLogger(__name__)
@@ -131,13 +134,28 @@ def _upload_endpoint(route: Route[Any, Any], app: App, gate: Gate, turns: Turns)
     async def endpoint(request: Request) -> Response:
         try:
             _require_welcome(request, gate)
-            async with turns.turn():
+            async with AsyncExitStack() as turn:
+                await turn.enter_async_context(turns.turn())
                 body = await _read_body(request, route.body_limit_bytes)
-                return await run_in_threadpool(_serve, route, app, request, body)
+                answer = await run_in_threadpool(_serve, route, app, request, body)
+                if answer.status_code == _GOES_ON:  # and holds the file in memory
+                    task = msgspec.json.decode(answer.body, type=TaskAnswer).task
+                    ending = asyncio.create_task(_end_with(app, task, turn.pop_all()))
+                    going_on.add(ending)
+                    ending.add_done_callback(going_on.discard)
+                return answer
         except Exception as error:  # as above
             return _error_answer(error, route)
 
+    going_on: set[asyncio.Task[None]] = set()
+    """Nobody else keeps them from being thrown away in the middle."""
     return endpoint
+
+
+async def _end_with(app: App, task: str, turn: AsyncExitStack) -> None:
+    async with turn:
+        while app.tasks.goes_on(task):
+            await asyncio.sleep(SOON_S)
 
 
 def _require_welcome(request: Request, gate: Gate) -> None:
@@ -189,7 +207,7 @@ def _serve(route: Route[Any, Any], app: App, request: Request, body: bytes) -> R
             taken = msgspec.convert(dict(request.query_params), route.takes, strict=False)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _Refusal(422, "WrongShape", f"{route.path} can't be asked like this: {error}.") from None
-    if _may_be_later(request, route):
+    if _may_be_later(request):
         return _soon(route, app, taken)
     given = route.call(app, taken)
     if isinstance(given, Response):
@@ -202,22 +220,20 @@ def _serve(route: Route[Any, Any], app: App, request: Request, body: bytes) -> R
 # --- a call that may go on after its answer: `Prefer: respond-async` of RFC 7240 ---
 
 
-def _may_be_later(request: Request, route: Route[Any, Any]) -> bool:
-    """Not uploads: what they hold in memory counts as long as they have their turn."""
+def _may_be_later(request: Request) -> bool:
     preferred = request.headers.get("prefer", "").replace(";", ",").split(",")
-    wants_it = "respond-async" in (wish.strip().lower() for wish in preferred)
-    return wants_it and route.method == "POST" and route.body_limit_bytes != UPLOAD_BODY_LIMIT_BYTES
+    return request.method == "POST" and "respond-async" in (wish.strip().lower() for wish in preferred)
 
 
 def _soon(route: Route[Any, Any], app: App, taken: Any) -> Response:
     task = app.tasks.begin("", lambda: _json_answer(route.call(app, taken)))
-    return task.result() if task.is_answered else _json_answer(TaskAnswer(task.id), 202)
+    return task.result() if task.is_answered else _json_answer(TaskAnswer(task.id), _GOES_ON)
 
 
 def _taken(app: App, task_id: str) -> Response:
     task = app.tasks.take(task_id)
     if task is None:
-        return _json_answer(TaskAnswer(task_id), 202)
+        return _json_answer(TaskAnswer(task_id), _GOES_ON)
     answer = task.result()
     return answer if isinstance(answer, Response) else _json_answer(Nothing())
 

@@ -188,6 +188,11 @@ class Tasks:
             task = self._of(task_id)
             return self._tasks.pop(task_id) if task.has_ended else None
 
+    def goes_on(self, task_id: str) -> bool:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            return task is not None and not task.has_ended
+
     def stop(self, task_id: str) -> None:
         """Raises as `take`."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,11 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
+import httpx
+
+from lora_train.api import TOKEN
+from lora_train.app import tasks
+from lora_train.app.snapshot import Undo
 from lora_train.core.errors import WorkspaceError
 from lora_train.core.progress import tell
 
@@ -51,7 +57,8 @@ def answer(world: World, task: str) -> Any:
     return asked
 
 
-def test_what_is_quick_is_answered_as_always(world: World) -> None:
+def test_what_is_quick_is_answered_as_always(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "SOON_S", 60.0)
     done = begin(world)
     assert (done.status_code, done.json()["version"]) == (200, "v2")
     assert world.get("tasks") == []
@@ -95,6 +102,37 @@ def test_stopped_and_closed(world: World, may_end: threading.Event) -> None:
     assert (stopped.status_code, stopped.json()["message"]) == (400, "It was stopped, as asked for.")
     for route in ("tasks/stop", "tasks/close"):
         assert world.ask("POST", route, json={"task": task}).json()["message"] == "This is over already."
+
+
+def test_an_upload_keeps_its_turn_until_it_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a large file in memory: not more of them than turns."""
+    may_end = threading.Event()
+    begun: list[str] = []
+
+    def slow(project: str, version: str, file: str, name: str, content: bytes) -> Undo:
+        begun.append(name)
+        assert may_end.wait(60)
+        return Undo(file, "entry")
+
+    monkeypatch.setattr(world.app.datasets, "replace_bytes", slow)
+
+    async def go() -> list[int]:
+        transport = httpx.ASGITransport(app=world.server)
+        headers = {"X-Train-Tools": TOKEN, **SOON}
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+
+            def replace(number: int) -> Any:
+                body = {**world.ids, "file": "3_cat/a.png", "name": f"{number}.png", "content": ""}
+                return client.post("/train-tools/v1/dataset/replace", headers=headers, json=body)
+
+            asked = [asyncio.create_task(replace(number)) for number in range(5)]
+            done, waiting = await asyncio.wait(asked, timeout=5)
+            assert (len(done), len(waiting), len(begun)) == (4, 1, 4)
+            may_end.set()
+            return [(await answer).status_code for answer in asked]
+
+    assert sorted(asyncio.run(go())) == [200, 202, 202, 202, 202]
+    assert len(begun) == 5
 
 
 def test_who_does_not_ask_for_it_waits(world: World, may_end: threading.Event) -> None:
