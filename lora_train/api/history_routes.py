@@ -15,8 +15,8 @@ from lora_train.api.shapes import (
 )
 from lora_train.app import App
 from lora_train.app.history_snapshot import Comparison
+from lora_train.app.reports import HTML_START
 from lora_train.core.curve_table import CSV_START, JSON_START
-from lora_train.report import HTML_START
 
 
 def _csv(app: App, query: JobQuery) -> FileAnswer:

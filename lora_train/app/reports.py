@@ -14,6 +14,7 @@ from lora_train.core.jobs import JobFolder
 from lora_train.core.original import finished_train
 from lora_train.core.specs import GridSpec, TrainSpec
 from lora_train.core.workspace import Workspace
+from lora_train.report import HTML_START as HTML_START
 
 if TYPE_CHECKING:
     from lora_train.report.facts import ReportFacts
