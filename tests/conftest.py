@@ -5,6 +5,7 @@ torch is imported inside the fixtures, so that the tests of `core` and `data` ru
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -27,8 +28,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="every case of the long suites, not a seeded tenth")
+    parser.addoption("--full", action="store_true", help="every case of the long suites, not a share of them")
     parser.addoption("--figures", type=Path, help="a file to which long suites add what they counted, as JSON lines")
+
+
+_HALVED = ("browser", "integration")
+"""Folders of whole trainings and pages in a browser: of a test with several cases half run, rounded up. Which ones is
+chosen by their names, so that all kinds of pages and families have their turn in each file."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full") or any("::" in argument for argument in config.args):
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in _HALVED:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[str] = set()
+    for own in cases.values():
+        by_chance = sorted(own, key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
+        left_out |= {item.nodeid for item in by_chance[(len(own) + 1) // 2 :]}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+    items[:] = [item for item in items if item.nodeid not in left_out]
 
 
 @pytest.fixture(scope="session")

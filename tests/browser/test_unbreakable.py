@@ -115,6 +115,8 @@ def test_without_our_script_the_refresh_button_shows_the_same(
     tab.page.route("**/page.js", lambda route: route.abort())
     tab.open()
     tab.drop(concept_files[:2])
+    tab.page.wait_for_timeout(3000)
+    tab.id("refresh").click()
     tab.shows(lambda: tab.live("dataset").locator("figure").count() == 1)
     tab.page.get_by_role("button", name="Update Dataset").click()
     tab.page.wait_for_timeout(3000)
