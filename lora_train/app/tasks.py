@@ -105,7 +105,8 @@ class Task:
 
     def entry(self) -> TaskEntry:
         has_ended = self.has_ended
-        message, hint = _told(self._outcome.exception() if has_ended else None)
+        error = self._outcome.exception() if has_ended else None
+        message, hint = ("", "") if error is None else told_of(error)
         return TaskEntry(
             self.id,
             self.what,
@@ -124,10 +125,9 @@ class Task:
             raise StopAskedForError
 
 
-def _told(error: BaseException | None) -> tuple[str, str]:
+def told_of(error: BaseException) -> tuple[str, str]:
+    """What a person is told of an error, and what to do."""
     match error:
-        case None:
-            return "", ""
         case TrainToolsError():
             return error.message, error.hint
         case OSError():

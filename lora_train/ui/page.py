@@ -17,12 +17,11 @@ import msgspec
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
-from lora_train.app.tasks import MISTAKE, SEE_LOG
+from lora_train.app.tasks import told_of
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
 from lora_train.core.errors import TrainToolsError
-from lora_train.core.failures import refusal_of
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.settings import check_settings
 from lora_train.core.sweep_settings import SweepSettings
@@ -192,14 +191,10 @@ class Page:
         """What a handler answers; its errors as a message."""
         try:
             return answer()
-        except TrainToolsError as error:
-            return {self.message: self.message_html(error.message, error.hint, "error")}
-        except OSError as error:
-            refused = refusal_of(error)
-            return {self.message: self.message_html(refused.message, refused.hint, "error")}
-        except Exception:  # the border to the host: a mistake of ours must not become its error box
-            _log.exception("Train Tools could not answer")
-            return {self.message: self.message_html(MISTAKE, SEE_LOG, "error")}
+        except Exception as error:  # the border to the host: a mistake of ours must not become its error box
+            if not isinstance(error, (TrainToolsError, OSError)):
+                _log.exception("Train Tools could not answer")
+            return {self.message: self.message_html(*told_of(error), "error")}
 
     def selection(self, values: Values) -> Selection:
         """The version that the controls show, whose values these are."""
