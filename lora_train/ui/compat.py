@@ -7,7 +7,7 @@ refuse them, and Forge wraps the events of its components so that their own sign
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,13 +40,13 @@ def _known_options(kind: type) -> frozenset[str]:
 def on(
     trigger: Callable[..., Any],
     handler: Callable[..., Any] | None,
-    inputs: set[Component] | None = None,
-    outputs: set[Component] | None = None,
+    inputs: Collection[Component] | None = None,
+    outputs: Collection[Component] | None = None,
     *,
     js: str | None = None,
     keeps_latest: bool = False,
-) -> None:
-    """Bind a quick handler to an event such as `button.click`.
+) -> list[Any]:
+    """Bind a quick handler to an event such as `button.click`; returns what others may be bound to that come after it.
 
     It runs past gradio's queue, which may be full of pictures. Events that come while one is answered are dropped;
     with `keeps_latest` the last of them is answered too.
@@ -60,9 +60,10 @@ def on(
         **_closed_to_clients(),
     }
     options = {name: value for name, value in wanted.items() if name in _event_options()}
-    event = trigger(handler, inputs, outputs, **options)
+    events = [trigger(handler, inputs, outputs, **options)]
     if keeps_latest and "trigger_mode" not in options:  # gradio 3: what was dropped meanwhile is seen by asking again
-        event.then(handler, inputs, outputs, **options)
+        events.append(events[0].then(handler, inputs, outputs, **options))
+    return events
 
 
 def triggers_of_a_hand(component: Component) -> list[Callable[..., Any]]:

@@ -26,7 +26,8 @@ from lora_train.core.grid_settings import GridSettings
 from lora_train.core.settings import check_settings
 from lora_train.core.sweep_settings import SweepSettings
 from lora_train.ui import live, view
-from lora_train.ui.compat import Component, Updates, make, on, triggers_of_a_hand
+from lora_train.ui.carrier import Carrier
+from lora_train.ui.compat import Component, Updates, make, triggers_of_a_hand
 from lora_train.ui.form import SettingControl
 from lora_train.ui.html import sentences
 
@@ -67,7 +68,8 @@ class Page:
     # --- making the page ---
 
     def add_shown(self) -> None:
-        """The hidden memory of what the page shows: one for us, one for the page's script."""
+        """The hidden memory of what the page shows: one for us, one for the page's script. First of all."""
+        self._carrier = Carrier()
         self.shown = make(gr.Textbox, value="", visible=False)
         self._shown_element = make(gr.HTML, value=_shown_html(Selection()), elem_classes=["train-tools-hidden"])
 
@@ -121,7 +123,7 @@ class Page:
             cleared = {} if is_typing or keeps_message else {self.message: self.message_html("")}
             return self._told(lambda: cleared | handler(values))
 
-        on(trigger, answer, {self.shown, *inputs}, {self.message, *outputs}, keeps_latest=is_typing)
+        self._carrier.on(trigger, answer, {self.shown, *inputs}, {self.message, *outputs}, keeps_latest=is_typing)
 
     def on_press(
         self,
@@ -157,7 +159,7 @@ class Page:
 
         parts = {self.message, self._begun, self._begun_element, self._tasks}
         self._taken |= {self.message, *outputs}
-        on(trigger or button.click, answer, {self.shown, *inputs}, {*parts, *outputs})
+        self._carrier.on(trigger or button.click, answer, {self.shown, *inputs}, {*parts, *outputs})
 
     def bind_tasks(self) -> None:
         """After every `on_press`: what a task came to is shown when it is over."""

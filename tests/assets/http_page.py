@@ -154,7 +154,18 @@ class Page(Client):
                 self.values[component] = value
             elif "value" in value:
                 self.values[component] = value["value"]
+        self._put_carried(handler)
         return answer
+
+    def _put_carried(self, handler: dict[str, Any]) -> None:
+        """What the browser puts into its places by itself (see `ui.carrier`)."""
+        number = handler.get("id", self.handlers.index(handler))
+        for after in self.handlers:
+            if after.get("trigger_after") == number and not after["backend_fn"]:
+                told = json.loads(self.values[after["inputs"][0]] or '{"values": {}}')
+                for component, value in told["values"].items():
+                    is_update = isinstance(value, dict)
+                    self.values[int(component)] = value.get("value", self.values[int(component)]) if is_update else value
 
     def value(self, name: str) -> Any:
         """What a component (by its id) holds."""

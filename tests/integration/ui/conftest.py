@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -102,8 +103,14 @@ class Browser:
             if (block_id, event) in triggers and function.fn is not None:
                 updates = function.fn({block: self.values[block] for block in function.inputs})
                 assert set(updates) <= set(function.outputs), "gradio refuses an update of what is no output"
-                return updates
+                return self._unpacked(updates)
         raise AssertionError(f"nothing is bound to {event}")
+
+
+    def _unpacked(self, updates: dict[Any, Any]) -> dict[Any, Any]:
+        """With what the browser puts into its places by itself (see `ui.carrier`)."""
+        carried = [json.loads(value)["values"] for value in updates.values() if str(value).startswith('{"answer": ')]
+        return updates | {self.blocks.blocks[int(number)]: value for told in carried for number, value in told.items()}
 
 
 def _triggers(blocks: Any) -> list[list[tuple[int, str]]]:
