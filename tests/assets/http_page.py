@@ -165,7 +165,9 @@ class Page(Client):
                 told = json.loads(self.values[after["inputs"][0]] or '{"values": {}}')
                 for component, value in told["values"].items():
                     is_update = isinstance(value, dict)
-                    self.values[int(component)] = value.get("value", self.values[int(component)]) if is_update else value
+                    self.values[int(component)] = (
+                        value.get("value", self.values[int(component)]) if is_update else value
+                    )
 
     def value(self, name: str) -> Any:
         """What a component (by its id) holds."""

@@ -106,7 +106,6 @@ class Browser:
                 return self._unpacked(updates)
         raise AssertionError(f"nothing is bound to {event}")
 
-
     def _unpacked(self, updates: dict[Any, Any]) -> dict[Any, Any]:
         """With what the browser puts into its places by itself (see `ui.carrier`)."""
         carried = [json.loads(value)["values"] for value in updates.values() if str(value).startswith('{"answer": ')]
