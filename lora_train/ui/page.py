@@ -10,6 +10,7 @@ import html
 import itertools
 import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from typing import Any, Literal
 
 import gradio as gr
@@ -17,7 +18,7 @@ import msgspec
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
-from lora_train.app.tasks import told_of
+from lora_train.app.tasks import SOON_S, told_of
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
@@ -36,6 +37,8 @@ Handler = Callable[[Values], Updates]
 
 _DRAWN_WITH = {"base_model": ("model", "preset"), "optimizer": ("optimizers",)}
 """What of the live parts a setting changes, besides the sum."""
+_BY_HANDLERS = "model"
+"""The live part that the page's script can't draw: nothing but a person's choice changes it."""
 _SUMS = {"preview": "grids_sum", "sweep": "sweep_sum"}
 """The live part that tells what the settings of a section amount to, where it is not that of the training."""
 _SCHEMAS: dict[str, type[msgspec.Struct]] = {
@@ -46,6 +49,7 @@ _SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "sweep": SweepSettings,
 }
 
+_drawers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="train-tools-drawing")
 _log = logging.getLogger(__name__)
 
 
@@ -224,8 +228,10 @@ class Page:
         own = {self.shown, self._shown_element, *self._problems, *self._live.values()}
         return own | self._filled | set(self.controls())
 
-    def fill(self, selection: Selection) -> Updates:
-        """The whole page for a version, but for what is in closed accordions, which is empty then.
+    def fill(self, selection: Selection, *, is_shown: bool = False) -> Updates:
+        """The whole page for a version, but for what the page's script is to draw, which is empty then: what is in
+        closed accordions, and everything where that takes longer than a click, as after a start. Where the page
+        shows this version already (`is_shown`), what takes longer stays until the script draws it anew.
 
         Raises WorkspaceError where there is no such version.
         """
@@ -238,8 +244,15 @@ class Page:
             for fill in self._fillers:
                 updates |= fill(selection)
             updates |= self._saved_settings(selection)
-            updates |= {self._live[name]: self._empty(name) for name in self._folded}
-            return updates | self.redraw(selection, *(name for name in self._live if name not in self._folded))
+        updates |= {self._live[name]: self._empty(name) for name in self._folded}
+        updates |= self.redraw(selection, _BY_HANDLERS)
+        opened = [name for name in self._live if name not in (*self._folded, _BY_HANDLERS)]
+        drawing = _drawers.submit(self.redraw, selection, *opened)
+        try:
+            return updates | drawing.result(SOON_S)
+        except TimeoutError:
+            drawing.cancel()
+            return updates if is_shown else updates | {self._live[name]: self._empty(name) for name in opened}
 
     def refresh(self, values: Values) -> Updates:
         """What the page shows, read again; where that is gone, what was looked at last."""
@@ -248,7 +261,7 @@ class Page:
             project.id == shown.project and shown.version in ("", *(version.id for version in project.versions))
             for project in self.app.projects.list()
         )
-        return self.fill(shown if exists else self.app.projects.selection())
+        return self.fill(shown, is_shown=True) if exists else self.fill(self.app.projects.selection())
 
     def live_parts(self, *names: str) -> set[Component]:
         """The outputs of `redraw`."""
@@ -260,8 +273,8 @@ class Page:
         if selection.version:
             ids = {"project": selection.project, "version": selection.version, "token": self.token}
             parts |= live.fragments(self.app, {**shown, **ids, "parts": ",".join(names)})
-            if "model" in names:
-                parts["model"] = self._model_html(selection)
+            if _BY_HANDLERS in names:
+                parts[_BY_HANDLERS] = self._model_html(selection)
         return {self._live[name]: view.live(name, parts[name]) for name in names}
 
     def _model_html(self, selection: Selection) -> str:

@@ -14,7 +14,7 @@ from lora_train.app import App
 from lora_train.core.workspace import Workspace
 
 WAIT_S = 60.0
-_EMPTY = re.compile(r'<div class="train-tools-live" data-live="(\w+)"></div><!-- \d+ -->')
+EMPTY = re.compile(r'<div class="train-tools-live" data-live="(\w+)"></div><!-- \d+ -->')
 _BEGUN = re.compile(r'id="train_tools_begun" hidden data-task="([0-9a-f]*)"')
 
 
@@ -38,7 +38,7 @@ class Browser:
         from lora_train.ui.live import live
 
         value = self.values[self.by_id[f"train_tools_{name}"]]
-        if isinstance(value, str) and (empty := _EMPTY.fullmatch(value)):
+        if isinstance(value, str) and (empty := EMPTY.fullmatch(value)):
             shown = self.app.projects.selection()
             query = {"project": shown.project, "version": shown.version, "parts": empty[1]}
             return live(self.app, query)["fragments"][empty[1]]
@@ -119,6 +119,14 @@ def _triggers(blocks: Any) -> list[list[tuple[int, str]]]:
     return [
         [(target, entry["trigger"]) for target in entry["targets"] or [blocks._id]] for entry in blocks.dependencies
     ]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine leaves no parts to the script."""
+    from lora_train.ui import page
+
+    monkeypatch.setattr(page, "SOON_S", WAIT_S)
 
 
 @pytest.fixture

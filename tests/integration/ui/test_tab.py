@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -20,12 +21,14 @@ import gradio as gr
 
 from lora_train import api
 from lora_train.app import App
+from lora_train.app.snapshot import Snapshot
 from lora_train.core.assets import DEMO_PICTURES
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import JobError, TrainToolsError
 from lora_train.core.settings import setting_fields
 from lora_train.hosts import standalone
-from lora_train.ui import tab
+from lora_train.ui import page, tab
+from tests.integration.ui.conftest import EMPTY
 
 if TYPE_CHECKING:
     from tests.integration.ui.conftest import Browser
@@ -156,6 +159,29 @@ def test_what_stands_on_the_page_is_trained_though_its_saving_was_missed(browser
     assert "train-tools-error" in browser["message_live"]  # no base model, no pictures
     selection = app.projects.selection()
     assert app.settings.train(selection.project, selection.version)["epochs"] == 3
+
+
+def test_what_takes_longer_than_a_click_is_left_to_the_script(
+    browser: Browser, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser.begin_story()
+    can_go_on = threading.Event()
+    snapshot = app.snapshot
+
+    def slow(*shown: str) -> Snapshot:
+        can_go_on.wait(60)
+        return snapshot(*shown)
+
+    monkeypatch.setattr(app, "snapshot", slow)
+    monkeypatch.setattr(page, "SOON_S", 0.01)
+    progress, model = browser.by_id["train_tools_progress_live"], browser.by_id["train_tools_model_live"]
+    refreshed = browser.answer("refresh", "click")
+    assert progress not in refreshed, "it stays as it is"
+    assert model in refreshed
+    opened = browser.answer_to_load()
+    assert EMPTY.fullmatch(opened[progress]), "the script draws it"
+    assert not EMPTY.fullmatch(opened[model]), "it can't draw this one"
+    can_go_on.set()
 
 
 def test_the_same_error_twice_is_drawn_twice(browser: Browser) -> None:
