@@ -12,7 +12,7 @@ from lora_train.core.progress import StopAskedForError, tell
 from lora_train.core.trash import Trash
 from lora_train.data.captions import caption_stem, captions_by_stem
 
-_MOST_AT_ONCE = 16
+_MOST_AT_ONCE = 8
 """Files that are flushed to the disk at the same time: waiting for it is all that takes long."""
 _TOLD_AFTER = 4 * _MOST_AT_ONCE
 

@@ -66,6 +66,7 @@ class Page:
         self._problems: list[Component] = []
         self._fillers: list[Callable[[Selection], Updates]] = []
         self._filled: set[Component] = set()
+        self._drawing: set[Selection] = set()
         self._taken: set[Component] = set()
         """Whatever a task may change."""
 
@@ -247,12 +248,24 @@ class Page:
         updates |= {self._live[name]: self._empty(name) for name in self._folded}
         updates |= self.redraw(selection, _BY_HANDLERS)
         opened = [name for name in self._live if name not in (*self._folded, _BY_HANDLERS)]
-        drawing = _drawers.submit(self.redraw, selection, *opened)
+        drawn = self._drawn_soon(selection, opened)
+        if drawn is None:
+            drawn = {} if is_shown else {self._live[name]: self._empty(name) for name in opened}
+        return updates | drawn
+
+    def _drawn_soon(self, selection: Selection, names: list[str]) -> Updates | None:
+        """`redraw`; None where that takes longer than a click. It goes on then, for what it reads is remembered, and is
+        not begun twice.
+        """
+        if selection in self._drawing:
+            return None
+        self._drawing.add(selection)
+        drawing = _drawers.submit(self.redraw, selection, *names)
+        drawing.add_done_callback(lambda _: self._drawing.discard(selection))
         try:
-            return updates | drawing.result(SOON_S)
+            return drawing.result(SOON_S)
         except TimeoutError:
-            drawing.cancel()
-            return updates if is_shown else updates | {self._live[name]: self._empty(name) for name in opened}
+            return None
 
     def refresh(self, values: Values) -> Updates:
         """What the page shows, read again; where that is gone, what was looked at last."""

@@ -21,6 +21,9 @@ _PROGRAM = Path(__file__).with_name("waiting_workers.py")
 _START_S = 300.0
 _TASK_S = 0.05
 _TASK = re.compile(r'id="train_tools_begun" hidden data-task="([0-9a-f]*)"')
+_SHOWN = re.compile(r'id="train_tools_shown" hidden data-project="([^"]*)" data-version="([^"]*)"')
+_UNDRAWN = 'data-live="progress"></div><!--'
+_IN_SIGHT = "dataset,captioning,preset,optimizers,sum,progress,queue,results,judge,sweeps"
 _TOKEN = re.compile(r'data-token="([^"]+)"')
 
 
@@ -131,6 +134,7 @@ class Page(Client):
     def call(self, handler: dict[str, Any]) -> Answer:
         """The server's first answer; it is taken onto the page, as is all that comes of it later."""
         answer = self._take(handler)
+        self._draw_what_is_left()
         while task := self._begun():
             (own,) = (told for told in self.get("tasks").json() if told["id"] == task)
             if own["has_ended"]:
@@ -140,6 +144,13 @@ class Page(Client):
             else:
                 time.sleep(_TASK_S)
         return answer
+
+    def _draw_what_is_left(self) -> None:
+        """As the page's script does where drawing took longer than the click."""
+        for component in [component for component, told in self.values.items() if _UNDRAWN in str(told)]:
+            (shown,) = {match.groups() for told in self.values.values() for match in _SHOWN.finditer(str(told))}
+            self.get("live", project=shown[0], version=shown[1], parts=_IN_SIGHT)
+            self.values[component] = ""
 
     def _begun(self) -> str:
         """The task whose outcome the page has to take."""
