@@ -81,10 +81,10 @@ BOMBS: dict[str, Bomb] = {
     "100 MB of one number": Bomb("model", _repeated(b'{"a":', b"9" * 1_000, b"}", _100_MB), 600),
     "JSON in metadata": Bomb("model", _repeated(b'{"__metadata__":{"a":"[', b"[],", b'1]"}}', 5_900_000), 600),
     "a zip of a million members": Bomb("model", _many_members, 300),
-    "178 megapixels": Bomb("picture", _png(13_300, 13_300, 8, 2, 3 * 13_300), 2_500),
-    "178 megapixels with transparency": Bomb("picture", _png(13_300, 13_300, 8, 6, 4 * 13_300), 2_500),
-    "the transparency of 178 megapixels": Bomb("transparency", _png(13_300, 13_300, 8, 6, 4 * 13_300), 2_500),
-    "178 megapixels of 16 bits": Bomb("picture", _png(13_300, 13_300, 16, 0, 2 * 13_300), 2_500),
+    "120 megapixels": Bomb("picture", _png(10_950, 10_950, 8, 2, 3 * 10_950), 2_500),
+    "120 megapixels with transparency": Bomb("picture", _png(10_950, 10_950, 8, 6, 4 * 10_950), 2_500),
+    "the transparency of 120 megapixels": Bomb("transparency", _png(10_950, 10_950, 8, 6, 4 * 10_950), 2_500),
+    "120 megapixels of 16 bits": Bomb("picture", _png(10_950, 10_950, 16, 0, 2 * 10_950), 2_500),
     "2,500 megapixels": Bomb("picture", _png(50_000, 50_000, 1, 0, 6_250), 50),
 }
 

@@ -282,7 +282,7 @@ def header_of_a_huge_png() -> bytes:
     [
         ("a.png", b"I am a text.", "a.png can't be used: it is not a picture of a kind that can be read"),
         ("a.png", b"", "a.png can't be used: the file is empty"),
-        ("a.png", header_of_a_huge_png(), "a.png can't be used: it is too large: the limit is 178 megapixels"),
+        ("a.png", header_of_a_huge_png(), "a.png can't be used: it is too large: the limit is 120 megapixels"),
         ("a.png", RED[:20], "a.png can't be used: it is"),
         ("a.pdf", b"%PDF-1.4", "a.pdf is neither a picture (.avif, .bmp,"),
         ("a.pdf", b"", "a.pdf is neither a picture"),
