@@ -122,6 +122,7 @@ class Page(Client):
         self.names: dict[int, str] = {number: told.get("elem_id") or "" for number, told in properties.items()}
         self.values = {number: told.get("value") for number, told in properties.items()}
         self._taken = {""}
+        self._carried = ""
         (self.token,) = {match for told in self.values.values() for match in _TOKEN.findall(str(told))}
 
     def send(self, handler: dict[str, Any]) -> Answer:
@@ -173,12 +174,13 @@ class Page(Client):
         number = handler.get("id", self.handlers.index(handler))
         for after in self.handlers:
             if after.get("trigger_after") == number and not after["backend_fn"]:
-                told = json.loads(self.values[after["inputs"][0]] or '{"values": {}}')
-                for component, value in told["values"].items():
-                    is_update = isinstance(value, dict)
-                    self.values[int(component)] = (
-                        value.get("value", self.values[int(component)]) if is_update else value
-                    )
+                text = self.values[after["inputs"][0]]
+                if text == self._carried:
+                    continue
+                self._carried = text
+                for component, value in json.loads(text)["values"].items():
+                    kept = self.values[int(component)]
+                    self.values[int(component)] = value.get("value", kept) if isinstance(value, dict) else value
 
     def value(self, name: str) -> Any:
         """What a component (by its id) holds."""

@@ -22,6 +22,14 @@ GPU_CASES = [
     for precision in ("bf16", "fp32")
     for setting in ("gradient_checkpointing=false", "gradient_checkpointing=true")
 ]
+GPU_CASES += [
+    ["--base-model", "sdxl", "--resolution", "1024", "--precision", "bf16", "--set", setting]
+    for setting in ("gradient_checkpointing=false", "gradient_checkpointing=true")
+]
+GPU_CASES += [  # speed and memory over a longer time
+    ["--base-model", model, "--resolution", resolution, "--precision", "bf16", "--steps", "300"]
+    for model, resolution in (("sd15", "512"), ("sdxl", "1024"))
+]
 
 
 def main() -> int:
