@@ -1,5 +1,6 @@
 // The live part of the Train Tools page: asks the server what is new, redraws what changed, does what buttons say.
-// Works in WebUIs (gradio 3.41 and 4) and on the standalone page. Without it *Refresh* shows all but what is in accordions.
+// Works in WebUIs (gradio 3.41 and 4) and on the standalone page. Without it *Refresh* shows what is drawn quickly, and
+// nothing of what is in accordions.
 "use strict";
 (() => {
     if (window.trainToolsRuns) return;
@@ -209,7 +210,7 @@
         nameControls();
     }
 
-    // Another version is shown: gradio has left empty what is in accordions.
+    // Another version is shown: gradio has left empty what is in accordions, and what takes long to draw.
     setInterval(() => {
         if (JSON.stringify(shown()) !== lastShown && isVisible()) poll();
     }, LOOK_MS);

@@ -54,7 +54,7 @@ class TaskEntry(msgspec.Struct, frozen=True):
 class Task:
     """Something that is done, or was."""
 
-    def __init__(self, what: str, once: Hashable) -> None:
+    def __init__(self, what: str, once: Hashable = None) -> None:
         self.id = secrets.token_hex(8)
         self.what = what
         self.once = once

@@ -28,7 +28,7 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", 
 """Lower-case; compare with `path.suffix.lower()`."""
 
 LARGEST_MEGAPIXELS = 120
-"""A photograph of a phone with 108 fits. What is that large takes 1 to 7 seconds and 2 GB, by its format."""
+"""A photograph of a phone with 108 fits. What is that large takes 1 to 8 seconds and up to 2 GB, by its format."""
 
 # Only these decoders are tried, whatever the suffix says: a file called .png that is really
 # PostScript would otherwise be handed to Ghostscript. MPO is what many phones call .jpg.

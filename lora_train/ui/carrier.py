@@ -17,21 +17,22 @@ from lora_train.ui.compat import Component, Updates, make, on
 
 _FEWEST = 12
 """Of fewer outputs each goes its own way."""
-_KINDS = (gr.Textbox, gr.Number, gr.Checkbox, gr.HTML, gr.Column, gr.Row, gr.Accordion)
-"""What the browser shows as we give it. Of the others the server has to know the update: a choice is checked there."""
+_KINDS = (gr.Textbox, gr.Number, gr.Checkbox, gr.Dropdown, gr.HTML, gr.Column, gr.Row, gr.Accordion)
+"""What the browser shows as we give it."""
 _PUT = """(text) => {
-    const told = text ? JSON.parse(text) : {};
-    const isNew = told.answer !== window.trainToolsAnswer;
-    window.trainToolsAnswer = told.answer;
-    return %s.map((id) => (isNew && id in told.values ? told.values[id] : { __type__: "update" }));
+    const { answer, values = {} } = text ? JSON.parse(text) : {};
+    const taken = (window.trainToolsTaken ??= {});
+    const isNew = answer !== taken[%(text)d];
+    taken[%(text)d] = answer;
+    return %(carried)s.map((id) => (isNew && id in values ? values[id] : { __type__: "update" }));
 }"""
 
 
 class Carrier:
-    """The hidden text of a page."""
+    """The hidden texts of a page: one for each handler, so that answers which come at once do not meet."""
 
     def __init__(self) -> None:
-        self._text = make(gr.Textbox, value="", visible=False)
+        self._place = make(gr.Column, visible=False)
 
     def on(
         self,
@@ -44,27 +45,41 @@ class Carrier:
     ) -> None:
         """Bind a quick handler to an event, as `compat.on`."""
         carried = [component for component in outputs if isinstance(component, _KINDS)]
+        direct = {component for component in outputs if not isinstance(component, _KINDS) or _has_choices(component)}
         if len(carried) < _FEWEST:
             on(trigger, handler, inputs, outputs, keeps_latest=keeps_latest)
             return
 
+        with self._place:
+            text = make(gr.Textbox, value="", visible=False)
+
         def answer(values: Any) -> Updates:
-            return self._packed(handler(values), set(carried))
+            return _packed(handler(values), set(carried), text)
 
-        others = outputs.difference(carried) | {self._text}
-        put = _PUT % json.dumps([component._id for component in carried])
-        for event in on(trigger, answer, inputs, others, keeps_latest=keeps_latest):
-            on(event.then, None, [self._text], carried, js=put)
-
-    def _packed(self, updates: Updates, carried: set[Component]) -> Updates:
-        """Those that are carried in one; an answer is put into its places once, however often it is looked at."""
-        values = {str(component._id): _put(value) for component, value in updates.items() if component in carried}
-        if not values:
-            return updates
-        others = {component: value for component, value in updates.items() if component not in carried}
-        return {**others, self._text: json.dumps({"answer": secrets.token_hex(8), "values": values})}
+        put = _PUT % {"text": text._id, "carried": json.dumps([component._id for component in carried])}
+        for event in on(trigger, answer, inputs, direct | {text}, keeps_latest=keeps_latest):
+            on(event.then, None, [text], carried, js=put)
 
 
-def _put(value: Any) -> Any:
-    """A value, or an update in the browser's form: `gr.update` of gradio 3 says that it is a `generic_update`."""
-    return {**value, "__type__": "update"} if isinstance(value, dict) else value
+def _has_choices(component: Component) -> bool:
+    """Its server checks what is chosen, so it has to know of other choices. Values are carried all the same: those of
+    two versions must never stand on the page together.
+    """
+    return isinstance(component, gr.Dropdown)
+
+
+def _packed(updates: Updates, carried: set[Component], text: Component) -> Updates:
+    """Those that are carried in one; an answer is put into its places once, however often it is looked at."""
+    values: dict[str, Any] = {}
+    direct: Updates = {}
+    for component, value in updates.items():
+        if component not in carried:
+            direct[component] = value
+            continue
+        if isinstance(value, dict):
+            if "choices" in value:
+                direct[component] = gr.update(choices=value["choices"])
+            # In the browser's form: `gr.update` of gradio 3 says that it is a `generic_update`.
+            value = {**{name: told for name, told in value.items() if name != "choices"}, "__type__": "update"}
+        values[str(component._id)] = value
+    return {**direct, text: json.dumps({"answer": secrets.token_hex(8), "values": values})} if values else direct

@@ -9,8 +9,8 @@ from __future__ import annotations
 import html
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from typing import Any, Literal
 
 import gradio as gr
@@ -18,7 +18,7 @@ import msgspec
 
 from lora_train.app import App
 from lora_train.app.snapshot import BaseModelSnapshot, Selection, Undo
-from lora_train.app.tasks import SOON_S, told_of
+from lora_train.app.tasks import SOON_S, Task, told_of
 from lora_train.core.caption_settings import CaptionSettings
 from lora_train.core.config import TrainSettings
 from lora_train.core.dataset_settings import DatasetSettings
@@ -49,7 +49,6 @@ _SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "sweep": SweepSettings,
 }
 
-_drawers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="train-tools-drawing")
 _log = logging.getLogger(__name__)
 
 
@@ -182,7 +181,7 @@ class Page:
         is_shown = shown == values[self.shown]
         told = {self.message: updates[self.message]} if self.message in updates else {}
         if self.shown in updates:
-            updates = self.fill(self.selection(updates if is_shown else values)) | told
+            updates = self.fill(self.selection(updates if is_shown else values), values) | told
         elif not is_shown:
             updates = told
         return {**updates, self._tasks: self._tasks_html()}
@@ -229,10 +228,10 @@ class Page:
         own = {self.shown, self._shown_element, *self._problems, *self._live.values()}
         return own | self._filled | set(self.controls())
 
-    def fill(self, selection: Selection, *, is_shown: bool = False) -> Updates:
+    def fill(self, selection: Selection, values: Values | None = None) -> Updates:
         """The whole page for a version, but for what the page's script is to draw, which is empty then: what is in
-        closed accordions, and everything where that takes longer than a click, as after a start. Where the page
-        shows this version already (`is_shown`), what takes longer stays until the script draws it anew.
+        closed accordions, and live parts that take longer than a click, as after a start. Where the page that asks
+        shows this version already, as its `values` tell, those stay until the script draws them anew.
 
         Raises WorkspaceError where there is no such version.
         """
@@ -250,6 +249,7 @@ class Page:
         opened = [name for name in self._live if name not in (*self._folded, _BY_HANDLERS)]
         drawn = self._drawn_soon(selection, opened)
         if drawn is None:
+            is_shown = values is not None and self.selection(values) == selection
             drawn = {} if is_shown else {self._live[name]: self._empty(name) for name in opened}
         return updates | drawn
 
@@ -260,12 +260,17 @@ class Page:
         if selection in self._drawing:
             return None
         self._drawing.add(selection)
-        drawing = _drawers.submit(self.redraw, selection, *names)
-        drawing.add_done_callback(lambda _: self._drawing.discard(selection))
-        try:
-            return drawing.result(SOON_S)
-        except TimeoutError:
-            return None
+
+        def draw() -> Updates:
+            try:
+                return self.redraw(selection, *names)
+            finally:
+                self._drawing.discard(selection)
+
+        drawing = Task("draw a page")
+        threading.Thread(target=drawing.run, args=(draw,), name="train-tools-drawing", daemon=True).start()
+        drawing.wait(SOON_S)
+        return drawing.result() if drawing.has_ended else None
 
     def refresh(self, values: Values) -> Updates:
         """What the page shows, read again; where that is gone, what was looked at last."""
@@ -274,7 +279,7 @@ class Page:
             project.id == shown.project and shown.version in ("", *(version.id for version in project.versions))
             for project in self.app.projects.list()
         )
-        return self.fill(shown, is_shown=True) if exists else self.fill(self.app.projects.selection())
+        return self.fill(shown if exists else self.app.projects.selection(), values)
 
     def live_parts(self, *names: str) -> set[Component]:
         """The outputs of `redraw`."""

@@ -122,7 +122,7 @@ class Page(Client):
         self.names: dict[int, str] = {number: told.get("elem_id") or "" for number, told in properties.items()}
         self.values = {number: told.get("value") for number, told in properties.items()}
         self._taken = {""}
-        self._carried = ""
+        self._carried = {""}
         (self.token,) = {match for told in self.values.values() for match in _TOKEN.findall(str(told))}
 
     def send(self, handler: dict[str, Any]) -> Answer:
@@ -175,9 +175,9 @@ class Page(Client):
         for after in self.handlers:
             if after.get("trigger_after") == number and not after["backend_fn"]:
                 text = self.values[after["inputs"][0]]
-                if text == self._carried:
+                if text in self._carried:
                     continue
-                self._carried = text
+                self._carried.add(text)
                 for component, value in json.loads(text)["values"].items():
                     kept = self.values[int(component)]
                     self.values[int(component)] = value.get("value", kept) if isinstance(value, dict) else value

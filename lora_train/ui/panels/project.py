@@ -123,8 +123,8 @@ class ProjectPanel:
 
     # --- choosing ---
 
-    def _show_last(self, _: Values) -> Updates:
-        return self.page.fill(self.page.app.projects.selection())
+    def _show_last(self, values: Values) -> Updates:
+        return self.page.fill(self.page.app.projects.selection(), values)
 
     def _select_project(self, values: Values) -> Updates:
         projects = self.page.app.projects.list()
@@ -155,11 +155,11 @@ class ProjectPanel:
 
     def _rename_project(self, values: Values) -> Updates:
         project = self.page.selection(values).project
-        return self.page.fill(self.page.app.projects.rename(project, values[self.project_new_name]))
+        return self.page.fill(self.page.app.projects.rename(project, values[self.project_new_name]), values)
 
     def _rename_version(self, values: Values) -> Updates:
         shown, name = self.page.selection(values), values[self.version_new_name]
-        return self.page.fill(self.page.app.projects.rename_version(shown.project, shown.version, name))
+        return self.page.fill(self.page.app.projects.rename_version(shown.project, shown.version, name), values)
 
     def _duplicate_version(self, values: Values) -> Updates:
         shown, name = self.page.selection(values), values[self.version_new_name]

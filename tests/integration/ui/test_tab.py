@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -182,6 +183,17 @@ def test_what_takes_longer_than_a_click_is_left_to_the_script(
     assert EMPTY.fullmatch(opened[progress]), "the script draws it"
     assert not EMPTY.fullmatch(opened[model]), "it can't draw this one"
     can_go_on.set()
+    monkeypatch.setattr(page, "SOON_S", 60.0)
+    until = time.monotonic() + 60
+    while EMPTY.fullmatch(browser.answer_to_load()[progress]):
+        assert time.monotonic() < until, "it is drawn again when the slow one has ended"
+
+
+def test_what_is_drawn_quickly_comes_with_the_version(browser: Browser) -> None:
+    browser.begin_story()
+    opened = browser.answer_to_load()
+    for part in ("dataset", "sum", "progress", "queue", "results", "model"):
+        assert not EMPTY.fullmatch(opened[browser.by_id[f"train_tools_{part}_live"]])
 
 
 def test_the_same_error_twice_is_drawn_twice(browser: Browser) -> None:
