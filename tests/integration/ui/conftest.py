@@ -109,7 +109,10 @@ class Browser:
     def _unpacked(self, updates: dict[Any, Any]) -> dict[Any, Any]:
         """With what the browser puts into its places by itself (see `ui.carrier`)."""
         carried = [json.loads(value)["values"] for value in updates.values() if str(value).startswith('{"answer": ')]
-        return updates | {self.blocks.blocks[int(number)]: value for told in carried for number, value in told.items()}
+        for number, value in [pair for told in carried for pair in told.items()]:
+            block = self.blocks.blocks[int(number)]
+            updates[block] = {**updates.get(block, {}), **value} if isinstance(value, dict) else value
+        return updates
 
 
 def _triggers(blocks: Any) -> list[list[tuple[int, str]]]:
