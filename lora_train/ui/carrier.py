@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_train.ui.compat import Component, Updates, make, on
+from lora_train.ui.compat import Component, Updates, make, may_get_choices, on
 
 _FEWEST = 12
 """Of fewer outputs each goes its own way."""
@@ -45,7 +45,7 @@ class Carrier:
     ) -> None:
         """Bind a quick handler to an event, as `compat.on`."""
         carried = [component for component in outputs if isinstance(component, _KINDS)]
-        direct = {component for component in outputs if not isinstance(component, _KINDS) or _has_choices(component)}
+        direct = {component for component in outputs if not isinstance(component, _KINDS) or may_get_choices(component)}
         if len(carried) < _FEWEST:
             on(trigger, handler, inputs, outputs, keeps_latest=keeps_latest)
             return
@@ -61,15 +61,10 @@ class Carrier:
             on(event.then, None, [text], carried, js=put)
 
 
-def _has_choices(component: Component) -> bool:
-    """Its server checks what is chosen, so it has to know of other choices. Values are carried all the same: those of
-    two versions must never stand on the page together.
-    """
-    return isinstance(component, gr.Dropdown)
-
-
 def _packed(updates: Updates, carried: set[Component], text: Component) -> Updates:
-    """Those that are carried in one; an answer is put into its places once, however often it is looked at."""
+    """Those that are carried in one; an answer is put into its places once, however often it is looked at. The values
+    of dropdowns are carried too, though not their choices: values of two versions never stand on the page together.
+    """
     values: dict[str, Any] = {}
     direct: Updates = {}
     for component, value in updates.items():

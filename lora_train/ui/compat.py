@@ -32,6 +32,18 @@ def make(kind: Callable[..., Block], **options: Any) -> Block:
     return block
 
 
+def make_fixed_choice(choices: list[str], **options: Any) -> Component:
+    """A dropdown whose choices stay the same."""
+    choice: Component = make(gr.Dropdown, choices=choices, **options)
+    choice.has_fixed_choices = True
+    return choice
+
+
+def may_get_choices(component: Component) -> bool:
+    """Its server checks what is chosen, so it has to know of other choices."""
+    return isinstance(component, gr.Dropdown) and not getattr(component, "has_fixed_choices", False)
+
+
 @cache
 def _known_options(kind: type) -> frozenset[str]:
     return frozenset(name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters)

@@ -11,7 +11,7 @@ import gradio as gr
 from lora_train.core.config import Optimizer
 from lora_train.core.optimizers import is_absent
 from lora_train.core.settings import SettingField
-from lora_train.ui.compat import Component, make
+from lora_train.ui.compat import Component, make, make_fixed_choice
 from lora_train.ui.html import number_text
 
 Section = Literal["train", "dataset", "caption", "preview", "sweep"]
@@ -79,7 +79,7 @@ def _component(field: SettingField, options: dict[str, Any]) -> Component:
     if "choices" in options:
         return make(gr.Dropdown, **options)
     if field.kind == "choice":
-        return make(gr.Dropdown, choices=[str(choice) for choice in field.choices], **options)
+        return make_fixed_choice([str(choice) for choice in field.choices], **options)
     if field.kind == "bool":
         return make(gr.Checkbox, elem_classes=["train-tools-check"], **options)
     if field.kind == "int":  # without its range, which gradio would enforce at every digit that is typed
