@@ -138,7 +138,7 @@
 
     // --- asking what is new ---
 
-    const params = { train: "", smoothing: "", pictures: "", gallery: "", cards: "", compare: "" };
+    const params = { train: "", smoothing: "", pictures: "", gallery: "", cards: "", grids: "", compare: "" };
     const marks = new WeakMap(); // live element -> mark of what it shows
     let lastShown = "";
     let timer = 0;
@@ -173,7 +173,7 @@
         const selection = shown();
         const filter = captionFilter();
         const wanted = JSON.stringify(selection);
-        if (wanted !== lastShown) params.train = params.compare = params.gallery = params.cards = "";
+        if (wanted !== lastShown) params.train = params.compare = params.gallery = params.cards = params.grids = "";
         lastShown = wanted;
         // What is in a closed accordion is not asked for; of a hidden page only what nobody sees.
         const asked = liveElements().filter((element) => element.parentElement.getClientRects().length);

@@ -241,7 +241,9 @@ class LiveQuery(_Query):
     gallery: str = ""
     """The page of the dataset's pictures ..."""
     cards: str = ""
-    """... and that of the shown training's LoRAs, from 1."""
+    """... that of the shown training's LoRAs ..."""
+    grids: str = ""
+    """... and that of the version's previews, from 1."""
     compare: str = ""
     """The job that the shown training is compared with."""
 

@@ -28,7 +28,7 @@ from lora_train.core.files import relative_path
 from lora_train.core.host import Host
 from lora_train.core.jobs import JobFolder, JobStatus
 from lora_train.core.settings import check_settings
-from lora_train.core.specs import CaptionPlan, DatasetSpec
+from lora_train.core.specs import CaptionPlan, DatasetSpec, TrainSpec
 from lora_train.core.workspace import Version, Workspace
 from lora_train.data.caption_edits import clean_caption
 from lora_train.launch import launcher
@@ -163,6 +163,21 @@ class Datasets:
     def numbered(self, version: Version) -> Dataset:
         """`scan` with the numbers of its folders where repeats are chosen for the steps aimed at."""
         return self._scans.trained(version)
+
+    def of_train(self, train: JobFolder, spec: TrainSpec) -> Dataset:
+        """The set of a training as it is now, with the numbers of its folders or the repeats that were typed; of a
+        version's read as `scan` does. Raises DatasetError as `scan_dataset`.
+        """
+        from lora_train.data.dataset import scan_trained_set
+
+        root = (train.path / spec.dataset).resolve()
+        try:
+            version = self._workspace.version_of(train.path)
+        except (WorkspaceError, IndexError):  # a training that lies elsewhere
+            version = None
+        if version is not None and version.dataset_dir.resolve() == root:
+            return self._scans.trained(version, spec.settings.repeats)
+        return scan_trained_set(root, repeats=spec.settings.repeats)
 
     def picture_path(self, project: str, version: str, file: str, is_waiting: bool) -> Path:
         """The file of a picture. Raises WorkspaceError for one that is not in the dataset."""

@@ -60,9 +60,11 @@ class GridJob(msgspec.Struct, kw_only=True):
 
 
 class GridsSnapshot(msgspec.Struct):
-    """The previews of a version, newest first."""
+    """The previews of a version, newest first: all, or those of a page."""
 
     jobs: list[GridJob] = []
+    page: int = 1
+    pages: int = 1
 
 
 class GridCell(msgspec.Struct, frozen=True):

@@ -59,6 +59,7 @@ from lora_train.launch.queue import JobQueue
 
 MOST_PICTURES = 20_000
 """Of one press of the button; the names of pictures have five digits."""
+_JOBS_OF_A_PAGE = 10
 
 
 class _Drawing(NamedTuple):
@@ -129,11 +130,19 @@ class Grids:
 
     # --- while and after ---
 
-    def snapshot(self, project: str, version: str) -> GridsSnapshot:
-        """The jobs that draw and drew. Raises WorkspaceError for an unknown version."""
+    def snapshot(self, project: str, version: str, page: int = 0) -> GridsSnapshot:
+        """The jobs that draw and drew: all, or those of a page, from 1, or of the last one where there are fewer.
+
+        Raises WorkspaceError for an unknown version.
+        """
         found = self._workspace.find_version(project, version)
-        snapshots = (self._snapshot(found, job, spec) for job, spec in reversed([*self._listed(found)]))
-        return GridsSnapshot([told for told in snapshots if told.loras])
+        listed = [own for own in reversed([*self._listed(found)]) if _has_lora(found, own[1])]
+        pages = max(1, -(-len(listed) // _JOBS_OF_A_PAGE)) if page else 1
+        page = min(max(page, 1), pages)
+        if pages > 1:
+            listed = listed[(page - 1) * _JOBS_OF_A_PAGE : page * _JOBS_OF_A_PAGE]
+        snapshots = (self._snapshot(found, job, spec) for job, spec in listed)
+        return GridsSnapshot([told for told in snapshots if told.loras], page, pages)
 
     def table(self, job: str) -> GridTable:
         """Every place of a job's grids, and which pictures there are. Raises JobError or WorkspaceError for others."""
@@ -396,3 +405,8 @@ class Grids:
             drawn=sum(map(len, drawn.values())),
             loras=loras,
         )
+
+
+def _has_lora(version: Version, spec: GridSpec) -> bool:
+    """Whether one of a job's LoRAs still exists."""
+    return any(path.is_file() for path in loras_of(version, spec).values())

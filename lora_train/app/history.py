@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lora_train import publish
+from lora_train.app.datasets import Datasets
 from lora_train.app.history_snapshot import Comparison, HistoryNote
 from lora_train.app.in_use import InUse
 from lora_train.app.made_from import file_facts, note_origin, picture_facts
@@ -55,10 +56,13 @@ _MOST_TOLD = 12
 
 
 class History:
-    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
+    def __init__(
+        self, workspace: Workspace, host: Host, jobs: JobQueue, datasets: Datasets, in_use: InUse, watch: Watch
+    ) -> None:
         self._workspace = workspace
         self._host = host
         self._jobs = jobs
+        self._datasets = datasets
         self._in_use = in_use
         self._watch = watch
 
@@ -84,6 +88,8 @@ class History:
         Raises JobError where the training did not note what it was made from, or packages or the processor are others
         now (unless `anyway`), DatasetError where pictures or captions are, ModelError where the base model is.
         """
+        from lora_train.data.repeats import with_folder_repeats
+
         folder, spec = self._train(job)
         version = self._version(job)
         self._require_same_files(folder, spec)
@@ -98,12 +104,15 @@ class History:
         check_disk(self._workspace.root, spec.settings, facts)
         with self._workspace.changing():
             self._in_use.require_not_updating(version)
-            self._require_same_pictures(folder, spec, version)
-            again = self._copy(folder, spec, version)
+            if self._in_use.is_drawing(version):
+                raise JobError("Regularisation pictures are being drawn.", "Wait for the end, or stop it.")
+            dataset = with_folder_repeats(self._datasets.of_train(folder, spec), spec.folder_repeats)
+            self._require_same_pictures(dataset, folder, spec)
+            again = self._copy(dataset, folder, spec, version)
             self._jobs.add(again)
         return again
 
-    def _copy(self, folder: JobFolder, spec: TrainSpec, version: Version) -> str:
+    def _copy(self, dataset: Dataset, folder: JobFolder, spec: TrainSpec, version: Version) -> str:
         root = self._host.lora_root()
         taken = publish.stems_in(root) if root is not None and root.is_dir() else ()
         stem = self._workspace.free_stem(version.stem(), taken)
@@ -111,7 +120,7 @@ class History:
         again.create(msgspec.structs.replace(spec, name=stem, created=time.time()))
         if (memory := read_memory(folder.path)) is not None:  # another plan rounds otherwise
             write_memory(again.path, MemoryFacts(plan=memory.plan))
-        note_origin(again, _scanned(folder, spec))
+        note_origin(again, dataset)
         return self._workspace.id_of(again.path)
 
     def _require_same_files(self, folder: JobFolder, spec: TrainSpec) -> None:
@@ -132,12 +141,10 @@ class History:
         if settings.continue_from and made.continue_from is not None:
             _require_same_file("LoRA to continue from", Path(settings.continue_from), made.continue_from, "")
 
-    def _require_same_pictures(self, folder: JobFolder, spec: TrainSpec, version: Version) -> None:
+    def _require_same_pictures(self, dataset: Dataset, folder: JobFolder, spec: TrainSpec) -> None:
         made = read_made_from(folder.path)
         assert made is not None
-        if self._in_use.is_drawing(version):
-            raise JobError("Regularisation pictures are being drawn.", "Wait for the end, or stop it.")
-        now = picture_facts(_scanned(folder, spec), spec.held_out)
+        now = picture_facts(dataset, spec.held_out)
         differences = picture_differences(made.pictures, now)
         if differences:
             raise DatasetError(
@@ -230,15 +237,6 @@ class History:
 
     def _version(self, job: str) -> Version:
         return self._workspace.version_of(self._workspace.find_job(job))
-
-
-def _scanned(folder: JobFolder, spec: TrainSpec) -> Dataset:
-    """The dataset as it is now, with the repeats that this training had."""
-    from lora_train.data.dataset import scan_trained_set
-    from lora_train.data.repeats import with_folder_repeats
-
-    found = scan_trained_set((folder.path / spec.dataset).resolve(), repeats=spec.settings.repeats)
-    return with_folder_repeats(found, spec.folder_repeats)
 
 
 def _require_same_file(what: str, path: Path, before: FileFacts, sha256: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lora_train.app.datasets import Datasets
 from lora_train.app.planning import check_base_model
 from lora_train.app.version_settings import train_settings
 from lora_train.core import presets
@@ -16,6 +18,9 @@ from lora_train.core.judgement import PICTURES, WEIGHTS, judge_prompts
 from lora_train.core.specs import JudgeSpec, TrainSpec
 from lora_train.core.workspace import Workspace
 
+if TYPE_CHECKING:
+    from lora_train.data.dataset import Dataset
+
 MOST_PICTURES = 64
 MOST_WEIGHTS = 16
 HEAVIEST = 4.0
@@ -23,6 +28,7 @@ HEAVIEST = 4.0
 
 def judge_spec(
     workspace: Workspace,
+    datasets: Datasets,
     train: JobFolder,
     *,
     weights: Sequence[float] = WEIGHTS,
@@ -49,7 +55,12 @@ def judge_spec(
         train=relative_path(train.path, workspace.jobs_dir / "judge"),
         loras=loras,
         weights=tuple(dict.fromkeys(weights)),
-        prompts=_prompts(train, spec, presets.SMALL_MODEL_CONTEXTS if is_small else presets.CONTEXTS, pictures),
+        prompts=_prompts(
+            datasets.of_train(train, spec),
+            spec,
+            presets.SMALL_MODEL_CONTEXTS if is_small else presets.CONTEXTS,
+            pictures,
+        ),
         ordinary_prompts=presets.DEMO_ORDINARY_PROMPTS if is_small else presets.ORDINARY_PROMPTS,
         pictures=pictures,
         encoder=str(Path(encoder).absolute()) if encoder else "",
@@ -68,13 +79,11 @@ def what_is_judged(train: JobFolder, saved: Sequence[str]) -> tuple[TrainSpec, t
     return spec, loras
 
 
-def _prompts(train: JobFolder, spec: TrainSpec, contexts: Sequence[str], count: int) -> tuple[str, ...]:
+def _prompts(dataset: Dataset, spec: TrainSpec, contexts: Sequence[str], count: int) -> tuple[str, ...]:
     """Captions as they are trained, and the concept in other surroundings (see `core.judgement.judge_prompts`)."""
     from lora_train.data.captions import common_tag, with_trigger_word
-    from lora_train.data.dataset import scan_trained_set
     from lora_train.data.plan import captions_of
 
-    dataset = scan_trained_set((train.path / spec.dataset).resolve())
     settings, held_out = spec.settings, set(spec.held_out)
     captions = [
         with_trigger_word(caption or picture.concept or spec.concept, settings.trigger_word)

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import msgspec
 
+from lora_train.app.datasets import Datasets
 from lora_train.app.in_use import InUse
 from lora_train.app.judge_planning import judge_spec, what_is_judged
 from lora_train.app.paces import expected_judging_s
@@ -60,10 +61,13 @@ class JudgeSnapshot(msgspec.Struct):
 
 
 class Judging:
-    def __init__(self, workspace: Workspace, host: Host, jobs: JobQueue, in_use: InUse, watch: Watch) -> None:
+    def __init__(
+        self, workspace: Workspace, host: Host, jobs: JobQueue, datasets: Datasets, in_use: InUse, watch: Watch
+    ) -> None:
         self._workspace = workspace
         self._host = host
         self._jobs = jobs
+        self._datasets = datasets
         self._in_use = in_use
         self._watch = watch
         self._beginning = threading.Lock()
@@ -113,7 +117,9 @@ class Judging:
         only: str = "",
     ) -> JobFolder:
         """A job that judges the LoRAs of a training, or a single one; nothing runs yet. Raises as `judge_spec`."""
-        spec = judge_spec(self._workspace, train, weights=weights, pictures=pictures, encoder=encoder, only=only)
+        spec = judge_spec(
+            self._workspace, self._datasets, train, weights=weights, pictures=pictures, encoder=encoder, only=only
+        )
         if spec.encoder and not self._host.takes_paths():
             problem = "Judge's image encoder: leave it empty; this page is open to others, so it takes no paths."
             raise ConfigError([problem])

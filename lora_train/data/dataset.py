@@ -104,6 +104,8 @@ class ClassFolder(msgspec.Struct, frozen=True):
 
 class _Folder(msgspec.Struct, frozen=True):
     path: Path
+    told: str
+    """As `Picture.folder`."""
     concept: str
     repeats: int
     """AUTOMATIC until all pictures are counted."""
@@ -117,6 +119,11 @@ class _Candidate(msgspec.Struct, frozen=True):
     path: Path
     caption: Path | None
     mask: Path | None
+
+    @property
+    def told(self) -> str:
+        """As `Picture.path`."""
+        return _told(self.folder, self.path.name)
 
 
 def scan_dataset(root: Path, *, repeats: int = AUTOMATIC, seen: SeenPictures | None = None) -> Dataset:
@@ -133,8 +140,15 @@ def scan_dataset(root: Path, *, repeats: int = AUTOMATIC, seen: SeenPictures | N
         candidates += _find_candidates(folder, problems)
 
     pictures: list[Picture] = []
+    new: list[_Candidate] = []
+    for candidate in candidates:
+        if (known := _known(seen, candidate)) is not None:
+            pictures.append(known)
+        else:
+            new.append(candidate)
+    # Threads help to decode; what is known already they would only make three times as slow.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for result in pool.map(partial(_check, root, seen), candidates):
+        for result in pool.map(partial(_check, seen), new):
             if isinstance(result, Picture):
                 pictures.append(result)
             else:
@@ -176,7 +190,7 @@ def regularisation_folders(root: Path) -> list[ClassFolder]:
     """
     folders = _find_folders(root, []) if root.is_dir() else _beside(root, [])
     found = (
-        ClassFolder(_told(folder.path, root), folder.concept, folder.repeats, len(_find_candidates(folder, [])))
+        ClassFolder(folder.told, folder.concept, folder.repeats, len(_find_candidates(folder, [])))
         for folder in folders
         if folder.is_regularisation
     )
@@ -224,19 +238,21 @@ def fingerprint(dataset: Dataset) -> str:
 
 def _find_folders(root: Path, problems: list[str]) -> list[_Folder]:
     """The root and its sub-folders, with what their names say."""
-    folders = [_Folder(root, "", AUTOMATIC, is_regularisation=False)]
+    own = _Folder(root, "", "", AUTOMATIC, is_regularisation=False)
+    folders = [own]
     for path in _sub_folders(root):
         if path.name.casefold() != _REGULARISATION_FOLDER:
-            folders += _named_folder(path, problems, is_regularisation=False)
+            folders += _named_folder(path, _told(own, path.name), problems, is_regularisation=False)
         else:
-            folders += _class_folders(path, problems)
+            folders += _class_folders(path, _told(own, path.name), problems)
     return folders + _beside(root, problems)
 
 
 def _beside(root: Path, problems: list[str]) -> list[_Folder]:
     """The class folders of the version whose trained set `root` is; none for any other root."""
     path = root.with_name(_REGULARISATION_FOLDER)
-    return _class_folders(path, problems) if _is_trained_set(root) and path.is_dir() else []
+    told = _BESIDE + _REGULARISATION_FOLDER
+    return _class_folders(path, told, problems) if _is_trained_set(root) and path.is_dir() else []
 
 
 def _is_trained_set(root: Path) -> bool:
@@ -244,23 +260,20 @@ def _is_trained_set(root: Path) -> bool:
     return root.parts[-2:] == _TRAINED_SET
 
 
-def _class_folders(path: Path, problems: list[str]) -> list[_Folder]:
-    folders = [_Folder(path, "", 1, is_regularisation=True)]
+def _class_folders(path: Path, told: str, problems: list[str]) -> list[_Folder]:
+    own = _Folder(path, told, "", 1, is_regularisation=True)
+    folders = [own]
     for class_path in _sub_folders(path):
-        folders += _named_folder(class_path, problems, is_regularisation=True)
+        folders += _named_folder(class_path, _told(own, class_path.name), problems, is_regularisation=True)
     return folders
 
 
-def _told(path: Path, root: Path) -> str:
-    """As in `Picture.path`; "" for the root itself."""
-    if path == root:
-        return ""
-    if path.is_relative_to(root):
-        return path.relative_to(root).as_posix()
-    return _BESIDE + path.relative_to(root.parent).as_posix()
+def _told(folder: _Folder, *names: str) -> str:
+    """What is in a folder, as `Picture.path` says it."""
+    return "/".join((folder.told, *names) if folder.told else names)
 
 
-def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -> list[_Folder]:
+def _named_folder(path: Path, told: str, problems: list[str], *, is_regularisation: bool) -> list[_Folder]:
     """The folder, or nothing if its name says zero repeats."""
     problems += [
         f"{deeper} is not searched: pictures belong directly into {path.name}." for deeper in _sub_folders(path)
@@ -268,7 +281,7 @@ def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -
     numbered = _NUMBERED_FOLDER.fullmatch(path.name)
     if numbered is None:
         without_number = 1 if is_regularisation else AUTOMATIC
-        return [_Folder(path, path.name, without_number, is_regularisation)]
+        return [_Folder(path, told, path.name, without_number, is_regularisation)]
     repeats = int(numbered[1])
     if repeats == 0:
         problems.append(f"{path} is skipped: the 0 in its name means no repeats.")
@@ -276,7 +289,7 @@ def _named_folder(path: Path, problems: list[str], *, is_regularisation: bool) -
     if repeats > MOST_REPEATS:
         problems.append(f"{path} is skipped: its name asks for more than {MOST_REPEATS:,} repeats.")
         return []
-    return [_Folder(path, numbered[2], repeats, is_regularisation)]
+    return [_Folder(path, told, numbered[2], repeats, is_regularisation)]
 
 
 def _sub_folders(path: Path) -> list[Path]:
@@ -323,9 +336,20 @@ def _find_candidates(folder: _Folder, problems: list[str]) -> list[_Candidate]:
     return [_Candidate(folder, path, captions.get(stem), masks.get(stem)) for path, stem in found]
 
 
-def _check(root: Path, known: SeenPictures | None, candidate: _Candidate) -> Picture | str:
-    """The picture, or a sentence that says why it can't be used."""
-    path = _told(candidate.path, root)
+def _known(known: SeenPictures | None, candidate: _Candidate) -> Picture | None:
+    """The picture as it was when it was looked at before; None where it was not, or has changed since."""
+    if known is None:
+        return None
+    try:
+        seen = known.of(candidate.told, _stamps(candidate))
+    except OSError:  # it will be told when it is looked at
+        return None
+    return None if seen is None else _picture(candidate, seen)
+
+
+def _check(known: SeenPictures | None, candidate: _Candidate) -> Picture | str:
+    """The picture, looked at, or a sentence that says why it can't be used."""
+    path = candidate.told
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -333,19 +357,21 @@ def _check(root: Path, known: SeenPictures | None, candidate: _Candidate) -> Pic
         return f"{readable} can't be used: its name is not valid Unicode; rename it."
     try:
         stamps = _stamps(candidate)
-        seen = known.of(path, stamps) if known is not None else None
-        if seen is None:
-            seen = _look(candidate, stamps, known.size_px(path, stamps) if known is not None else None)
-            if known is not None:
-                known.add(path, seen)
+        seen = _look(candidate, stamps, known.size_px(path, stamps) if known is not None else None)
     except DatasetError as error:
         return error.message
     except OSError as error:
         return f"{candidate.path} can't be used: it can't be read ({error.strerror})."
-    folder = candidate.folder
+    if known is not None:
+        known.add(path, seen)
+    return _picture(candidate, seen)
+
+
+def _picture(candidate: _Candidate, seen: Seen) -> Picture:
+    folder, mask = candidate.folder, candidate.mask
     return Picture(
-        path=path,
-        folder=_told(folder.path, root),
+        path=candidate.told,
+        folder=folder.told,
         concept=folder.concept,
         repeats=folder.repeats,
         is_regularisation=folder.is_regularisation,
@@ -354,7 +380,7 @@ def _check(root: Path, known: SeenPictures | None, candidate: _Candidate) -> Pic
         height_px=seen.height_px,
         digest=seen.digest,
         content=seen.content,
-        mask="" if candidate.mask is None else _told(candidate.mask, root),
+        mask="" if mask is None else _told(folder, mask.parent.name, mask.name),
     )
 
 

@@ -113,8 +113,12 @@ def pager(param: str, page: int, count: int, length: int, names: tuple[str, str]
 
 def page_of(wanted: str, count: int, length: int) -> int:
     """The page, from 1, that an address asks for, as far as it exists."""
-    pages = max(1, -(-count // length))
-    return min(max(int(wanted), 1), pages) if wanted.isdecimal() and len(wanted) < _MOST_DIGITS else 1
+    return min(page_wanted(wanted), max(1, -(-count // length)))
+
+
+def page_wanted(text: str) -> int:
+    """The page, from 1, that an address asks for, whether it exists or not."""
+    return max(int(text), 1) if text.isdecimal() and len(text) < _MOST_DIGITS else 1
 
 
 def _turn(param: str, sign: str, page: int, name: str) -> str:

@@ -15,7 +15,7 @@ from lora_train.app.snapshot import Forecast, Selection, Snapshot
 from lora_train.core.errors import ConfigError, TrainToolsError
 from lora_train.ui import view
 from lora_train.ui.chart import SMOOTHING
-from lora_train.ui.html import sentences
+from lora_train.ui.html import page_wanted, sentences
 
 if TYPE_CHECKING:
     from lora_train.app import App
@@ -190,7 +190,8 @@ def _grids_sum(app: App, snapshot: Snapshot) -> str:
 def _grids(app: App, shown: Selection, query: Mapping[str, str], token: str) -> str:
     if not shown.version:
         return ""
-    return view.grids_html(app.grids.snapshot(shown.project, shown.version), token, query.get("pictures", ""))
+    snapshot = app.grids.snapshot(shown.project, shown.version, page_wanted(query.get("grids", "")))
+    return view.grids_html(snapshot, token, query.get("pictures", ""))
 
 
 def _judge(app: App, snapshot: Snapshot, token: str) -> str:

@@ -12,6 +12,8 @@ from lora_train.ui.html import (
     error_panel,
     grid_picture_url,
     local_time,
+    page_wanted,
+    pager,
     paragraph,
     post_button,
     progress_bar,
@@ -56,14 +58,15 @@ def grids_sum_html(forecast: GridForecast) -> str:
 
 
 def grids_html(snapshot: GridsSnapshot, token: str, pictures: str = "") -> str:
-    """Every job with its grids. `pictures` says of which job other single pictures than the first are shown: the
-    number of the page and the job's id, with a blank between.
+    """The jobs of a page with their grids. `pictures` says of which job other single pictures than the first are shown:
+    the number of their page and the job's id, with a blank between.
     """
-    if not snapshot.jobs:
+    if not snapshot.jobs and snapshot.pages == 1:
         return paragraph(words("Grids of pictures appear here."), "train-tools-quiet")
     number, _, job = pictures.partition(" ")
-    page = int(number) if number.isdecimal() and len(number) < 6 else 1
-    return "".join(_job(entry, token, page if entry.job == job else 1) for entry in snapshot.jobs)
+    page = page_wanted(number)
+    jobs = "".join(_job(entry, token, page if entry.job == job else 1) for entry in snapshot.jobs)
+    return jobs + pager("grids", snapshot.page, snapshot.pages, 1, ("Newer previews", "Earlier previews"))
 
 
 def _job(job: GridJob, token: str, page: int) -> str:

@@ -92,7 +92,7 @@ def train_and_judge(app: App, seed: int, root: Path, kinds: Sequence[str] = KIND
     for kind, job in trains.items():
         assert worker.main([str(job.path)]) == 0, job.log_tail(20)
         files[kind] = take(next(job.path.glob("*.safetensors")), kind, trains[GOOD])
-    spec = judge_spec(app.workspace, trains[GOOD], weights=(1.0,))
+    spec = judge_spec(app.workspace, app.datasets, trains[GOOD], weights=(1.0,))
     judging = JobFolder(app.workspace.new_job_dir("judge"))
     judging.create(msgspec.structs.replace(spec, loras=tuple(files.values())))
     assert worker.main([str(judging.path)]) == 0, judging.log_tail(20)

@@ -246,7 +246,9 @@ def test_the_rest_of_the_answers(world: World) -> None:
     version = world.get("version")
     assert (version["host"], version["api"]) == ("tested host", 1)
     assert world.get("live", **world.ids, smoothing="0.5", unknown="x") == {"busy": False}
-    unset = dict.fromkeys(("parts", "seen", "filter", "mode", "order", "pictures", "gallery", "cards", "compare"), "")
+    unset = dict.fromkeys(
+        ("parts", "seen", "filter", "mode", "order", "pictures", "gallery", "cards", "grids", "compare"), ""
+    )
     assert world.asked == [{**world.ids, "train": "", "smoothing": "0.5", **unset, "token": TOKEN}]
     answer = world.ask("GET", "projects")
     assert answer.headers["cache-control"] == "no-store"

@@ -363,6 +363,25 @@ class TestEnds:
             jobs = [job, *jobs]
         assert [entry.job for entry in desk.app.grids.snapshot(*IDS).jobs] == jobs
 
+    def test_pages_show_ten(self, desk: Desk) -> None:
+        """Newest first; those whose LoRAs are all deleted take no place."""
+        train = desk.finished("cat-v1", loras=LORAS)
+        gone = desk.finished("cat-v1-r2")
+        with_preview(desk, delete_before=False)
+        jobs = [
+            desk.app.grids.begin(*own)[0]
+            for own in [(train, LORAS[0])] * 5 + [(gone, "cat-v1-r2.safetensors")] + [(train, LORAS[1])] * 6
+        ]
+        for job in jobs:
+            draw(desk, job)
+        jobs.pop(5)
+        desk.app.loras.delete(gone, "cat-v1-r2.safetensors")
+        shown = [desk.app.grids.snapshot(*IDS, page) for page in (1, 2, 7)]
+        assert [entry.job for entry in shown[0].jobs] == jobs[:0:-1]
+        assert [[entry.job for entry in own.jobs] for own in shown[1:]] == [[jobs[0]]] * 2
+        assert [(own.page, own.pages) for own in shown] == [(1, 2), (2, 2), (2, 2)]
+        assert len(desk.app.grids.snapshot(*IDS).jobs) == len(jobs)
+
 
 def _trashed(desk: Desk, name: str) -> int:
     return len([*desk.workspace.trash_dir.rglob(name)])

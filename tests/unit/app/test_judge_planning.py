@@ -49,7 +49,7 @@ def test_all_loras_that_are_there_are_judged(app: App) -> None:
 
 
 def test_prompts_begin_with_the_trigger_word(app: App) -> None:
-    spec = judge_spec(app.workspace, trained(app, trigger_word="star"))
+    spec = judge_spec(app.workspace, app.datasets, trained(app, trigger_word="star"))
     assert "star, white background" in spec.prompts
     assert "star, sks, white background" in spec.prompts
 
@@ -57,22 +57,24 @@ def test_prompts_begin_with_the_trigger_word(app: App) -> None:
 def test_all_that_is_wrong_is_told_at_once(app: App, tmp_path: Path) -> None:
     train = trained(app)
     with pytest.raises(ConfigError) as told:
-        judge_spec(app.workspace, train, weights=(0.0, float("nan")), pictures=1, encoder=str(tmp_path / "none"))
+        judge_spec(
+            app.workspace, app.datasets, train, weights=(0.0, float("nan")), pictures=1, encoder=str(tmp_path / "none")
+        )
     assert [problem.partition(":")[0] for problem in told.value.problems] == ["weights", "pictures", "encoder"]
     for encoder, why in ((tmp_path, "has no config.json"), (Path(__file__), "neither a folder nor an .onnx file")):
         with pytest.raises(ConfigError, match=why):
-            judge_spec(app.workspace, train, encoder=str(encoder))
+            judge_spec(app.workspace, app.datasets, train, encoder=str(encoder))
     with pytest.raises(ConfigError, match="give 1 to 16"):
-        judge_spec(app.workspace, train, weights=())
+        judge_spec(app.workspace, app.datasets, train, weights=())
 
 
 def test_without_a_lora_there_is_nothing_to_judge(app: App, tmp_path: Path) -> None:
     train = app.plan_train(name="sks", images=DEMO_PICTURES, values=DEMO_SETTINGS).job
     with pytest.raises(JobError, match="has no LoRA yet"):
-        judge_spec(app.workspace, train)
+        judge_spec(app.workspace, app.datasets, train)
     other = JobFolder(tmp_path / "bench")
     spec = train.read_spec()
     assert not isinstance(spec, JudgeSpec)
     other.create(BenchSpec(settings=getattr(spec, "settings"), pictures=1, steps=1))  # noqa: B009
     with pytest.raises(JobError, match="is not a training"):
-        judge_spec(app.workspace, other)
+        judge_spec(app.workspace, app.datasets, other)

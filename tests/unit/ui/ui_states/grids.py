@@ -75,5 +75,6 @@ def grid_states() -> dict[str, str]:
         "grids with middle pictures": view.grids_html(
             GridsSnapshot([make_many(130)]), "token", f"2 {make_grid_job().job}"
         ),
+        "grids of a page": view.grids_html(GridsSnapshot([make_many(1)], page=2, pages=3), "token"),
         **{name: view.grids_sum_html(forecast) for name, forecast in forecasts.items()},
     }
