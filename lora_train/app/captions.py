@@ -19,7 +19,7 @@ from lora_train.app.caption_writing import (
 )
 from lora_train.app.datasets import Datasets
 from lora_train.app.planning import check_base_model, make_plan
-from lora_train.app.remembered import Remembered
+from lora_train.app.remembered import Remembered, RememberedByKey
 from lora_train.app.version_settings import train_settings
 from lora_train.core.config import TrainSettings
 from lora_train.core.errors import ConfigError, DatasetError, JobError, TrainToolsError
@@ -140,7 +140,7 @@ class Captions:
     def __init__(self, workspace: Workspace, datasets: Datasets) -> None:
         self._workspace = workspace
         self._datasets = datasets
-        self._histories: dict[Path, tuple[HistoryStamp, History]] = {}
+        self._histories: RememberedByKey[Path, tuple[HistoryStamp, History]] = RememberedByKey()
         self._tables: Remembered[_Table] = Remembered()
 
     def view(
@@ -256,9 +256,10 @@ class Captions:
     def _history(self, version: Version) -> History:
         """Read again only when it has changed, or a job writes captions: the page asks often."""
         stamp = history_stamp(version)
-        kept = self._histories.get(version.path)
+        kept = self._histories.of(version.path)
         if kept is None or kept[0] != stamp:
-            kept = self._histories[version.path] = stamp, version_history(version)
+            kept = stamp, version_history(version)
+            self._histories.put(version.path, kept)
         return kept[1]
 
 

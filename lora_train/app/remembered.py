@@ -1,4 +1,7 @@
-"""The last results of something that takes a while: several open pages ask for the same every second."""
+"""The last results of something that takes a while: several open pages ask for the same every second.
+
+Older ones are forgotten: those of versions that were deleted, or that nobody looks at any more.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+Key = TypeVar("Key")
 Made = TypeVar("Made")
 
 _MOST = 8
+_MOST_BY_KEY = 32
 
 
 class Remembered(Generic[Made]):
@@ -35,3 +40,26 @@ class Remembered(Generic[Made]):
         with self._lock:
             self._kept = [(source, key, made), *self._kept[: _MOST - 1]]
         return made
+
+
+class RememberedByKey(Generic[Key, Made]):
+    """Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Key, Made] = {}
+
+    def of(self, key: Key) -> Made | None:
+        """What was put there last; None for what is not known any more."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept[key] = made = self._kept.pop(key)  # the last one now
+            return made
+
+    def put(self, key: Key, made: Made) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+            self._kept[key] = made
+            if len(self._kept) > _MOST_BY_KEY:
+                del self._kept[next(iter(self._kept))]

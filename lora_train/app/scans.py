@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_train.app.remembered import RememberedByKey
 from lora_train.app.snapshot import PictureEntry
 from lora_train.app.version_settings import train_settings
 from lora_train.core.errors import DatasetError
@@ -36,9 +37,9 @@ class Scans:
         self._glance = threading.local()
         self._stamps: dict[Path, tuple[float, _Stamp]] = {}
         """Of folders, each with the monotonic time until which glances may take it."""
-        self._trained: dict[Path, tuple[_Stamp, dict[int, Dataset] | DatasetError]] = {}
+        self._trained: RememberedByKey[Path, tuple[_Stamp, dict[int, Dataset] | DatasetError]] = RememberedByKey()
         """The set as it was read is that of 0 repeats."""
-        self._waiting: dict[Path, tuple[_Stamp, list[PictureEntry]]] = {}
+        self._waiting: RememberedByKey[Path, tuple[_Stamp, list[PictureEntry]]] = RememberedByKey()
 
     def trained(self, version: Version, repeats: int | None = None) -> Dataset:
         """The trained set, read again only when a file of it has changed; with its version's repeats, unless others are
@@ -48,13 +49,13 @@ class Scans:
 
         with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
             stamp = self._stamp(version.dataset_dir) + self._stamp(version.regularisation_dir)
-            kept = self._trained.get(version.dataset_dir)
+            kept = self._trained.of(version.dataset_dir)
             if kept is None or kept[0] != stamp:
                 try:
                     kept = stamp, {0: scan_trained_set(version.dataset_dir)}
                 except DatasetError as error:
                     kept = stamp, error
-                self._trained[version.dataset_dir] = kept
+                self._trained.put(version.dataset_dir, kept)
         if isinstance(kept[1], DatasetError):
             raise kept[1]
         repeats = max(0, train_settings(version).repeats if repeats is None else repeats)
@@ -106,9 +107,10 @@ class Scans:
         """Those that *Update Dataset* will take in; read again only when a file has changed."""
         with self._scanning:
             stamp = self._stamp(version.origin_dir) + self._stamp(version.dataset_dir)
-            kept = self._waiting.get(version.path)
+            kept = self._waiting.of(version.path)
             if kept is None or kept[0] != stamp:
-                kept = self._waiting[version.path] = stamp, _read_waiting(version)
+                kept = stamp, _read_waiting(version)
+                self._waiting.put(version.path, kept)
         return list(kept[1])
 
 

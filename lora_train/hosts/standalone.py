@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.core.assets import page_folder
 from lora_train.core.errors import ConfigError, JobError, TrainToolsError
-from lora_train.core.heap import keep_one_heap
+from lora_train.core.heap import collect_less_garbage, keep_one_heap
 from lora_train.core.host import BaseModelChoice, NoHost
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def serve(app: App, *, port: int, share: bool, auth: tuple[str, str] | None, hos
     keep_one_heap()
     page, address = _open(app, port=port, share=share, auth=auth, host=host)
     app.start_background()
+    collect_less_garbage()
     print(f"Train Tools: {address}\nCtrl+C closes the page; trainings go on without it.", flush=True)  # noqa: T201
     try:
         while True:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lora_train.core import events as ev
 from lora_train.core.errors import DatasetError, JobError, ModelError, WorkspaceError
 from lora_train.core.history import Versions, package_versions, read_made_from, write_record
 from lora_train.core.memory import MemoryFacts, MemoryPlan, Trial, read_memory, write_memory
-from lora_train.core.specs import TrainSpec
+from lora_train.core.specs import JudgeSpec, TrainSpec
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Desk
@@ -49,6 +50,23 @@ def test_repeated_with_the_same_spec(desk: Desk) -> None:
     assert read_made_from(desk.job(first).path) == read_made_from(desk.job(again).path)
     assert [entry.job for entry in desk.app.queue.entries()] == [first, again]
     assert desk.app.history.compare(first, again).is_same
+
+
+def test_pictures_that_are_known_are_not_looked_through_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands take long: once is enough for Begin Train, Repeat exactly and the judge, as long as nothing changes."""
+    desk.trained("2_cat/a.png", "2_cat/b.png")
+    first = begun(desk)
+    folder = desk.job(first)
+    (folder.path / "cat-v1.safetensors").write_bytes(b"")
+    writer = ev.EventWriter(folder.events_path)
+    writer.write(ev.Saved(path="cat-v1.safetensors", step=1, epoch=1))
+    writer.close()
+    with monkeypatch.context() as unread:
+        unread.setattr("lora_train.data.dataset.scan_trained_set", None)
+        assert desk.app.history.repeat(first) != first
+        judge = desk.app.judging.plan(folder).read_spec()
+    assert isinstance(judge, JudgeSpec)
+    assert judge.prompts[0] == "caption of a.png"
 
 
 def test_what_changed_is_told_and_refused(desk: Desk) -> None:
