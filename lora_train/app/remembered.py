@@ -13,7 +13,6 @@ Key = TypeVar("Key")
 Made = TypeVar("Made")
 
 _MOST = 8
-_MOST_BY_KEY = 32
 
 
 class Remembered(Generic[Made]):
@@ -61,5 +60,5 @@ class RememberedByKey(Generic[Key, Made]):
         with self._lock:
             self._kept.pop(key, None)
             self._kept[key] = made
-            if len(self._kept) > _MOST_BY_KEY:
+            if len(self._kept) > _MOST:
                 del self._kept[next(iter(self._kept))]

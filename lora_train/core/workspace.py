@@ -337,13 +337,15 @@ def _found(parent: Path, folder: str, what: str) -> Path:
     known = _known.get((parent, folder))
     if known is not None and known.is_dir():
         return known
-    wanted = unicodedata.normalize("NFC", folder)
-    for path in _folders(parent):
-        if unicodedata.normalize("NFC", path.name) == wanted:
-            if len(_known) >= _MOST_KNOWN:
-                _known.clear()
-            _known[parent, folder] = path
-            return path
+    # A name in ASCII is written in one way alone: one that was deleted is not looked for among thousands.
+    if not folder.isascii() or os.path.lexists(parent / folder):
+        wanted = unicodedata.normalize("NFC", folder)
+        for path in _folders(parent):
+            if unicodedata.normalize("NFC", path.name) == wanted:
+                if len(_known) >= _MOST_KNOWN:
+                    _known.clear()
+                _known[parent, folder] = path
+                return path
     raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
 
 
