@@ -327,26 +327,35 @@ class Version:
         return f"{self.project.path.name}-{self.path.name}"
 
 
-_MOST_KNOWN = 10_000
-_known: dict[tuple[Path, str], Path] = {}
-"""What was found before: a page asks for the same hundreds of jobs, among thousands, every second."""
+_MOST_KNOWN = 2000
+_known: dict[Path, dict[str, str]] = {}
+"""What folders held when they were last listed, by name in NFC: a page asks for the same hundreds of jobs, among
+thousands, every second."""
 
 
 def _found(parent: Path, folder: str, what: str) -> Path:
     """The sub-folder of this name, taken from the list of what is there: no name leads out of `parent`."""
-    known = _known.get((parent, folder))
-    if known is not None and known.is_dir():
-        return known
+    wanted = unicodedata.normalize("NFC", folder)
+    if (path := _known_folder(parent, wanted)) is not None:
+        return path
     # A name in ASCII is written in one way alone: one that was deleted is not looked for among thousands.
     if not folder.isascii() or os.path.lexists(parent / folder):
-        wanted = unicodedata.normalize("NFC", folder)
-        for path in _folders(parent):
-            if unicodedata.normalize("NFC", path.name) == wanted:
-                if len(_known) >= _MOST_KNOWN:
-                    _known.clear()
-                _known[parent, folder] = path
-                return path
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        names = reversed(_folder_names(parent))  # the first of those that are the same in NFC stays
+        _known[parent] = {unicodedata.normalize("NFC", name): name for name in names}
+        if (path := _known_folder(parent, wanted)) is not None:
+            return path
     raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
+
+
+def _known_folder(parent: Path, wanted: str) -> Path | None:
+    """None also for one that is gone by now."""
+    name = _known.get(parent, {}).get(wanted)
+    if name is None:
+        return None
+    path = parent / name
+    return path if path.is_dir() else None
 
 
 def _require_free(name: str, others: Iterable[tuple[Path, str]], own: Path) -> None:
@@ -394,8 +403,12 @@ def _oldest(folder: Path) -> float:
 
 def _folders(parent: Path) -> Iterator[Path]:
     """In the order of their names, hidden ones left out; none where `parent` is no folder."""
+    yield from map(parent.joinpath, _folder_names(parent))
+
+
+def _folder_names(parent: Path) -> list[str]:
+    """As `_folders`."""
     if not parent.is_dir():
-        return
+        return []
     with os.scandir(parent) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    yield from map(parent.joinpath, names)
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
