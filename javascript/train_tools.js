@@ -445,9 +445,12 @@
         true,
     );
 
+    const BEGINS_PREVIEWS =
+        '#train_tools_preview_generate_all, [data-post="grids/train"], [data-post="grids/lora"], [data-post="sweeps/grid"]';
     document.addEventListener("click", (event) => {
         const target = event.target.closest?.("button");
         if (target?.id === "train_tools_train_begin") params.train = ""; // the new one is shown
+        if (target?.matches(BEGINS_PREVIEWS)) params.grids = "";
         if (!target?.closest(".train-tools-live")) return;
         const data = target.dataset;
         if (data.post) press(target);

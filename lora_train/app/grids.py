@@ -334,7 +334,7 @@ class Grids:
 
     def _listed(self, version: Version) -> Iterator[tuple[JobFolder, GridSpec]]:
         """The version's jobs that are still there, in the order of their beginnings."""
-        for job in dict.fromkeys(version.info().grid_jobs):
+        for job in self._workspace.jobs_there(dict.fromkeys(version.info().grid_jobs)):  # many may be deleted
             with suppress(TrainToolsError):  # deleted, or damaged
                 yield self._find(job)
 

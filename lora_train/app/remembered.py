@@ -13,6 +13,8 @@ Key = TypeVar("Key")
 Made = TypeVar("Made")
 
 _MOST = 8
+_MOST_BY_KEY = 24
+"""Versions that pages show at the same time."""
 
 
 class Remembered(Generic[Made]):
@@ -60,5 +62,5 @@ class RememberedByKey(Generic[Key, Made]):
         with self._lock:
             self._kept.pop(key, None)
             self._kept[key] = made
-            if len(self._kept) > _MOST:
+            if len(self._kept) > _MOST_BY_KEY:
                 del self._kept[next(iter(self._kept))]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 from lora_train.app.remembered import RememberedByKey
 from lora_train.app.snapshot import PictureEntry
@@ -25,37 +25,41 @@ _REST = 12
 """A glance at a folder holds for so many times as long as it took: pages take a thirteenth of a core for it at most."""
 _OLDEST_S = 1.0
 
+_Read = Union["dict[int, Dataset]", DatasetError]
+"""A set by its repeats, or why it can't be read."""
 _Stamp = tuple[tuple[str, int, int], ...]
 """Path, time of change and size of every file of a folder: another stamp, another content."""
 
 
 class Scans:
-    """Safe to use from several threads."""
+    """Safe to use from several threads. Knows the versions that were asked for last."""
 
     def __init__(self) -> None:
         self._scanning = threading.Lock()
         self._glance = threading.local()
         self._stamps: dict[Path, tuple[float, _Stamp]] = {}
         """Of folders, each with the monotonic time until which glances may take it."""
-        self._trained: RememberedByKey[Path, tuple[_Stamp, dict[int, Dataset] | DatasetError]] = RememberedByKey()
+        self._trained: RememberedByKey[Path, tuple[_Stamp, _Read]] = RememberedByKey()
         """The set as it was read is that of 0 repeats."""
         self._waiting: RememberedByKey[Path, tuple[_Stamp, list[PictureEntry]]] = RememberedByKey()
 
     def trained(self, version: Version, repeats: int | None = None) -> Dataset:
-        """The trained set, read again only when a file of it has changed; with its version's repeats, unless others are
-        given. Raises DatasetError as `scan_dataset`.
+        """The trained set, read again only when a file of it has changed, and outside of glances where something could
+        not be read; with its version's repeats, unless others are given. Raises DatasetError as `scan_dataset`.
         """
-        from lora_train.data.dataset import scan_trained_set, with_repeats
+        from lora_train.data.dataset import with_repeats
 
         with self._scanning:  # it may take seconds: who asks meanwhile waits for this one
             stamp = self._stamp(version.dataset_dir) + self._stamp(version.regularisation_dir)
             kept = self._trained.of(version.dataset_dir)
             if kept is None or kept[0] != stamp:
-                try:
-                    kept = stamp, {0: scan_trained_set(version.dataset_dir)}
-                except DatasetError as error:
-                    kept = stamp, error
+                kept = stamp, _read_trained(version)
                 self._trained.put(version.dataset_dir, kept)
+            elif self._seen() is None and _may_have_passed(kept[1]):
+                again = _read_trained(version)
+                if not _is_same(kept[1], again):
+                    kept = stamp, again
+                    self._trained.put(version.dataset_dir, kept)
         if isinstance(kept[1], DatasetError):
             raise kept[1]
         repeats = max(0, train_settings(version).repeats if repeats is None else repeats)
@@ -112,6 +116,24 @@ class Scans:
                 kept = stamp, _read_waiting(version)
                 self._waiting.put(version.path, kept)
         return list(kept[1])
+
+
+def _read_trained(version: Version) -> _Read:
+    from lora_train.data.dataset import scan_trained_set
+
+    try:
+        return {0: scan_trained_set(version.dataset_dir)}
+    except DatasetError as error:
+        return error
+
+
+def _may_have_passed(read: _Read) -> bool:
+    """Whether there was a problem: perhaps another program held a file for a moment."""
+    return isinstance(read, DatasetError) or bool(read[0].problems)
+
+
+def _is_same(read: _Read, again: _Read) -> bool:
+    return not isinstance(read, DatasetError) and not isinstance(again, DatasetError) and read[0] == again[0]
 
 
 def _read_waiting(version: Version) -> list[PictureEntry]:

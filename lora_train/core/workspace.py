@@ -168,6 +168,11 @@ class Workspace:
             return _found(self.jobs_dir, parts[1], "job")
         raise WorkspaceError(f"There is no job {job!r} in {self.root}.")
 
+    def jobs_there(self, jobs: Iterable[str]) -> list[str]:
+        """Those of the ids of jobs that are no trainings whose folders are there: listed once for all of them."""
+        names = set(_folder_names(self.jobs_dir))
+        return [job for job in jobs if job.rpartition("/")[2] in names]
+
     def id_of(self, path: Path) -> str:
         """A folder of the workspace as it is told to others: relative to the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()
@@ -338,14 +343,13 @@ def _found(parent: Path, folder: str, what: str) -> Path:
     wanted = unicodedata.normalize("NFC", folder)
     if (path := _known_folder(parent, wanted)) is not None:
         return path
-    # A name in ASCII is written in one way alone: one that was deleted is not looked for among thousands.
-    if not folder.isascii() or os.path.lexists(parent / folder):
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        names = reversed(_folder_names(parent))  # the first of those that are the same in NFC stays
-        _known[parent] = {unicodedata.normalize("NFC", name): name for name in names}
-        if (path := _known_folder(parent, wanted)) is not None:
-            return path
+    names = reversed(_folder_names(parent))  # the first of those that are the same in NFC stays
+    there = {unicodedata.normalize("NFC", name): name for name in names}
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[parent] = there
+    if wanted in there:
+        return parent / there[wanted]
     raise WorkspaceError(f"The {what} {folder!r} does not exist.", "Refresh the page: it may have been deleted.")
 
 

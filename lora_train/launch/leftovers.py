@@ -28,7 +28,7 @@ def remove_leftovers(folder: Path, *, is_ours: bool = True) -> None:
     for root, folders, files in os.walk(folder):
         if not is_ours:
             folders.clear()
-        for name in filter(TEMPORARY_NAME.search, [*folders, *files]):  # at once: there may be a million
+        for name in filter(TEMPORARY_NAME.search, [*folders, *files]):  # there may be a million others
             path = Path(root, name)
             if not is_left_over(path):
                 continue

@@ -182,3 +182,37 @@ def test_what_can_not_be_put_in_the_place_of_a_picture(desk: Desk, monkeypatch: 
     with pytest.raises(DatasetError, match=r"a\.png can't be replaced: No space left on device"):
         replace("cat", "v1", "a.png", "new.png", desk.picture(color=(9, 9, 9)))
     assert everything(desk) == before
+
+
+# --- problems ---
+
+
+def test_a_picture_that_another_program_held_is_there_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a change of any file; what pages show may take a moment, what is done looks again."""
+    desk.trained("5_dog/a.png", "5_dog/b.png")
+    version = desk.workspace.find_version("cat", "v1")
+    scans = desk.app.datasets
+    with monkeypatch.context() as held:
+
+        def refuse(path: Path) -> bytes:
+            raise PermissionError(13, "held", str(path))
+
+        held.setattr(Path, "read_bytes", refuse)
+        with scans.glancing(), pytest.raises(DatasetError, match=r"a\.png can't be used: it can't be read"):
+            scans.numbered(version)
+    with scans.glancing(), pytest.raises(DatasetError):
+        scans.numbered(version)
+    read = scans.numbered(version)
+    assert len(read.pictures) == 2
+    assert scans.numbered(version) is read
+    with scans.glancing():
+        assert scans.numbered(version) is read
+
+
+def test_what_is_still_a_problem_makes_no_other_set(desk: Desk) -> None:
+    root = desk.trained("5_dog/a.png", "5_dog/b.png")
+    (root / "5_dog" / "b.png").write_bytes(b"none")
+    version = desk.workspace.find_version("cat", "v1")
+    read = desk.app.datasets.numbered(version)
+    assert len(read.problems) == 1
+    assert desk.app.datasets.numbered(version) is read

@@ -23,10 +23,10 @@ def test_a_failure_is_tried_again() -> None:
 
 def test_what_was_asked_for_last_is_kept_by_its_key() -> None:
     remembered: RememberedByKey[int, str] = RememberedByKey()
-    for number in range(8):
+    for number in range(24):
         remembered.put(number, str(number))
     assert remembered.of(0) == "0"
     remembered.put(1, "another")
-    remembered.put(8, "one too many")
+    remembered.put(24, "one too many")
     assert remembered.of(2) is None
-    assert [remembered.of(number) for number in (0, 1, 3, 8)] == ["0", "another", "3", "one too many"]
+    assert [remembered.of(number) for number in (0, 1, 3, 24)] == ["0", "another", "3", "one too many"]

@@ -235,6 +235,27 @@ def test_only_folders_that_are_there_are_found(workspace: Workspace, folder: str
         workspace.find_version("cat", folder)
 
 
+def test_names_are_found_however_they_are_composed(workspace: Workspace) -> None:
+    """Also those of folders that came, went, or were renamed after the first look."""
+    composed, decomposed = "\u00e9t\u00e9", "e\u0301te\u0301"
+    workspace.project("cat")
+    assert workspace.find_project("cat").path.name == "cat"
+    folder = workspace.projects_dir / decomposed
+    folder.mkdir()
+    assert workspace.find_project(composed).path.samefile(folder)
+    folder.rename(workspace.projects_dir / "dog")
+    with pytest.raises(WorkspaceError, match="does not exist"):
+        workspace.find_project(composed)
+    assert workspace.find_project("dog").path.name == "dog"
+
+
+def test_jobs_that_are_there_are_listed_at_once(workspace: Workspace) -> None:
+    first, second = (workspace.new_job_dir(kind) for kind in ("preview", "judge"))
+    assert workspace.jobs_there(["jobs/none"]) == []
+    first.mkdir(parents=True)
+    assert workspace.jobs_there(map(workspace.id_of, (second, first))) == [workspace.id_of(first)]
+
+
 def test_jobs_are_found_by_their_place(workspace: Workspace) -> None:
     version = workspace.project("猫").version("v1")
     train = version.trains_dir / "猫-v1"

@@ -47,6 +47,20 @@ def restart() -> None:
     module._read_picture.cache_clear()
 
 
+def test_known_and_new_ones_keep_their_order(root: Path, opened: list[str]) -> None:
+    scan_trained_set(root)
+    opened.clear()
+    restart()
+    for number in (3, 30):
+        Image.new("RGB", (8, 9), "red").save(root / f"{number}.png")
+    (root / "31.png").write_bytes(b"none")
+    found = scan_trained_set(root)
+    assert sorted(opened) == ["3.png", "30.png", "31.png"]
+    assert found == scan_dataset(root)
+    assert len(found.pictures) == COUNT - 1
+    assert len(found.problems) == 1
+
+
 def test_new_captions_decode_no_picture(root: Path, opened: list[str]) -> None:
     scan_trained_set(root)
     assert len(opened) == COUNT

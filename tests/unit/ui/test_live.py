@@ -96,6 +96,15 @@ def test_everything_the_first_time_and_nothing_the_second() -> None:
     assert second["marks"] == first["marks"]
 
 
+@pytest.mark.parametrize(("asked", "page"), [("", 1), ("3", 3), ("0", 1), ("-1", 1), ("x", 1)])
+def test_the_page_of_previews_that_is_asked_for(asked: str, page: int) -> None:
+    app = fake_app(Snapshot(Selection("Cat", "v1")))
+    pages: list[int] = []
+    app.grids.snapshot = lambda *given: pages.append(given[2]) or GridsSnapshot()
+    live(app, {**SHOWN, "parts": "grids", "grids": asked})
+    assert pages == [page]
+
+
 def test_only_what_is_in_sight() -> None:
     answer = live(fake_app(Snapshot(Selection("Cat", "v1"))), {**SHOWN, "parts": "queue,message,captions"})
     assert set(answer["fragments"]) == set(answer["marks"]) == {"queue", "captions"}
