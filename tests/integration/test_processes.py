@@ -183,12 +183,13 @@ def _starts(job: JobFolder) -> list[int]:
 def test_all_go_back_from_a_loss_that_is_not_finite(studio: Studio, files: type[Files]) -> None:
     """And learn then what the lower rate gives from the start."""
     images = studio.pictures("four", ["a red thing", "a blue thing", "a green thing", "a thing"])
-    job = studio.plan(images, **EXPLODES_AT_FIRST, batch_size=2)
+    settings = {**EXPLODES_AT_FIRST, "batch_size": 2, "repeats": 6}  # as many steps as there
+    job = studio.plan(images, **settings)
     _work(job, 2)
     count = len(_notes(job, "half the"))
     assert 1 <= count <= 2
     rate = EXPLODES_AT_FIRST["learning_rate"] / 2**count
-    lower = studio.plan(images, **{**EXPLODES_AT_FIRST, "learning_rate": rate}, batch_size=2)
+    lower = studio.plan(images, **{**settings, "learning_rate": rate})
     _work(lower, 2)
     assert not _notes(lower, "half the")
     assert files.tensor_bytes(files.final(job)) == files.tensor_bytes(files.final(lower))
