@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -23,6 +24,9 @@ class PresetPanel:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        self._choosing = threading.Lock()
+        self._last: Values = {}
+        """What the page held when a preset was chosen last."""
         self.choice = make(
             gr.Dropdown,
             choices=[_NONE],
@@ -102,15 +106,22 @@ class PresetPanel:
     # --- what is done ---
 
     def _choose(self, values: Values) -> Updates:
-        """What stands on the page is what a preset changes, also where its saving was missed."""
+        """What stands on the page is what a preset changes, also where its saving was missed.
+
+        gradio 6 tells of a choice twice at once: the second would put back what the page held before the first.
+        """
         selection, presets = self.page.selection(values), self.page.app.presets
-        self.page.save(values)
-        name = self._labels().get(values[self.choice] or _NONE, values[self.choice])
-        if name:
-            presets.apply(selection.project, selection.version, name)
-        elif presets.state(selection.project, selection.version).name:
-            presets.undo(selection.project, selection.version)
-        return self._form(selection)
+        with self._choosing:
+            name = self._labels().get(values[self.choice] or _NONE, values[self.choice])
+            in_use = presets.state(selection.project, selection.version).name
+            if values != self._last or name != in_use:
+                self.page.save(values)
+                if name:
+                    presets.apply(selection.project, selection.version, name)
+                elif in_use:
+                    presets.undo(selection.project, selection.version)
+                self._last = values
+            return self._form(selection)
 
     def _show_again(self, values: Values) -> Updates:
         return self._form(self.page.selection(values))

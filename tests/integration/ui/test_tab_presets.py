@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,19 @@ def test_chosen_and_taken_back(browser: Browser, app: App) -> None:
     assert "In use" not in browser["preset_live"]
     browser.choose("preset", "None")
     assert "train-tools-error" not in browser["message_live"]
+
+
+def test_a_choice_that_is_told_twice_counts_once(browser: Browser, app: App) -> None:
+    """As gradio 6 does at times: both events hold what the page held before."""
+    browser.values[browser.by_id["train_tools_train_rank"]] = 7
+    for label, rank in (("Style", 32), ("None", 7), ("Style", 32), ("Pose", 8), ("None", 32)):
+        browser.values[browser.by_id["train_tools_preset_choice"]] = label
+        with ThreadPoolExecutor(2) as pool:
+            answers = [*pool.map(lambda _: browser.answer("preset_choice", "input"), range(2))]
+        for answer in answers:
+            browser.take(answer)
+            assert browser["train_rank"] == rank
+        assert saved(app)["rank"] == rank
 
 
 def test_the_base_model_changes(browser: Browser, app: App) -> None:
