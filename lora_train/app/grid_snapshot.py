@@ -60,9 +60,14 @@ class GridJob(msgspec.Struct, kw_only=True):
 
 
 class GridsSnapshot(msgspec.Struct):
-    """The previews of a version, newest first: all, or those of a page."""
+    """The previews of a version, newest first."""
 
     jobs: list[GridJob] = []
+
+
+class GridsPage(GridsSnapshot):
+    """Some of them."""
+
     page: int = 1
     pages: int = 1
 

@@ -27,6 +27,7 @@ from lora_train.app.grid_snapshot import (
     GridCell,
     GridForecast,
     GridJob,
+    GridsPage,
     GridsSnapshot,
     GridTable,
     LoraGrid,
@@ -130,19 +131,19 @@ class Grids:
 
     # --- while and after ---
 
-    def snapshot(self, project: str, version: str, page: int = 0) -> GridsSnapshot:
-        """The jobs that draw and drew: all, or those of a page, from 1, or of the last one where there are fewer.
-
-        Raises WorkspaceError for an unknown version.
-        """
+    def snapshot(self, project: str, version: str) -> GridsSnapshot:
+        """The jobs that draw and drew. Raises WorkspaceError for an unknown version."""
         found = self._workspace.find_version(project, version)
-        listed = [own for own in reversed([*self._listed(found)]) if _has_lora(found, own[1])]
-        pages = max(1, -(-len(listed) // _JOBS_OF_A_PAGE)) if page else 1
-        page = min(max(page, 1), pages)
-        if pages > 1:
-            listed = listed[(page - 1) * _JOBS_OF_A_PAGE : page * _JOBS_OF_A_PAGE]
-        snapshots = (self._snapshot(found, job, spec) for job, spec in listed)
-        return GridsSnapshot([told for told in snapshots if told.loras], page, pages)
+        return GridsSnapshot(self._snapshots(found, [*self._listed(found)]))
+
+    def page(self, project: str, version: str, page: int) -> GridsPage:
+        """Those of a page, from 1, or of the last one where there are fewer. Raises as `snapshot`."""
+        found = self._workspace.find_version(project, version)
+        listed = [own for own in self._listed(found) if _has_lora(found, own[1])]
+        pages = max(1, -(-len(listed) // _JOBS_OF_A_PAGE))
+        page = min(page, pages)
+        end = len(listed) - (page - 1) * _JOBS_OF_A_PAGE
+        return GridsPage(self._snapshots(found, listed[max(0, end - _JOBS_OF_A_PAGE) : end]), page, pages)
 
     def table(self, job: str) -> GridTable:
         """Every place of a job's grids, and which pictures there are. Raises JobError or WorkspaceError for others."""
@@ -377,6 +378,11 @@ class Grids:
             paths += [over_all] if again and over_all.is_file() else []
         if paths:
             self._workspace.trash.put(f"earlier previews of {title_of(version)}", paths)
+
+    def _snapshots(self, version: Version, listed: Sequence[tuple[JobFolder, GridSpec]]) -> list[GridJob]:
+        """Newest first, those that have something to show."""
+        snapshots = (self._snapshot(version, job, spec) for job, spec in reversed(listed))
+        return [told for told in snapshots if told.loras]
 
     def _snapshot(self, version: Version, folder: JobFolder, spec: GridSpec) -> GridJob:
         job = self._workspace.id_of(folder.path)

@@ -190,8 +190,8 @@ def _grids_sum(app: App, snapshot: Snapshot) -> str:
 def _grids(app: App, shown: Selection, query: Mapping[str, str], token: str) -> str:
     if not shown.version:
         return ""
-    snapshot = app.grids.snapshot(shown.project, shown.version, page_wanted(query.get("grids", "")))
-    return view.grids_html(snapshot, token, query.get("pictures", ""))
+    page = app.grids.page(shown.project, shown.version, page_wanted(query.get("grids", "")))
+    return view.grids_html(page, token, query.get("pictures", ""))
 
 
 def _judge(app: App, snapshot: Snapshot, token: str) -> str:

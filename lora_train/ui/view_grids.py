@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_train.app.grid_snapshot import GridForecast, GridJob, GridsSnapshot
+from lora_train.app.grid_snapshot import GridForecast, GridJob, GridsPage
 from lora_train.core.grids import AxisName
 from lora_train.core.jobs import JobStatus
 from lora_train.ui.html import (
@@ -57,16 +57,16 @@ def grids_sum_html(forecast: GridForecast) -> str:
     return paragraph(f'<span class="train-tools-total">{pictures}</span> {loras}{time}', "train-tools-sum")
 
 
-def grids_html(snapshot: GridsSnapshot, token: str, pictures: str = "") -> str:
+def grids_html(page: GridsPage, token: str, pictures: str = "") -> str:
     """The jobs of a page with their grids. `pictures` says of which job other single pictures than the first are shown:
     the number of their page and the job's id, with a blank between.
     """
-    if not snapshot.jobs and snapshot.pages == 1:
+    if not page.jobs and page.pages == 1:
         return paragraph(words("Grids of pictures appear here."), "train-tools-quiet")
     number, _, job = pictures.partition(" ")
-    page = page_wanted(number)
-    jobs = "".join(_job(entry, token, page if entry.job == job else 1) for entry in snapshot.jobs)
-    return jobs + pager("grids", snapshot.page, snapshot.pages, 1, ("Newer previews", "Earlier previews"))
+    chosen = page_wanted(number)
+    jobs = "".join(_job(entry, token, chosen if entry.job == job else 1) for entry in page.jobs)
+    return jobs + pager("grids", page.page, page.pages, 1, ("Newer previews", "Earlier previews"))
 
 
 def _job(job: GridJob, token: str, page: int) -> str:

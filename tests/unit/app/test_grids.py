@@ -376,7 +376,7 @@ class TestEnds:
             draw(desk, job)
         jobs.pop(5)
         desk.app.loras.delete(gone, "cat-v1-r2.safetensors")
-        shown = [desk.app.grids.snapshot(*IDS, page) for page in (1, 2, 7)]
+        shown = [desk.app.grids.page(*IDS, page) for page in (1, 2, 7)]
         assert [entry.job for entry in shown[0].jobs] == jobs[:0:-1]
         assert [[entry.job for entry in own.jobs] for own in shown[1:]] == [[jobs[0]]] * 2
         assert [(own.page, own.pages) for own in shown] == [(1, 2), (2, 2), (2, 2)]

@@ -14,7 +14,7 @@ import pytest
 from lora_train.app import App
 from lora_train.app.captions import CaptionsSnapshot
 from lora_train.app.doctor import DoctorSnapshot
-from lora_train.app.grid_snapshot import GridForecast, GridsSnapshot
+from lora_train.app.grid_snapshot import GridForecast, GridsPage
 from lora_train.app.judging import JudgeSnapshot
 from lora_train.app.snapshot import (
     CaptioningSnapshot,
@@ -76,7 +76,7 @@ def fake_app(snapshot: Snapshot, forecast: Callable[[str, str], Forecast] = lamb
         regularisation=SimpleNamespace(
             snapshot=lambda *_: RegularisationSnapshot(), estimate=lambda *_: RegularisationForecast()
         ),
-        grids=SimpleNamespace(snapshot=lambda *_: GridsSnapshot(), forecast=lambda *_: GridForecast()),
+        grids=SimpleNamespace(page=lambda *_: GridsPage(), forecast=lambda *_: GridForecast()),
         judging=SimpleNamespace(snapshot=lambda *_: JudgeSnapshot()),
         doctor=SimpleNamespace(snapshot=DoctorSnapshot),
         asked=asked,
@@ -100,7 +100,7 @@ def test_everything_the_first_time_and_nothing_the_second() -> None:
 def test_the_page_of_previews_that_is_asked_for(asked: str, page: int) -> None:
     app = fake_app(Snapshot(Selection("Cat", "v1")))
     pages: list[int] = []
-    app.grids.snapshot = lambda *given: pages.append(given[2]) or GridsSnapshot()
+    app.grids.page = lambda *given: pages.append(given[2]) or GridsPage()
     live(app, {**SHOWN, "parts": "grids", "grids": asked})
     assert pages == [page]
 

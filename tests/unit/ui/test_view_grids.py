@@ -10,7 +10,7 @@ from html import unescape
 import msgspec
 import pytest
 
-from lora_train.app.grid_snapshot import GridAxis, GridForecast, GridJob, GridsSnapshot, LoraGrid
+from lora_train.app.grid_snapshot import GridAxis, GridForecast, GridJob, GridsPage, LoraGrid
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.jobs import JobStatus
 from lora_train.ui import view
@@ -36,7 +36,7 @@ def job(state: str = "finished", *, pictures: int = 4, **changes: object) -> Gri
 
 
 def shown(entry: GridJob, pictures: str = "") -> str:
-    return view.grids_html(GridsSnapshot([entry]), "to/ken", pictures)
+    return view.grids_html(GridsPage([entry]), "to/ken", pictures)
 
 
 def text_of(html: str) -> str:

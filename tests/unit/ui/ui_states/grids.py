@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lora_train.app.grid_snapshot import GridAxis, GridForecast, GridJob, GridsSnapshot, LoraGrid
+from lora_train.app.grid_snapshot import GridAxis, GridForecast, GridJob, GridsPage, LoraGrid
 from lora_train.core.grid_settings import GridSettings
 from lora_train.core.jobs import JobStatus
 from lora_train.ui import view
@@ -70,11 +70,9 @@ def grid_states() -> dict[str, str]:
         "grids impossible": GridForecast(problems=["There is no LoRA yet: train one first."]),
     }
     return {
-        "no grids": view.grids_html(GridsSnapshot(), ""),
-        **{name: view.grids_html(GridsSnapshot([job]), "token") for name, job in jobs.items()},
-        "grids with middle pictures": view.grids_html(
-            GridsSnapshot([make_many(130)]), "token", f"2 {make_grid_job().job}"
-        ),
-        "grids of a page": view.grids_html(GridsSnapshot([make_many(1)], page=2, pages=3), "token"),
+        "no grids": view.grids_html(GridsPage(), ""),
+        **{name: view.grids_html(GridsPage([job]), "token") for name, job in jobs.items()},
+        "grids with middle pictures": view.grids_html(GridsPage([make_many(130)]), "token", f"2 {make_grid_job().job}"),
+        "grids of a page": view.grids_html(GridsPage([make_many(1)], page=2, pages=3), "token"),
         **{name: view.grids_sum_html(forecast) for name, forecast in forecasts.items()},
     }
